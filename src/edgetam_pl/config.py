@@ -1,0 +1,241 @@
+"""The schema of every YAML key. Hydra composes, these dataclasses check, `build.py` builds.
+
+Each field's docstring says what it is, in which unit, and where the default comes from. Standard library only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class CompressorConfig:
+    """How a frame's memory becomes tokens (EdgeTAM Sec. 3.2, Tab. 3a, 3b, 3d)."""
+
+    kind: str = "perceiver"
+    """perceiver | pooling | none (Tab. 3a)."""
+    global_latents: int = 256
+    """N_g: latents that see the whole frame; 0 turns the branch off (Tab. 3b)."""
+    spatial_latents: int = 256
+    """N_l: latents that see one window each; 0, or a square whose root divides the memory grid (Tab. 3b)."""
+    depth: int = 2
+    """Eq. 5 and 6 are stacked this often (Sec. 4.1)."""
+    self_attention: bool = True
+    """Self-attention among latents (Tab. 3d)."""
+    self_attention_2d: str = "released"
+    """released: spatial latents attend to themselves only, as the released weights do; paper: to one another."""
+    pool: int = 4
+    """Side of the average-pooling window of kind=pooling (Tab. 3a: 4 x 4)."""
+
+
+@dataclass
+class ModelConfig:
+    """One TrackAnything. The defaults are the released EdgeTAM."""
+
+    name: str = "edgetam"
+    """Name in the zoo; recorded in checkpoints."""
+    image_size: int = 1024
+    """S, side of the square input in pixels."""
+    trunk: str = "repvit_m1"
+    """repvit_m1 | sam2_hiera_{tiny,small,base_plus,large} | vit_{tiny,small} (plain ViT of EfficientTAM)."""
+    trunk_args: dict[str, Any] = field(default_factory=dict)
+    """Overrides of the trunk's own sizes, for toy models: e.g. embed_dim and depth of repvit_m1."""
+    neck: str = "fpn"
+    """fpn (SAM 2, EdgeTAM) | single (EfficientTAM: one level, no F4 and F8)."""
+    dim: int = 256
+    """C, model width."""
+    memory_dim: int = 64
+    """D, width of a memory token; C must be a multiple of it."""
+    memory_blocks: int = 2
+    """Blocks of memory attention (Tab. 3c; SAM 2 has 4)."""
+    memory_ffn: int = 2048
+    """Hidden width of memory attention's feed-forward."""
+    cross_attention: str = "full"
+    """full | landmarks (EfficientTAM _1: ln 4 on the logits) | landmarks_key (EfficientTAM _2: ln 4 on the pooled keys)."""
+    compressor: CompressorConfig = field(default_factory=CompressorConfig)
+    pointer_age: bool = False
+    """SAM 2.1: signed sine of the pointer's age. Released EdgeTAM: zeros."""
+    occlusion_embedding: bool = False
+    """SAM 2.1: memories of absent objects get an embedding of their own (no_obj_embed_spatial)."""
+    decoder_heads: int = 8
+    """Heads of the mask decoder's attention."""
+    decoder_mlp: int = 2048
+    """Hidden width of the mask decoder's transformer MLP."""
+    dropout: float = 0.1
+    """In memory attention, training only (SAM 2 release)."""
+    drop_path: float = 0.0
+    """Stochastic depth of the trunk, training only (Table 5: none for EdgeTAM)."""
+
+
+@dataclass
+class PromptConfig:
+    """How a person is simulated in training (SAM 2 release; the joint frequencies are a tested contract)."""
+
+    point_prob: float = 0.5
+    """Probability that a clip is prompted by points rather than by masks. Images: always points."""
+    box_prob: float = 0.5
+    """Given points: probability of a box instead of a click."""
+    max_prompted_frames: int = 2
+    """Initial prompted frames: uniform in 1 ... this."""
+    max_corrected_frames: int = 2
+    """Frames that receive correction clicks."""
+    corrections: int = 7
+    """Correction clicks per corrected frame."""
+    ground_truth_prob: float = 0.1
+    """Probability that a correction click ignores the prediction and lands inside the truth."""
+
+
+@dataclass
+class LossWeights:
+    """Weights of the terms of Eq. 7 and 8 (Table 5: focal 20, dice 1; the body text swaps the two)."""
+
+    focal: float = 20.0
+    dice: float = 1.0
+    iou: float = 1.0
+    presence: float = 1.0
+    img: float = 1.0
+    """gamma in Eq. 7, alpha in Eq. 8: distance of F16 to the teacher's."""
+    mem: float = 1.0
+    """beta in Eq. 8: distance of F_M to the teacher's."""
+
+
+@dataclass
+class OptimConfig:
+    """AdamW and its schedule (Table 5)."""
+
+    lr: float = 3e-4
+    encoder_lr: float | None = 6e-5
+    """Learning rate of the image encoder; null: the same as lr."""
+    schedule: str = "cosine"
+    """cosine (stage 2) | rsqrt (stage 1) | constant."""
+    warmup: int = 15000
+    """Steps of linear warm-up."""
+    cooldown: int = 0
+    """Steps of linear cool-down at the end (rsqrt)."""
+    timescale: int = 1000
+    """tau of the reciprocal square root."""
+    end_factor: float = 0.0
+    """Cosine ends at lr times this (SAM 2's fine-tuning: 0.1)."""
+    weight_decay: float = 0.1
+    layer_decay: float = 1.0
+    """Per-block decay of the trunk's learning rate; 1 for EdgeTAM (SAM 2: 0.8 to 0.925)."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip_norm: float = 0.1
+    """Global L2 norm at which gradients are clipped; 0 turns clipping off."""
+
+
+@dataclass
+class PhaseConfig:
+    """One phase of the progressive schedule (Sec. 4.1: 8, then 16, then 32 frames)."""
+
+    frames: int = 8
+    steps: int = 130000
+    """Optimiser steps of this phase."""
+    batch: int = 1
+    """Clips per rank."""
+    accumulate: int = 1
+    """Batches per optimiser step."""
+    lr_factor: float = 1.0
+    """This phase's learning rates are the stage's times this."""
+    freeze_encoder: bool = False
+    """Train with the image encoder frozen: no gradient, eval mode, BatchNorm statistics still."""
+    distil: bool = True
+    """Use the teacher in this phase."""
+
+
+@dataclass
+class StageConfig:
+    """What is trained and how (Table 5)."""
+
+    name: str = "video"
+    """image (stage 1, Eq. 7) | video (stage 2 and longer clips, Eq. 8)."""
+    phases: list[PhaseConfig] = field(default_factory=lambda: [PhaseConfig()])
+    max_objects: int = 3
+    """Objects per clip at most."""
+    prompts: PromptConfig = field(default_factory=PromptConfig)
+    weights: LossWeights = field(default_factory=LossWeights)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    distance: str = "mse"
+    """Distance of L_img and L_mem: mse | cosine."""
+    teacher_memory: str = "own"
+    """What the teacher remembers: its own answers, or the student's masks (own | student)."""
+    mask_size: int = 0
+    """Side at which mask losses are computed; 0: the full input resolution."""
+    ema: float = 0.0
+    """Decay of an exponential moving average of the weights; 0 turns it off."""
+
+
+@dataclass
+class DataSource:
+    """One set of shards in a mixture."""
+
+    name: str = "toy"
+    shards: str = ""
+    """Folder with a manifest, a brace pattern, or a URL (http, s3, gs)."""
+    kind: str = "video"
+    """video | image: an image is a clip of one frame."""
+    weight: float = 1.0
+    """Share of batches that come from this source, relative to the others."""
+    batch: int | None = None
+    """Clips per batch of this source; null: the phase's."""
+    max_objects: int | None = None
+    """Objects per clip of this source; null: the stage's."""
+
+
+@dataclass
+class AugmentConfig:
+    """Table 5's augmentation; whole clip first, then per frame. Images: flip only."""
+
+    flip: float = 0.5
+    degrees: float = 25.0
+    shear: float = 20.0
+    brightness: float = 0.1
+    contrast: float = 0.03
+    saturation: float = 0.03
+    grey: float = 0.05
+    frame_brightness: float = 0.1
+    frame_contrast: float = 0.05
+    frame_saturation: float = 0.05
+    reverse: float = 0.5
+    """Probability that a clip is played backwards."""
+
+
+@dataclass
+class DataConfig:
+    """Where clips come from."""
+
+    sources: list[DataSource] = field(default_factory=lambda: [DataSource()])
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    workers: int = 2
+    """Loader processes per rank; 0: load in the training process."""
+    shuffle: int = 64
+    """Raw samples held for shuffling, per worker."""
+    max_skips: float = 0.05
+    """Stop when more than this share of samples is broken."""
+
+
+@dataclass
+class TrainConfig:
+    """`edgetam train`."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    teacher: ModelConfig | None = None
+    """The same group, mounted a second time (model@teacher=...); null: no distillation."""
+    stage: StageConfig = field(default_factory=StageConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    trainer: dict[str, Any] = field(default_factory=dict)
+    """Arguments of lightning.Trainer, verbatim."""
+    logger: str = "wandb"
+    """none | csv | wandb (offline unless WANDB_MODE says otherwise)."""
+    weights: str | None = None
+    """Start from this checkpoint (ours or an official .pt)."""
+    teacher_weights: str | None = None
+    """The teacher's checkpoint; required when a teacher is named."""
+    out: str = "runs/train"
+    """Run directory: checkpoints, logs, exports."""
+    seed: int = 123
+    dry_run: bool = False
+    """Build everything, print it, and stop."""
+    export_on_end: bool = False
+    """Export packages after the last phase."""
