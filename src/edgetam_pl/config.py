@@ -216,6 +216,33 @@ class DataConfig:
 
 
 @dataclass
+class LoggerConfig:
+    """Where curves and pictures go."""
+
+    kind: str = "wandb"
+    """none | csv | wandb. wandb is offline unless WANDB_MODE=online is set."""
+    project: str = "edgetam-pl"
+    panels_every: int = 500
+    """Steps between mask panels (frame, truth, student, teacher); 0: none."""
+    log_every: int = 20
+    """Steps between logged losses."""
+    artifacts: bool = False
+    """Upload checkpoints and export packages as W&B artifacts."""
+
+
+@dataclass
+class ValidationConfig:
+    """Evaluation during training: a few clips, first-frame masks, J&F."""
+
+    every: int = 0
+    """Steps between evaluations; 0: never."""
+    root: str = ""
+    """A DAVIS-like folder, or toy[:seed[:clips]] for generated clips."""
+    clips: int = 8
+    """Clips per evaluation at most."""
+
+
+@dataclass
 class TrainConfig:
     """`edgetam train`."""
 
@@ -226,8 +253,16 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     trainer: dict[str, Any] = field(default_factory=dict)
     """Arguments of lightning.Trainer, verbatim."""
-    logger: str = "wandb"
-    """none | csv | wandb (offline unless WANDB_MODE says otherwise)."""
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    checkpoint_every: int = 1000
+    """Steps between checkpoints; one is written at the end of each phase in any case."""
+    keep_checkpoints: int = 2
+    """The newest ones are kept; the last of each phase is always kept."""
+    activation_checkpointing: bool = False
+    """Recompute each frame's attention and decoding in the backward pass: slower, much less memory on long clips."""
+    compile: bool = False
+    """torch.compile the encoder and memory attention's blend."""
     weights: str | None = None
     """Start from this checkpoint (ours or an official .pt)."""
     teacher_weights: str | None = None
