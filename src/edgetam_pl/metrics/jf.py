@@ -1,0 +1,286 @@
+"""Region similarity J, boundary accuracy F, and their mean J&F (DAVIS-2017 toolkit; SA-V evaluator).
+
+The functions are pure and take binary masks (..., H, W) of any leading shape. They are exact, and fast for two reasons:
+only the box around both masks is looked at, and 64 pixels travel in one machine word, so that the dilation by a disk is
+a handful of shifts. Words are little-endian along a row: bit i of word w is pixel x = 64 w + i.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchmetrics import Metric
+
+BOUNDARY_TOLERANCE = 0.008
+"""Tolerance of F as a fraction of the image diagonal (DAVIS-2017 toolkit, bound_th)."""
+
+Masks = NDArray[np.bool_]
+Words = NDArray[np.uint64]
+Scores = NDArray[np.float64]
+
+
+class RegionBoundary(NamedTuple):
+    """J and F of each pair of masks, in 0 ... 1, shaped like the leading axes of the masks."""
+
+    j: Scores
+    f: Scores
+
+
+def region_similarity(prediction: NDArray, truth: NDArray) -> Scores:
+    """J: intersection over union of masks (..., H, W), one value a pair; two empty masks score 1.
+
+    Raises:
+        ValueError: the shapes differ, or there are fewer than two axes.
+    """
+    pairs = _pairs(prediction, truth)
+    scores = [_region(_crop(pack(pair))) for pair in pairs]
+    return np.array(scores, dtype=np.float64).reshape(prediction.shape[:-2])
+
+
+def boundary_accuracy(prediction: NDArray, truth: NDArray, *, tolerance: float = BOUNDARY_TOLERANCE) -> Scores:
+    """F: harmonic mean of the precision and recall of boundaries of masks (..., H, W), one value a pair.
+
+    A boundary pixel counts as found when one of the other boundary lies within `tolerance_radius` pixels of it.
+    Two empty masks score 1; one empty mask scores 0.
+
+    Raises:
+        ValueError: the shapes differ, or there are fewer than two axes.
+    """
+    pairs = _pairs(prediction, truth)
+    radius = tolerance_radius(prediction.shape[-2], prediction.shape[-1], tolerance=tolerance)
+    scores = [_boundary(_crop(pack(pair)), prediction.shape[-1], radius) for pair in pairs]
+    return np.array(scores, dtype=np.float64).reshape(prediction.shape[:-2])
+
+
+def region_and_boundary(prediction: NDArray, truth: NDArray, *, tolerance: float = BOUNDARY_TOLERANCE) -> RegionBoundary:
+    """J and F of masks (..., H, W) in one pass.
+
+    Raises:
+        ValueError: the shapes differ, or there are fewer than two axes.
+    """
+    pairs = _pairs(prediction, truth)
+    width = prediction.shape[-1]
+    radius = tolerance_radius(prediction.shape[-2], width, tolerance=tolerance)
+    scores = np.empty((2, len(pairs)))
+    for i, pair in enumerate(pairs):
+        cropped = _crop(pack(pair))
+        scores[:, i] = _region(cropped), _boundary(cropped, width, radius)
+    j, f = scores.reshape(2, *prediction.shape[:-2])
+    return RegionBoundary(j, f)
+
+
+def tolerance_radius(height: int, width: int, *, tolerance: float = BOUNDARY_TOLERANCE) -> int:
+    """Radius in pixels at which two boundary pixels match: ceil(0.008 diagonal).
+
+    >>> tolerance_radius(480, 854), tolerance_radius(1080, 1920), tolerance_radius(60, 80)
+    (8, 18, 1)
+    """
+    return math.ceil(tolerance * math.hypot(height, width))
+
+
+def boundary_map(mask: NDArray) -> Masks:
+    """Boundary pixels of masks (..., H, W): a pixel that differs from its right, lower or lower-right neighbour.
+
+    The last row looks only to the right, the last column only down, the last pixel nowhere: so the boundary lies partly
+    on the background, above and to the left of the object (DAVIS-2017 toolkit, _seg2bmap).
+    """
+    height, width = mask.shape[-2:]
+    words = pack(mask.reshape(-1, height, width))
+    boundary = _boundary_words(words, width, first_word=0)
+    return unpack(boundary, width).reshape(mask.shape)
+
+
+class JF(Metric):
+    """J, F and J&F over objects: the mean over frames of each object, then over all objects of all videos alike.
+
+    States are sums of numbers, so that ranks with different numbers of videos, or none, reduce correctly.
+
+    >>> metric = JF()
+    >>> square = torch.zeros(3, 1, 60, 80, dtype=torch.bool)
+    >>> square[:, :, 10:40, 10:50] = True
+    >>> metric.update(square, square)
+    >>> {name: value.item() for name, value in metric.compute().items()}
+    {'j': 100.0, 'f': 100.0, 'jf': 100.0}
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    is_differentiable = False
+
+    sum_j: Tensor
+    sum_f: Tensor
+    num_objects: Tensor
+
+    def __init__(self, *, tolerance: float = BOUNDARY_TOLERANCE) -> None:
+        super().__init__()
+        self.tolerance = tolerance
+        for name in ("sum_j", "sum_f", "num_objects"):
+            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, prediction: Tensor, truth: Tensor) -> None:
+        """Add the objects of one video: masks (T, O, H, W) bool, the T frames that are scored."""
+        if prediction.ndim != 4 or prediction.shape != truth.shape:
+            raise ValueError(
+                f"Masks of {tuple(prediction.shape)} and {tuple(truth.shape)}; expected (T, O, H, W) twice the same."
+            )
+        if prediction.shape[0] == 0:
+            raise ValueError("No frame to score: T is 0. Leave the video out, or score more of its frames.")
+        scores = region_and_boundary(
+            prediction.cpu().numpy().astype(bool), truth.cpu().numpy().astype(bool), tolerance=self.tolerance
+        )
+        self.add(scores.j.mean(axis=0), scores.f.mean(axis=0))
+
+    def add(self, j: Scores, f: Scores) -> None:
+        """Add objects whose means over frames, in 0 ... 1, are known already: (O,) each."""
+        self.sum_j += float(np.sum(j))
+        self.sum_f += float(np.sum(f))
+        self.num_objects += len(j)
+
+    def compute(self) -> dict[str, Tensor]:
+        """`j`, `f` and `jf` in 0 ... 100; NaN when no rank has seen an object."""
+        j, f = 100 * self.sum_j / self.num_objects, 100 * self.sum_f / self.num_objects
+        return {"j": j, "f": f, "jf": (j + f) / 2}
+
+
+def pack(masks: NDArray) -> Words:
+    """Binary masks (N, H, W) as words (N, H, ceil(W / 64)); what is not zero is set, pixels beyond W are not."""
+    packed = np.packbits(masks, axis=-1, bitorder="little")  # (N, H, ceil(W / 8))
+    short = -packed.shape[-1] % 8
+    if short:
+        padded = np.zeros((*packed.shape[:-1], packed.shape[-1] + short), dtype=np.uint8)
+        padded[..., :-short] = packed
+        packed = padded
+    return np.ascontiguousarray(packed).view("<u8")
+
+
+def unpack(words: Words, width: int) -> Masks:
+    """The inverse of `pack`: words (N, H, ceil(W / 64)) -> (N, H, W) bool."""
+    octets = np.ascontiguousarray(words, dtype="<u8").view(np.uint8)
+    return np.unpackbits(octets, axis=-1, count=width, bitorder="little").view(np.bool_)
+
+
+class _Cropped(NamedTuple):
+    """The box around both masks, one pixel larger where the image goes on."""
+
+    words: Words  # (2, h, w): prediction, truth
+    first_word: int  # where the box begins in the image's rows
+
+
+def _pairs(prediction: NDArray, truth: NDArray) -> NDArray:
+    """(N, 2, H, W) bool from two (..., H, W)."""
+    if prediction.shape != truth.shape or prediction.ndim < 2:
+        raise ValueError(
+            f"A prediction of {prediction.shape} against a truth of {truth.shape}; expected (..., H, W), twice the same."
+        )
+    flat = (-1, *prediction.shape[-2:])
+    both = np.stack([prediction.astype(bool, copy=False).reshape(flat), truth.astype(bool, copy=False).reshape(flat)], 1)
+    return both
+
+
+def _crop(words: Words) -> _Cropped:
+    """The part of (2, H, W/64) words in which anything is set."""
+    either = words[0] | words[1]
+    rows = np.flatnonzero(either.any(axis=1))
+    if not rows.size:
+        return _Cropped(words[:, :0, :0], 0)
+    columns = np.flatnonzero(np.bitwise_or.reduce(either[rows[0] : rows[-1] + 1], axis=0))
+    top, bottom = max(int(rows[0]) - 1, 0), min(int(rows[-1]) + 2, words.shape[1])
+    # The boundary may lie one pixel to the left of the mask, hence perhaps in the word before.
+    left, right = max(int(columns[0]) - 1, 0), int(columns[-1]) + 1
+    return _Cropped(words[:, top:bottom, left:right], left)
+
+
+def _region(box: _Cropped) -> float:
+    prediction, truth = box.words
+    union = _count(prediction | truth)
+    return _count(prediction & truth) / union if union else 1.0
+
+
+def _boundary(box: _Cropped, width: int, radius: int) -> float:
+    if not box.words.size:
+        return 1.0
+    boundaries = _boundary_words(box.words, width, box.first_word)
+    num_prediction, num_truth = _count(boundaries[0]), _count(boundaries[1])
+    if not num_prediction or not num_truth:
+        return float(num_prediction == num_truth)
+    near = _dilate(boundaries, radius)
+    precision = _count(boundaries[0] & near[1]) / num_prediction
+    recall = _count(boundaries[1] & near[0]) / num_truth
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def _count(words: Words) -> int:
+    return int(np.bitwise_count(words).sum(dtype=np.int64))
+
+
+def _boundary_words(words: Words, width: int, first_word: int) -> Words:
+    """Boundary maps of (N, h, w) words that begin at word `first_word` of rows of `width` pixels. The last row is either
+    the image's, and then only looks to the right, or empty."""
+    sideways = words ^ _left(words, 1)  # differs from the right neighbour
+    down = words[:, :-1] ^ words[:, 1:]
+    diagonal = words[:, :-1] ^ _left(words[:, 1:], 1)
+    last = width - 1 - 64 * first_word  # the image's last column, which has nothing to its right
+    if last < 64 * words.shape[2]:
+        keep = ~np.uint64(1 << last % 64)
+        sideways[..., last // 64] &= keep
+        diagonal[..., last // 64] &= keep
+    sideways[:, :-1] |= down
+    sideways[:, :-1] |= diagonal
+    return sideways
+
+
+def _dilate(words: Words, radius: int) -> Words:
+    """(N, h, w) words dilated by the disk dx^2 + dy^2 <= radius^2.
+
+    The disk is a stack of horizontal spans, the narrowest at the top and bottom. One span grows from row to row, and is
+    put down `dy` rows above and below. A span grows by at most its width plus one at a time, so that it has no gaps even
+    where it was cut off at the edge.
+    """
+    near = np.zeros_like(words)
+    span, half_width, height = words, 0, words.shape[1]
+    for dy in range(radius, -1, -1):
+        target = math.isqrt(radius * radius - dy * dy)
+        while half_width < target:
+            grow = min(target - half_width, half_width + 1)
+            wider = _left(span, grow)
+            wider |= _right(span, grow)
+            wider |= span
+            span, half_width = wider, half_width + grow
+        if dy < height:
+            near[:, dy:] |= span[:, : height - dy]
+            if dy:
+                near[:, :-dy] |= span[:, dy:]
+    return near
+
+
+def _left(words: Words, by: int) -> Words:
+    """Every pixel takes the value of the pixel `by` to its right."""
+    whole, bits = divmod(by, 64)
+    if whole:
+        moved = np.zeros_like(words)
+        moved[..., : max(words.shape[-1] - whole, 0)] = words[..., whole:]
+        words = moved
+        if not bits:
+            return words
+    shifted = words >> np.uint64(bits)
+    shifted[..., :-1] |= words[..., 1:] << np.uint64(64 - bits)
+    return shifted
+
+
+def _right(words: Words, by: int) -> Words:
+    """Every pixel takes the value of the pixel `by` to its left."""
+    whole, bits = divmod(by, 64)
+    if whole:
+        moved = np.zeros_like(words)
+        moved[..., whole:] = words[..., : max(words.shape[-1] - whole, 0)]
+        words = moved
+        if not bits:
+            return words
+    shifted = words << np.uint64(bits)
+    shifted[..., 1:] |= words[..., :-1] >> np.uint64(64 - bits)
+    return shifted
