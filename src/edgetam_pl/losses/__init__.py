@@ -1,0 +1,1 @@
+"""What a clip costs: mask losses, distillation, and their sum."""

@@ -1,0 +1,51 @@
+"""What the student's features should resemble: L_img and L_mem of Eq. 7 and 8. Means over elements, in fp32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from edgetam_pl.types import FrameOutput
+
+DISTANCES = ("mse", "cosine")
+
+
+def distance(student: Tensor, teacher: Tensor, kind: str) -> Tensor:
+    """Scalar distance of two maps (N, C, h, w): mse (the paper), or cosine, one minus the similarity along C.
+
+    The teacher gets no gradient. A batch of 1 on one side stands for all rows of the other.
+    """
+    if student.shape[1:] != teacher.shape[1:]:
+        raise ValueError(
+            f"The student's features are {tuple(student.shape[1:])}, the teacher's {tuple(teacher.shape[1:])} (C, h, w); "
+            "distillation compares them number by number. Give both models the same dim, stride and image_size."
+        )
+    student, teacher = torch.broadcast_tensors(student.float(), teacher.detach().float())
+    if kind == "mse":
+        return F.mse_loss(student, teacher)
+    if kind == "cosine":
+        return 1 - F.cosine_similarity(student, teacher, dim=1).mean()
+    raise ValueError(f"There is no distance {kind!r}; choose one of {', '.join(DISTANCES)}.")
+
+
+def image_distance(student_f16: Tensor, teacher_f16: Tensor, kind: str) -> Tensor:
+    """L_img on F16 (B*T, C, h, w): once per image, not per object, before the no-memory embedding."""
+    return distance(student_f16, teacher_f16, kind)
+
+
+def memory_distance(student: Sequence[FrameOutput], teacher: Sequence[FrameOutput], kind: str) -> Tensor:
+    """L_mem on F_M, the mean over the frames on which both models recalled something; 0 if there is none.
+
+    Elsewhere F_M is F16 plus each model's own constant, or does not exist (a given mask).
+    """
+    terms = [
+        distance(ours.f_m, theirs.f_m, kind)
+        for ours, theirs in zip(student, teacher, strict=True)
+        if ours.recalled and theirs.recalled
+    ]
+    if not terms:
+        return student[0].f_m.new_zeros((), dtype=torch.float32)
+    return torch.stack(terms).mean()

@@ -1,0 +1,1 @@
+"""The model in time: pure functions over explicit state."""
