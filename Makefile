@@ -1,0 +1,75 @@
+# EdgeTAM-PL. `make` alone prints this help; every target makes .venv first if it is missing.
+# Words for a command go in ARGS: make train-stage2 ARGS="model=edgetam trainer=gpu8 data=sav"
+
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+ARGS ?=
+WORKERS ?= 2
+
+help:  ## this list
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+
+setup: $(READY)  ## make .venv with versions that are known to work together (constraints.txt)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "Python 3.11 or newer is needed; this is %d.%d. Set PYTHON=..." % v[:2])'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -c constraints.txt torch torchvision numpy
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[export,dev]'
+	@touch $(READY)
+
+demo: $(READY)  ## the whole job on generated data, on a CPU: shards, teacher, both stages, 16 and 32 frames, J&F, packages
+	$(BIN)/edgetam pipeline $(ARGS)
+	@echo "open runs/demo/report.html"
+
+test: $(READY)  ## every test
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q $(ARGS)
+
+test-parity: $(READY)  ## only the comparisons with the reference models
+	$(BIN)/python -m pytest -n $(WORKERS) -q tests/parity $(ARGS)
+
+test-gpu: $(READY)  ## only the tests that need a CUDA device
+	$(BIN)/python -m pytest -q -m gpu $(ARGS)
+
+check: $(READY)  ## format, lint, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+shards: $(READY)  ## folders to shards: make shards ARGS="source=davis root=... out=..."
+	$(BIN)/edgetam shards $(ARGS)
+
+train-stage1: $(READY)  ## image pre-training with feature distillation (Eq. 7)
+	$(BIN)/edgetam train stage=image out=runs/stage1 $(ARGS)
+
+train-stage2: $(READY)  ## video training with distillation through the memory (Eq. 8)
+	$(BIN)/edgetam train stage=video out=runs/stage2 $(ARGS)
+
+finetune: $(READY)  ## longer clips: 16, then 32 frames, frozen encoder, no teacher
+	$(BIN)/edgetam train stage=finetune out=runs/finetune $(ARGS)
+
+evaluate: $(READY)  ## J&F: make evaluate ARGS="weights=... data=..."
+	$(BIN)/edgetam evaluate $(ARGS)
+
+bench: $(READY)  ## latency by verb
+	$(BIN)/edgetam bench $(ARGS)
+
+export: $(READY)  ## packages for the phone, checked against the checkpoint
+	$(BIN)/edgetam export $(ARGS)
+
+plan: $(READY)  ## memory, step time and wall-clock of a configuration, before anything is allocated
+	$(BIN)/edgetam plan $(ARGS)
+
+doctor: $(READY)  ## can this environment train and export?
+	$(BIN)/edgetam doctor $(ARGS)
+
+clean:  ## remove caches and build leftovers; runs/ and .venv stay
+	rm -rf build dist *.egg-info src/*.egg-info .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+.PHONY: help setup demo test test-parity test-gpu check shards train-stage1 train-stage2 finetune evaluate bench export plan doctor clean

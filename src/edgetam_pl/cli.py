@@ -1,0 +1,176 @@
+"""One command line. Training-side commands take Hydra overrides, tool-like ones take ordinary flags.
+
+Every command imports what it needs only when it is called, so that `edgetam --help` is quick and a missing extra hurts
+nobody who does not need it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import OmegaConf
+
+import edgetam_pl
+from edgetam_pl import config
+
+
+class Composed(NamedTuple):
+    """A command configured by Hydra overrides: checked by `schema`, done by `module.run(cfg)`."""
+
+    summary: str
+    schema: type
+    module: str
+    example: str
+
+
+class Flagged(NamedTuple):
+    """A command with ordinary flags: `module.main(argv)`."""
+
+    summary: str
+    module: str
+
+
+COMMANDS: dict[str, Composed | Flagged] = {
+    "train": Composed(
+        "train a model, alone or taught by another; continues where it stopped",
+        config.TrainConfig,
+        "edgetam_pl.training.fit",
+        "edgetam train stage=video model=edgetam model@teacher=sam2.1_hiera_base_plus teacher_weights=sam2.1_hiera_base_plus.pt",
+    ),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit status. Mistakes of the caller end in one sentence, not in a traceback."""
+    words = sys.argv[1:] if argv is None else argv
+    if not words or words[0] in {"-h", "--help", "help"}:
+        print(overview())
+        return 0
+    if words[0] == "--version":
+        print(edgetam_pl.__version__)
+        return 0
+    name, rest = words[0], words[1:]
+    command = COMMANDS.get(name)
+    if command is None:
+        print(f"edgetam: there is no command {name!r}; known ones: {', '.join(COMMANDS)}.", file=sys.stderr)
+        return 2
+    try:
+        if isinstance(command, Flagged):
+            return _status(_load(command.module, "main")(rest))
+        return _run_composed(name, command, rest)
+    except (ValueError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
+        print(f"edgetam {name}: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        print(f"edgetam {name}: {_missing(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"edgetam {name}: interrupted; the same command continues from the last checkpoint or finished part.", file=sys.stderr)
+        return 130
+
+
+def overview() -> str:
+    """What `edgetam --help` prints."""
+    width = max(map(len, COMMANDS))
+    lines = [f"EdgeTAM-PL {edgetam_pl.__version__}: train, evaluate and ship EdgeTAM.", "", "edgetam COMMAND --help tells more.", ""]
+    for kind, title in ((Composed, "configured by key=value words"), (Flagged, "with flags")):
+        lines.append(f"{title}:")
+        lines += [f"  {name:<{width}}  {c.summary}" for name, c in COMMANDS.items() if isinstance(c, kind)]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _run_composed(name: str, command: Composed, words: list[str]) -> int:
+    from edgetam_pl.compose import composed
+
+    if "-h" in words or "--help" in words:
+        print(_help(name, command))
+        return 0
+    overrides = [word for word in words if word not in {"--cfg", "job"}]
+    cfg, raw = composed(command.schema, command=name, overrides=overrides)
+    if "--cfg" in words:
+        print(OmegaConf.to_yaml(raw), end="")
+        return 0
+    return _status(_load(command.module, "run")(cfg))
+
+
+def _status(result: Any) -> int:
+    """Commands return an exit status or a result; a result means success."""
+    return result if isinstance(result, int) and not isinstance(result, bool) else 0
+
+
+def _load(module: str, function: str) -> Callable[[Any], Any]:
+    return getattr(import_module(module), function)
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    extra = {"coremltools": "export", "onnx": "export", "onnxscript": "export", "onnxruntime": "export", "gradio": "demo"}
+    package = (error.name or "").partition(".")[0]
+    if package not in extra:
+        raise error
+    return f"this needs the package {package}; install it with: pip install 'edgetam-pl[{extra[package]}]'"
+
+
+def _help(name: str, command: Composed) -> str:
+    """Groups and keys of a composed command, each key with its default and the docstring of its field."""
+    from edgetam_pl.compose import CONFIGS, EXPERIMENTS
+
+    lines = [f"edgetam {name}: {command.summary}", "", f"  {command.example}", ""]
+    lines.append(f"Words are key=value. Defaults: configs/{name}.yaml. --cfg job prints the composed configuration and stops.")
+    groups = _groups(CONFIGS / f"{name}.yaml")
+    if groups:
+        lines += ["", "Groups (group=choice):"]
+        lines += [f"  {group:<9} {', '.join(sorted(p.stem for p in (CONFIGS / group).glob('*.yaml')))}" for group in groups]
+    if name == "train":
+        known = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
+        lines.append(f"  experiment {', '.join(known) or 'none yet'}")
+    lines += ["", "Keys:", *_keys(command.schema, prefix="")]
+    return "\n".join(lines)
+
+
+def _groups(path: Path) -> list[str]:
+    loaded = OmegaConf.to_container(OmegaConf.load(path))
+    defaults = loaded.get("defaults", []) if isinstance(loaded, dict) else []
+    return [key for entry in defaults if isinstance(entry, dict) for key in entry if "@" not in key and "/" not in key]
+
+
+def _keys(schema: type, *, prefix: str) -> list[str]:
+    lines: list[str] = []
+    docs = field_docs(schema)
+    for field in dataclasses.fields(schema):
+        inner = _dataclass_of(field)
+        default = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
+        if inner is not None and not isinstance(default, list):
+            lines += _keys(inner, prefix=f"{prefix}{field.name}.") if default is not None else [f"  {prefix}{field.name}=null"]
+            continue
+        shown = "[...]" if inner is not None else "null" if default is None else str(default) if default != "" else "''"
+        lines.append(f"  {prefix}{field.name}={shown}")
+        lines += textwrap.wrap(docs.get(field.name, ""), 100, initial_indent="      ", subsequent_indent="      ")
+        if inner is not None:
+            lines += [f"    {line}" for line in _keys(inner, prefix="- ")]
+    return lines
+
+
+def _dataclass_of(field: dataclasses.Field[Any]) -> type | None:
+    """The dataclass a field holds, alone, optional or in a list."""
+    found = re.findall(r"\b(\w+Config|DataSource|LossWeights)\b", str(field.type))
+    return getattr(config, found[0]) if found else None
+
+
+def field_docs(schema: type) -> dict[str, str]:
+    """The strings under the fields of a dataclass: its documentation, read from the source."""
+    source = textwrap.dedent(inspect.getsource(schema))
+    pairs = re.findall(r'^    (\w+): [^\n]*\n    """(.*?)"""', source, flags=re.M | re.S)
+    return {name: " ".join(text.split()) for name, text in pairs}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
