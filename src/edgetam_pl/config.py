@@ -220,7 +220,7 @@ class LoggerConfig:
     """Where curves and pictures go."""
 
     kind: str = "wandb"
-    """none | csv | wandb. wandb is offline unless WANDB_MODE=online is set."""
+    """none | wandb. wandb is offline unless WANDB_MODE=online is set. curves.jsonl is written in any case."""
     project: str = "edgetam-pl"
     panels_every: int = 500
     """Steps between mask panels (frame, truth, student, teacher); 0: none."""
@@ -274,3 +274,85 @@ class TrainConfig:
     """Build everything, print it, and stop."""
     export_on_end: bool = False
     """Export packages after the last phase."""
+
+
+@dataclass
+class Tolerance:
+    """How far a converted program may be from torch."""
+
+    part: float = 1e-4
+    """One part on given inputs: largest difference, as a share of the largest value of the output."""
+    psnr: float = 80.0
+    """One part: peak signal to noise in dB; the peak is the largest value of the output."""
+    rollout: float = 1e-3
+    """Candidate masks of a frame, before one is chosen: largest difference as a share of the largest logit."""
+    rollout_psnr: float = 60.0
+    """Candidate masks of a frame, in dB."""
+    iou: float = 0.99
+    """IoU of the answered mask with torch's, on every frame."""
+
+
+@dataclass
+class GateConfig:
+    """What converted programs must show before they get their final name."""
+
+    frames: int = 64
+    """Frames of the long rollout: a click, occlusion, exit and re-entry, corrections."""
+    short_frames: int = 10
+    """Frames of the rollouts from a box and from a mask: banks that are not yet full."""
+    seed: int = 0
+    """Of the clip, and of the inputs of the part by part check."""
+    exact: Tolerance = field(default_factory=lambda: Tolerance(part=1e-4, psnr=80, rollout=1e-3, rollout_psnr=60, iou=0.99))
+    """For fp32 programs."""
+    half: Tolerance = field(default_factory=lambda: Tolerance(part=2e-2, psnr=40, rollout=0.1, rollout_psnr=35, iou=0.95))
+    """For fp16 programs, every result rounded. 40 dB is Apple's own bar for a compiled model."""
+    eight_bits: Tolerance = field(default_factory=lambda: Tolerance(part=0.1, psnr=30, rollout=0.3, rollout_psnr=25, iou=0.85))
+    """For compression=int8 and palette8."""
+    few_bits: Tolerance = field(default_factory=lambda: Tolerance(part=0.4, psnr=20, rollout=0.6, rollout_psnr=15, iou=0.7))
+    """For compression=palette6 and palette4. Judge quality with evaluate, on trained weights."""
+    adapters: float = 1e-4
+    """The flat parts against the model's own verbs, both in fp32: share of the largest value."""
+    largest: float = 6e4
+    """No fp16 result of any operation may exceed this; the type ends at 65504."""
+    tie: float = 0.02
+    """Two candidates whose predicted IoUs differ by less may change places: torch then follows the program's choice."""
+    presence_tie: float = 0.5
+    """Within this of zero the presence logit may change its sign, with the same consequence."""
+
+
+@dataclass
+class ExportConfig:
+    """`edgetam export`."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    weights: str = ""
+    """Checkpoint (ours or an official .pt), or `random` to exercise an architecture."""
+    out: str = "runs/export"
+    """Folder of the packages, written only when the gate has passed."""
+    backend: str = "coreml"
+    """coreml | onnx."""
+    name: str = "EdgeTAM"
+    """Prefix of the package names."""
+    size: int = 0
+    """Side of the square input in pixels, e.g. 512; 0: the model's own."""
+    precision: str = "auto"
+    """auto (Core ML fp16, ONNX fp32) | fp16 | fp32."""
+    system: str = "ios17"
+    """Oldest system that loads the packages: ios17 | ios18 (Core ML only)."""
+    attention: str = "decomposed"
+    """decomposed | fused (ios18): the fused operation has been reported wrong or crashing on some systems."""
+    multifunction: bool = False
+    """One package with a function per part and shared weights (ios18)."""
+    compression: str = "none"
+    """none | int8 | palette8 | palette6 | palette4 (ios18), of convolution and linear weights."""
+    prompt_slots: int = 8
+    """Points, and box corners, that a prompt may have."""
+    num_memories: int = 7
+    """Memory slots: prompted frames and the recent ones that still fit."""
+    num_pointers: int = 16
+    """Object pointer slots."""
+    golden: bool = True
+    """Write golden inputs and outputs, for validate_on_mac.py."""
+    gate: GateConfig = field(default_factory=GateConfig)
+    seed: int = 0
+    """Of weights=random."""
