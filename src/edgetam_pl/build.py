@@ -1,0 +1,156 @@
+"""From configuration to model: the only place that knows both. `validate` refuses what cannot be built, and says why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from edgetam_pl.config import CompressorConfig, ModelConfig
+from edgetam_pl.model.compressor import Compressor, Dense, Perceiver2D, Pooling
+from edgetam_pl.model.image_encoder import FPN, ImageEncoder, SingleLevel
+from edgetam_pl.model.mask_decoder import MaskDecoder
+from edgetam_pl.model.memory_attention import MemoryAttention
+from edgetam_pl.model.memory_encoder import MemoryEncoder
+from edgetam_pl.model.prompt_encoder import PromptEncoder
+from edgetam_pl.model.track_anything import TrackAnything
+from edgetam_pl.model.trunks import REPVIT, TRUNKS, VIT, build_trunk
+
+
+def validate(cfg: ModelConfig) -> None:
+    """Refuse a configuration that describes no model.
+
+    Raises:
+        ValueError: naming what was given, what would be legal, and the key to change.
+    """
+    _one_of("trunk", cfg.trunk, TRUNKS)
+    _one_of("neck", cfg.neck, ("fpn", "single"))
+    _one_of("cross_attention", cfg.cross_attention, ("full", "landmarks", "landmarks_key"))
+    for name, value in (("dim", cfg.dim), ("memory_dim", cfg.memory_dim), ("memory_blocks", cfg.memory_blocks),
+                        ("memory_ffn", cfg.memory_ffn), ("decoder_heads", cfg.decoder_heads),
+                        ("decoder_mlp", cfg.decoder_mlp), ("image_size", cfg.image_size)):  # fmt: skip
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1.")
+    for name, share in (("dropout", cfg.dropout), ("drop_path", cfg.drop_path)):
+        if not 0 <= share < 1:
+            raise ValueError(f"{name} is {share}; it is a share, at least 0 and below 1.")
+    _validate_widths(cfg)
+    _validate_encoder(cfg)
+    _validate_compressor(cfg.compressor, grid=cfg.image_size // 16)
+    if cfg.cross_attention != "full" and (cfg.compressor.kind != "none" or cfg.image_size % 32):
+        raise ValueError(
+            f"cross_attention={cfg.cross_attention} averages 2 x 2 keys of uncompressed memories; it needs "
+            "compressor.kind=none and an image_size that is a multiple of 32. Otherwise use cross_attention=full."
+        )
+
+
+def build_model(cfg: ModelConfig) -> TrackAnything:
+    """A TrackAnything with random weights; nothing is downloaded.
+
+    Raises:
+        ValueError: the configuration describes no model; see `validate`.
+    """
+    validate(cfg)
+    grid = (cfg.image_size // 16, cfg.image_size // 16)
+    single = cfg.neck == "single"
+    trunk = build_trunk(cfg.trunk, single=single, drop_path=cfg.drop_path, args=cfg.trunk_args)
+    compressor = _build_compressor(cfg.compressor, dim=cfg.memory_dim, grid=grid)
+    return TrackAnything(
+        image_size=cfg.image_size,
+        image_encoder=ImageEncoder(
+            trunk, SingleLevel(trunk.channels[0], cfg.dim) if single else FPN(trunk.channels, cfg.dim)
+        ),
+        memory_attention=MemoryAttention(
+            cfg.dim,
+            cfg.memory_dim,
+            grid=grid,
+            key_grid=compressor.grid,
+            placeless=compressor.placeless,
+            num_blocks=cfg.memory_blocks,
+            ffn=cfg.memory_ffn,
+            cross_attention=cfg.cross_attention,
+            pointer_age=cfg.pointer_age,
+            dropout=cfg.dropout,
+        ),
+        prompt_encoder=PromptEncoder(cfg.dim, image_size=cfg.image_size, grid=grid),
+        mask_decoder=MaskDecoder(cfg.dim, heads=cfg.decoder_heads, mlp=cfg.decoder_mlp),
+        memory_encoder=MemoryEncoder(cfg.dim, cfg.memory_dim, occlusion=cfg.occlusion_embedding),
+        compressor=compressor,
+    )
+
+
+def _build_compressor(cfg: CompressorConfig, *, dim: int, grid: tuple[int, int]) -> Compressor:
+    if cfg.kind == "none":
+        return Dense(dim, grid=grid)
+    if cfg.kind == "pooling":
+        return Pooling(dim, memory_grid=grid, pool=cfg.pool)
+    return Perceiver2D(
+        dim,
+        memory_grid=grid,
+        num_global=cfg.global_latents,
+        num_spatial=cfg.spatial_latents,
+        depth=cfg.depth,
+        self_attention=cfg.self_attention,
+        across=cfg.self_attention_2d == "paper",
+    )
+
+
+def _validate_widths(cfg: ModelConfig) -> None:
+    if cfg.dim % 8:
+        raise ValueError(f"dim is {cfg.dim}; F4 has an eighth of it, so it must be a multiple of 8.")
+    if cfg.dim % cfg.memory_dim or cfg.memory_dim % 4:
+        legal = [d for d in range(4, cfg.dim + 1, 4) if cfg.dim % d == 0]
+        raise ValueError(
+            f"memory_dim is {cfg.memory_dim}; a pointer of dim={cfg.dim} is cut into tokens of that width, and positions "
+            f"need a multiple of 4. Use one of {_listed(legal)}."
+        )
+    if (cfg.dim // 2) % cfg.decoder_heads:
+        legal = [heads for heads in range(1, cfg.dim // 2 + 1) if (cfg.dim // 2) % heads == 0]
+        raise ValueError(f"decoder_heads is {cfg.decoder_heads}; it must divide dim / 2 = {cfg.dim // 2}: {_listed(legal)}.")
+
+
+def _validate_encoder(cfg: ModelConfig) -> None:
+    if cfg.neck == "single" and cfg.trunk not in VIT:
+        raise ValueError(f"neck=single takes one map, {cfg.trunk} makes four; use neck=fpn, or one of {_listed(VIT)}.")
+    if cfg.drop_path and cfg.trunk in REPVIT:
+        raise ValueError(f"drop_path is {cfg.drop_path}, but {cfg.trunk} has no stochastic depth; set drop_path=0.")
+    step = 16 if cfg.neck == "single" else 32
+    if cfg.image_size % step:
+        low = max(cfg.image_size // step, 1) * step
+        raise ValueError(
+            f"image_size is {cfg.image_size}; {cfg.trunk} under neck={cfg.neck} needs a multiple of {step}, e.g. {low} or "
+            f"{low + step}."
+        )
+
+
+def _validate_compressor(cfg: CompressorConfig, *, grid: int) -> None:
+    _one_of("compressor.kind", cfg.kind, ("perceiver", "pooling", "none"))
+    _one_of("compressor.self_attention_2d", cfg.self_attention_2d, ("released", "paper"))
+    divisors = [n for n in range(1, grid + 1) if grid % n == 0]
+    if cfg.kind == "pooling" and cfg.pool not in divisors:
+        raise ValueError(
+            f"compressor.pool is {cfg.pool}, which does not divide the {grid} x {grid} memory (image_size / 16); use one of "
+            f"{_listed(divisors)}."
+        )
+    if cfg.kind != "perceiver":
+        return
+    if cfg.global_latents < 0 or cfg.depth < 1:
+        raise ValueError(
+            f"compressor.global_latents is {cfg.global_latents} and compressor.depth {cfg.depth}; they must be at least 0 and "
+            "at least 1."
+        )
+    squares = [n * n for n in divisors]
+    if cfg.spatial_latents != 0 and cfg.spatial_latents not in squares:
+        raise ValueError(
+            f"compressor.spatial_latents is {cfg.spatial_latents}; it must be 0 or a square whose root divides the {grid} x "
+            f"{grid} memory (image_size / 16): {_listed(squares)}. Another image_size allows others."
+        )
+    if cfg.global_latents + cfg.spatial_latents == 0:
+        raise ValueError("Both kinds of latents are 0; keep one of them, or use compressor.kind=pooling or none.")
+
+
+def _one_of(key: str, value: str, legal: Iterable[str]) -> None:
+    if value not in tuple(legal):
+        raise ValueError(f"{key} is {value}; use one of {_listed(legal)}.")
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(str(value) for value in values)

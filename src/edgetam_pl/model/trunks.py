@@ -1,0 +1,109 @@
+"""Trunks by name: the backbones of E_img. The only place that knows timm; nothing is ever downloaded here.
+
+A trunk is a module with `channels`, widths of its maps from fine to coarse, that turns images (B, 3, S, S) into those maps:
+strides 4, 8, 16, 32, or stride 16 alone for a plain ViT under the single-level neck.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+from torch import Tensor, nn
+
+from edgetam_pl.model.vit import PlainViT, SimplePyramid
+
+REPVIT = ("repvit_m1",)
+HIERA = ("sam2_hiera_tiny", "sam2_hiera_small", "sam2_hiera_base_plus", "sam2_hiera_large")
+VIT = {"vit_tiny": (192, 3), "vit_small": (384, 6)}
+"""Width and heads of EfficientTAM's plain ViTs; both have 12 blocks."""
+
+TRUNKS = (*REPVIT, *HIERA, *VIT)
+
+
+class Trunk(nn.Module):
+    """A feature extractor of timm, or our plain ViT."""
+
+    def __init__(self, body: nn.Module, channels: list[int]) -> None:
+        super().__init__()
+        self.body = body
+        self.channels = channels
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """images (B, 3, S, S) -> maps (B, channels[i], S / stride_i, S / stride_i), fine to coarse."""
+        return list(self.body(images))
+
+
+def build_trunk(name: str, *, single: bool, drop_path: float, args: Mapping[str, Any]) -> Trunk:
+    """The trunk called `name`, with random weights.
+
+    Args:
+        single: only the stride-16 map is wanted (plain ViT).
+        drop_path: stochastic depth, training only.
+        args: overrides of the trunk's own sizes, e.g. embed_dim and depth.
+
+    Raises:
+        ValueError: the trunk does not take these args.
+    """
+    try:
+        trunk = _build(name, single=single, drop_path=drop_path, args=args)
+    except TypeError as error:
+        raise ValueError(f"trunk_args {dict(args)} do not fit {name}: {error}.") from error
+    wanted = 1 if single else 4
+    if len(trunk.channels) != wanted:
+        raise ValueError(f"{name} with trunk_args {dict(args)} makes {len(trunk.channels)} maps; the neck takes {wanted}.")
+    return trunk
+
+
+def _build(name: str, *, single: bool, drop_path: float, args: Mapping[str, Any]) -> Trunk:
+    if name in VIT:
+        return _vit(name, single=single, drop_path=drop_path, args=args)
+    if name in HIERA:
+        # SAM 2 leaves its position maps at zero and everything else at PyTorch's defaults
+        start = {"drop_path_rate": drop_path, "weight_init": "skip", "fix_init": False}
+        body = timm.create_model(name, pretrained=False, features_only=True, **(start | dict(args)))
+        for parameter_name, parameter in body.named_parameters():
+            if "pos_embed" in parameter_name:
+                nn.init.zeros_(parameter)
+    else:
+        body = timm.create_model(name, pretrained=False, features_only=True, **args)
+        _scale_channels_directly(body)
+    return Trunk(body, list(body.feature_info.channels()))
+
+
+class ChannelScale(nn.Conv2d):
+    """A depthwise 1x1 convolution, computed as what it is: one factor per channel.
+
+    PyTorch's CPU kernel runs such a convolution channel by channel, which costs more than all of RepViT's arithmetic.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight.view(1, -1, 1, 1)
+
+
+def _scale_channels_directly(body: nn.Module) -> None:
+    """Replace bias-free depthwise 1x1 convolutions; names in the state dict stay."""
+    for parent in list(body.modules()):
+        for name, child in list(parent.named_children()):
+            depthwise = type(child) is nn.Conv2d and child.groups == child.in_channels == child.out_channels > 1
+            if depthwise and child.kernel_size == (1, 1) and child.bias is None:
+                scale = ChannelScale(child.in_channels, child.out_channels, 1, groups=child.groups, bias=False)
+                scale.weight = child.weight
+                setattr(parent, name, scale)
+
+
+def _vit(name: str, *, single: bool, drop_path: float, args: Mapping[str, Any]) -> Trunk:
+    dim, heads = VIT[name]
+    body = PlainViT(**({"dim": dim, "heads": heads, "drop_path": drop_path} | dict(args)))
+    if single:
+        return Trunk(body, [body.dim])
+    pyramid = SimplePyramid(body)
+    return Trunk(pyramid, pyramid.channels)
+
+
+def merge_branches(trunk: Trunk) -> Trunk:
+    """RepViT's three parallel branches and its BatchNorms become single convolutions, in place; others are left alone."""
+    if any(isinstance(module, ChannelScale) for module in trunk.modules()):
+        trunk.body = timm.utils.reparameterize_model(trunk.body, inplace=True)
+    return trunk
