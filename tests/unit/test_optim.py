@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from edgetam_pl.build import build_model
+from edgetam_pl.config import CompressorConfig, ModelConfig
 from edgetam_pl.training import optim
 from edgetam_pl.training.optim import parameter_groups, schedule
 
@@ -39,7 +41,8 @@ class Trunk(nn.Module):
 class Encoder(nn.Module):
     def __init__(self, num_blocks: int) -> None:
         super().__init__()
-        self.trunk, self.neck, self.f4_projection = Trunk(num_blocks), nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1)
+        self.trunk = Trunk(num_blocks)
+        self.neck = nn.ModuleDict({"lateral": nn.Conv2d(2, 2, 1), "project_f4": nn.Conv2d(2, 2, 1)})
 
 
 class Model(nn.Module):
@@ -70,8 +73,8 @@ def test_every_trainable_parameter_is_in_exactly_one_group() -> None:
 def test_trunk_and_neck_learn_at_the_encoders_rate_and_the_projections_do_not() -> None:
     found = _by_name(Model())
     assert found["image_encoder.trunk.blocks.0.fc.weight"][0] == 0.1
-    assert found["image_encoder.neck.weight"][0] == 0.1
-    assert found["image_encoder.f4_projection.weight"][0] == 1.0
+    assert found["image_encoder.neck.lateral.weight"][0] == 0.1
+    assert found["image_encoder.neck.project_f4.weight"][0] == 1.0
     assert found["compressor.global_latents"][0] == 1.0
 
 
@@ -98,7 +101,7 @@ def test_layer_decay_slows_the_trunk_from_its_last_block_to_its_patches() -> Non
         assert found[f"image_encoder.trunk.blocks.{i}.fc.weight"] == pytest.approx(v ** (num_blocks - i))
     assert found["image_encoder.trunk.patch_embed.weight"] == pytest.approx(v ** (num_blocks + 1))
     assert found["image_encoder.trunk.pos_embed"] == pytest.approx(1)
-    assert found["image_encoder.neck.weight"] == pytest.approx(1)
+    assert found["image_encoder.neck.lateral.weight"] == pytest.approx(1)
 
 
 def test_blocks_of_several_stages_are_counted_through() -> None:
@@ -120,6 +123,32 @@ def test_blocks_of_several_stages_are_counted_through() -> None:
     assert found["image_encoder.trunk.stages_1.downsample.weight"] == 0.5**2
     assert found["image_encoder.trunk.stages_1.blocks.0.fc.weight"] == 0.5**2
     assert found["image_encoder.trunk.stages_1.blocks.1.fc.weight"] == 0.5
+
+
+def test_groups_of_edgetam_are_four_with_these_sizes() -> None:
+    """Table 5: no layer decay. BatchNorm statistics are no parameters, no_memory_pos is in no computation."""
+    groups = parameter_groups(build_model(ModelConfig()), lr=3e-4, encoder_lr=6e-5, weight_decay=0.1, layer_decay=1.0)
+    sizes = {g["name"]: (g["lr"], g["weight_decay"], len(g["params"]), sum(p.numel() for p in g["params"])) for g in groups}
+    assert sizes == {
+        "encoder": (6e-5, 0.1, 236, 4_872_192),
+        "encoder.no_decay": (6e-5, 0.0, 130, 26_864),
+        "rest": (3e-4, 0.1, 139, 8_958_956),
+        "rest.no_decay": (3e-4, 0.0, 157, 37_526),
+    }
+    assert sum(size for *_, size in sizes.values()) == 13_895_794 - 256  # all parameters but no_memory_pos
+
+
+def test_groups_of_sam_2_b_plus_decay_through_its_24_blocks() -> None:
+    cfg = ModelConfig(trunk="sam2_hiera_base_plus", memory_blocks=4, compressor=CompressorConfig(kind="none"))
+    found = _by_name(build_model(cfg), encoder_lr=1.0, layer_decay=0.9)
+    body = "image_encoder.trunk.body.model"
+    assert found[f"{body}.patch_embed.proj.weight"][0] == pytest.approx(0.9**25)
+    assert found[f"{body}.blocks.0.attn.qkv.weight"][0] == pytest.approx(0.9**24)
+    assert found[f"{body}.blocks.23.mlp.fc1.weight"][0] == pytest.approx(0.9)
+    assert found[f"{body}.pos_embed"] == (1.0, 0.5)
+    assert found[f"{body}.pos_embed_window"] == (1.0, 0.5)
+    assert found["image_encoder.neck.lateral.s16.weight"][0] == 1.0
+    assert found[f"{body}.blocks.3.norm1.weight"][1] == 0.0
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ the decoder's low-resolution logits and keeps nothing of full resolution for the
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 ALPHA = 0.25
 """Weight of object pixels in the focal loss; background pixels get 1 - ALPHA. The exponent is 2. (SAM 2 release)"""
@@ -78,7 +78,7 @@ def score(logits: Tensor, truth: Tensor) -> Scores:
 
 class _Score(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         wants_gradient = logits.requires_grad
         size = truth.shape[-1]
         rows = max(CHUNK_PIXELS // size**2, 1)
@@ -94,7 +94,8 @@ class _Score(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, by_focal: Tensor, by_dice: Tensor, _: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        by_focal, by_dice, _ = slopes  # (O,) each; IoU has none
         focal_slope, dice_slope = ctx.saved_tensors  # (O, s, s), (O, s, s)
         slope = by_focal[:, None, None] * focal_slope + by_dice[:, None, None] * dice_slope
         return slope.to(ctx.dtype), None

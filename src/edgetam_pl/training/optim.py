@@ -11,7 +11,8 @@ from torch import nn
 
 SCHEDULES = ("cosine", "rsqrt", "constant")
 
-ENCODER = ("image_encoder.trunk.", "image_encoder.neck.")
+TRUNK = "image_encoder.trunk."
+ENCODER = re.compile(r"image_encoder\.(?!neck\.project_f)")
 """What gets the encoder's learning rate. The F4 and F8 projections do not: in the release they belong to the decoder."""
 
 
@@ -43,7 +44,7 @@ def parameter_groups(
         if not parameter.requires_grad:
             continue
         part, rate = "rest", lr
-        if name.startswith(ENCODER):
+        if ENCODER.match(name):
             part, rate = "encoder", lr if encoder_lr is None else encoder_lr
             if layer_decay < 1 and name in depth_of:
                 part = f"encoder.{depth_of[name]}"
@@ -141,7 +142,7 @@ def _trunk_depths(model: nn.Module) -> dict[str, int]:
     depths: dict[str, int] = {}
     blocks: dict[str, int] = {}
     for name, _ in model.named_parameters():
-        if not name.startswith("image_encoder.trunk.") or "pos_embed" in name:
+        if not name.startswith(TRUNK) or "pos_embed" in name:
             continue
         block = re.match(r".*?\bblocks\.\d+\.", name)
         if block:
