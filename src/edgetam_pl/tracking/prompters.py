@@ -98,22 +98,34 @@ class Replay:
 
     def __init__(self, outputs: Sequence[FrameOutput], order: Sequence[int] = ()) -> None:
         """`order` is the order in which the other visited the frames; empty: prompted frames first, all in time order."""
-        self.outputs, self.visited = tuple(outputs), tuple(order)
+        self.words = words_of(outputs)
+        self.visited = tuple(order)
+
+    @classmethod
+    def of_words(cls, words: Sequence[Sequence[Prompts | None]], order: Sequence[int] = ()) -> Replay:
+        """A replay of `words_of` another tracker's outputs, for instance from a file."""
+        replay = cls((), order)
+        replay.words = tuple(tuple(said) for said in words)
+        return replay
 
     def order(self, num_frames: int) -> Sequence[int]:
-        return self.visited or _first([t for t, o in enumerate(self.outputs) if o.rounds[0].prompts is not None], num_frames)
+        return self.visited or _first([t for t, said in enumerate(self.words) if said[0] is not None], num_frames)
 
     def at(self, t: int) -> Ask:
-        rounds: Iterator[Decoded] = iter(self.outputs[t].rounds)
+        words: Iterator[Prompts | None] = iter(self.words[t])
 
         def ask(answer: Decoded | None) -> Prompts | None:
-            heard = next(rounds, None)
-            said = None if heard is None else heard.prompts
+            said = next(words, None)
             if said is None or said.previous is None or answer is None:
                 return said
             return said._replace(previous=answer.best)
 
         return ask
+
+
+def words_of(outputs: Sequence[FrameOutput]) -> tuple[tuple[Prompts | None, ...], ...]:
+    """For each frame, what was said before each of its answers; None where the tracker answered by itself."""
+    return tuple(tuple(answer.prompts for answer in output.rounds) for output in outputs)
 
 
 class PromptMix(Protocol):
