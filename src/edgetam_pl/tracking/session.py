@@ -1,0 +1,467 @@
+"""An interactive session: say what to follow, anywhere in a video, and watch it being followed (Sec. 3.1; SAM 2 Sec. 3).
+
+Every object has a bank of its own, so objects never disturb one another; image features are computed once a frame and
+shared. `observe` and `remember` of `step.py` do all the work on a frame; this file decides when they are called, and keeps
+what was said. What is kept is immutable, so a refused request leaves everything as it was, and undoing is putting back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from edgetam_pl.tracking.bank import MemoryBank, RecallPolicy
+from edgetam_pl.tracking.frames import EndOfVideo, FrameMasks, Frames
+from edgetam_pl.tracking.options import HoleFilling, OptionedTracker, SessionOptions, SessionTracker
+from edgetam_pl.tracking.said import Said, heard
+from edgetam_pl.tracking.step import Ask, observe, remember
+from edgetam_pl.types import Decoded, FrameOutput, ImageFeatures, Memory, Prompts
+
+SUPPRESSED_LOGIT = -10.0
+"""Without overlap, a pixel that another object wins has at most this logit (SAM 2 release)."""
+
+
+class Answer(NamedTuple):
+    """What is kept of an object on a frame."""
+
+    logits: Tensor  # (1, 1, S/4, S/4) float32
+    presence: Tensor  # (1, 1)
+    iou: Tensor  # (1, 1)
+    tracked: bool = False  # has a propagation passed here? Then a click is a correction
+    backwards: bool = False
+
+
+class Unwritten(NamedTuple):
+    """An answer to a person, not yet in the bank: memories are made when propagation starts, once per frame."""
+
+    decoded: Decoded
+    prompted: bool
+
+
+@dataclass(frozen=True)
+class Track:
+    """Everything known of one object."""
+
+    bank: MemoryBank
+    said: Mapping[int, Said] = field(default_factory=dict)
+    unwritten: Mapping[int, Unwritten] = field(default_factory=dict)
+    answers: Mapping[int, Answer] = field(default_factory=dict)
+
+    def facing(self, backwards: bool) -> MemoryBank:
+        """The bank, read in the direction of travel."""
+        return replace(self.bank, policy=replace(self.bank.policy, backwards=backwards))
+
+
+class Session:
+    """Follow objects through one video.
+
+    Args:
+        tracker: a model with its four verbs, `normalise` and `image_size`, in evaluation mode.
+        frames: the video.
+        options: habits that differ from the plain step.
+        policy: which memories are read. In evaluation SAM 2 leaves pointers of future prompted frames out.
+        device: where the model is.
+        fill_holes: fills holes when `options.fill_holes_area` asks for it.
+
+    Nothing is changed by a call that raises ValueError.
+    """
+
+    def __init__(
+        self,
+        tracker: SessionTracker,
+        frames: Frames,
+        *,
+        options: SessionOptions | None = None,
+        policy: RecallPolicy | None = None,
+        device: torch.device | str = "cpu",
+        fill_holes: HoleFilling | None = None,
+    ) -> None:
+        self.options = options or SessionOptions()
+        if self.options.fill_holes_area > 0 and fill_holes is None:
+            raise ValueError("fill_holes_area needs a function that fills: give fill_holes=edgetam_pl.video.fill_holes.")
+        self.frames = frames
+        self._tracker = tracker
+        self._policy = policy or RecallPolicy(past_pointers_only=True, clip_length=frames.count)
+        self._device = torch.device(device)
+        self._fill_holes = fill_holes
+        self._features: OrderedDict[int, ImageFeatures] = OrderedDict()
+        self._tracks: Mapping[int, Track] = {}
+        self._history: deque[Mapping[int, Track]] = deque(maxlen=self.options.undo_depth)
+
+    # ------------------------------------------------------------------ what a person can do
+
+    @property
+    def objects(self) -> tuple[int, ...]:
+        """The objects being followed, in the order in which they were introduced."""
+        return tuple(self._tracks)
+
+    def prompt(
+        self,
+        object_id: int,
+        t: int,
+        *,
+        points: Sequence[Sequence[float]] = (),
+        labels: Sequence[int] | None = None,
+        box: Sequence[float] | None = None,
+        mask: np.ndarray | Tensor | None = None,
+        afresh: bool = False,
+    ) -> FrameMasks:
+        """Say something about an object on frame t, and see the answer at once. A new number is a new object.
+
+        Args:
+            points: (x, y) in pixels of the video; they add to what was said of this frame unless `afresh`.
+            labels: 1 for points on the object, 0 for points off it; None: all on it.
+            box: (x0, y0, x1, y1) in pixels of the video.
+            mask: (H, W), the answer itself; it replaces points and box, and they replace it.
+
+        Raises:
+            ValueError: a frame, point, box, mask or label that cannot be meant.
+        """
+        self._check_object_number(object_id)
+        self._check_frame(t)
+        words = heard(points, labels, box, mask, size=self.frames.size, side=self._tracker.image_size)
+        track = self._tracks.get(object_id) or Track(MemoryBank(policy=self._policy, keep_all=self.options.keep_all))
+        said = words if afresh else track.said.get(t, Said()).then(words)
+        try:
+            with torch.inference_mode():
+                track = self._answer(track, t, said)
+        except EndOfVideo as error:
+            raise ValueError(f"There is no frame {t}: {error}") from error
+        self._change({**self._tracks, object_id: track})
+        return self.masks(t)
+
+    def propagate(
+        self,
+        start: int | None = None,
+        *,
+        backwards: bool = False,
+        max_frames: int | None = None,
+        objects: Collection[int] | None = None,
+    ) -> Iterator[FrameMasks]:
+        """Follow the objects, frame by frame, and yield the answers of those followed. Prompts may be added between frames.
+
+        Args:
+            start: first frame visited. None: each object from the first frame on which it was prompted. With a number, all
+                objects from there, also those whose prompts lie ahead.
+            max_frames: stop after this many frames.
+            objects: only these; None: all, also those introduced on the way.
+
+        Raises:
+            ValueError: nothing to follow, no such object, or no such frame.
+        """
+        if not self._tracks:
+            raise ValueError("There is nothing to follow yet; prompt an object first, with points, a box or a mask.")
+        for number in objects or ():
+            self._existing(number)
+        if objects is not None and not objects:
+            raise ValueError("objects is empty; name at least one, or None for all.")
+        if max_frames is not None and max_frames < 1:
+            raise ValueError(f"max_frames is {max_frames}; it must be at least 1.")
+        if start is not None:
+            self._check_frame(start)
+        return self._travel(start, backwards, max_frames, None if objects is None else frozenset(objects))
+
+    def masks(self, t: int) -> FrameMasks:
+        """The answers kept for frame t, for every object that has one there."""
+        self._check_frame(t)
+        answers = {number: track.answers[t] for number, track in self._tracks.items() if t in track.answers}
+        return self._shown(t, answers)
+
+    def candidates(self, object_id: int, t: int) -> FrameMasks:
+        """All masks that the last prompt on frame t could mean (three after one click, else one), likeliest IoU first.
+
+        Raises:
+            ValueError: no such object, or the frame was not prompted since the last propagation.
+        """
+        unwritten = self._existing(object_id).unwritten.get(t)
+        if unwritten is None:
+            raise ValueError(f"Object {object_id} was not prompted on frame {t} since the last propagation; do so again.")
+        decoded = unwritten.decoded
+        order = decoded.iou[0].argsort(descending=True)
+        logits = self._enlarged(decoded.logits[0, order].float().unsqueeze(1))
+        presence = decoded.presence[0].expand(len(order))
+        return FrameMasks(t, (object_id,) * len(order), logits, presence, decoded.iou[0, order])
+
+    def remove(self, object_id: int) -> None:
+        """Forget an object; the others stay as they are."""
+        self._existing(object_id)
+        self._change({number: track for number, track in self._tracks.items() if number != object_id})
+
+    def reset(self) -> None:
+        """Forget all objects. The video stays open, and `undo` brings them back."""
+        self._change({})
+
+    def undo(self) -> None:
+        """Take back the last prompt, removal, reset or propagation.
+
+        Raises:
+            ValueError: nothing is left to undo.
+        """
+        if not self._history:
+            raise ValueError("There is nothing to undo.")
+        self._tracks = self._history.pop()
+
+    def bank(self, object_id: int) -> MemoryBank:
+        """The memories of one object."""
+        return self._existing(object_id).bank
+
+    def held_bytes(self) -> int:
+        """Bytes of all tensors that the objects hold: memories and answers, each counted once."""
+        tensors = [
+            tensor
+            for track in self._tracks.values()
+            for entry in (*(m for _, m in (*track.bank.prompted, *track.bank.recent)), *track.answers.values())
+            for tensor in entry
+            if isinstance(tensor, Tensor)
+        ]
+        return sum({tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}.values())
+
+    # ------------------------------------------------------------------ one prompt
+
+    def _answer(self, track: Track, t: int, said: Said) -> Track:
+        """The track after a person said this about frame t."""
+        before = track.answers.get(t)
+        corrects = before is not None and before.tracked
+        previous = None
+        if before is not None and said.mask is None:
+            limit = self.options.clamp_previous or math.inf
+            previous = before.logits.clamp(-limit, limit)
+        prompts = said.as_prompts(self.frames.size, self._tracker.image_size, previous=previous, device=self._device)
+        # a mask is the answer, whatever is remembered; points on a frame never seen start afresh
+        ask = _after_one_answer(prompts) if corrects and said.mask is None else _at_once(prompts)
+        backwards = before is not None and before.backwards
+        output = observe(self._with_options(), track.facing(backwards), self._features_of(t), t, ask)
+        filled = self._filled(output.final)
+        answer = Answer(filled.best.float(), filled.presence.float(), _best_iou(filled), corrects, backwards)
+        was_prompted = any(number == t for number, _ in track.bank.prompted)
+        prompted = not corrects or was_prompted or self.options.corrections_are_prompted
+        return replace(
+            track,
+            said={**track.said, t: said},
+            unwritten={**track.unwritten, t: Unwritten(filled, prompted)},
+            answers={**track.answers, t: answer},
+        )
+
+    def _filled(self, decoded: Decoded) -> Decoded:
+        """The answer as it is shown: without small holes."""
+        if self.options.fill_holes_area == 0 or self._fill_holes is None:
+            return decoded
+        return decoded._replace(logits=self._fill_holes(decoded.logits, self.options.fill_holes_area))
+
+    # ------------------------------------------------------------------ propagation
+
+    def _travel(
+        self, start: int | None, backwards: bool, max_frames: int | None, chosen: frozenset[int] | None
+    ) -> Iterator[FrameMasks]:
+        firsts = [self._first_frame(track, start) for n, track in self._tracks.items() if chosen is None or n in chosen]
+        t, visited, sign, before = (max(firsts) if backwards else min(firsts)), 0, -1 if backwards else 1, self._tracks
+        while t >= 0 and (self.frames.count is None or t < self.frames.count) and visited != max_frames:
+            try:
+                with torch.inference_mode():
+                    travelled = self._visited(t, start, backwards, chosen)
+            except EndOfVideo:
+                return
+            if visited == 0:
+                self._history.append(before)
+            self._tracks = {**self._tracks, **travelled}
+            yield self._shown(t, {number: track.answers[t] for number, track in self._tracks.items() if number in travelled})
+            t, visited = t + sign, visited + 1
+
+    def _visited(self, t: int, start: int | None, backwards: bool, chosen: frozenset[int] | None) -> Mapping[int, Track]:
+        """The tracks of the objects that travel, after frame t."""
+        done: dict[int, Track] = {}
+        silent: dict[int, Track] = {}
+        for number, track in self._tracks.items():
+            behind = (t - self._first_frame(track, start)) * (-1 if backwards else 1) >= 0
+            if (chosen is not None and number not in chosen) or not behind:
+                continue
+            track = self._written(track)
+            if t in track.said:  # a person has spoken: that is the answer
+                answer = track.answers[t]._replace(tracked=True, backwards=backwards)
+                done[number] = self._within_reach(replace(track, answers={**track.answers, t: answer}), t)
+            else:
+                silent[number] = track
+        for numbers in self._together(silent):
+            for number, track in zip(numbers, self._followed([silent[n] for n in numbers], t, backwards)):
+                done[number] = self._within_reach(track, t)
+        return done
+
+    def _together(self, tracks: Mapping[int, Track]) -> list[tuple[int, ...]]:
+        """Which objects go through the network together: one each, or all that remember the same frames."""
+        if not self.options.batch_objects:
+            return [(number,) for number in tracks]
+        history = {number: _remembered_frames(track.bank) for number, track in tracks.items()}
+        return [tuple(group) for _, group in groupby(sorted(tracks, key=history.__getitem__), key=history.__getitem__)]
+
+    def _followed(self, tracks: list[Track], t: int, backwards: bool) -> list[Track]:
+        """The tracks after frame t, on which nobody said anything."""
+        features, tracker = self._features_of(t), self._with_options()
+        bank = _joined([track.facing(backwards) for track in tracks])
+        output = observe(tracker, bank, features, t, _silence)
+        memory = dict(remember(tracker, bank, features, t, output).recent)[t]
+        shown = self._filled(output.final)
+        best, presence, iou = shown.best.float(), shown.presence.float(), _best_iou(shown)
+        return [
+            replace(
+                track,
+                bank=track.facing(backwards).write(t, memory if len(tracks) == 1 else _row(memory, i), prompted=False),
+                answers={
+                    **track.answers,
+                    t: Answer(best[i : i + 1], presence[i : i + 1], iou[i : i + 1], True, backwards),
+                },
+            )
+            for i, track in enumerate(tracks)
+        ]
+
+    def _written(self, track: Track) -> Track:
+        """The track with the memories of what was said since the last time."""
+        bank = track.bank
+        for t, (decoded, prompted) in sorted(track.unwritten.items()):
+            final = decoded if prompted else decoded._replace(prompts=None)  # remembered as a frame that was only tracked
+            features = self._features_of(t)
+            output = FrameOutput((final,), features.f16, recalled=False)
+            bank = remember(self._with_options(by_hand=True), bank, features, t, output)
+        return replace(track, bank=bank, unwritten={})
+
+    def _within_reach(self, track: Track, t: int) -> Track:
+        """The track without answers that nobody can ask for again: as many are kept as there are memories."""
+        if self.options.keep_all:
+            return track
+        reach = track.bank.policy.num_pointers
+        return replace(track, answers={i: a for i, a in track.answers.items() if abs(i - t) < reach or i in track.said})
+
+    @staticmethod
+    def _first_frame(track: Track, start: int | None) -> int:
+        return min(track.said) if start is None else start
+
+    # ------------------------------------------------------------------ frames in, masks out
+
+    def _with_options(self, *, by_hand: bool = False) -> OptionedTracker:
+        return OptionedTracker(self._tracker, self.options, by_hand)
+
+    def _features_of(self, t: int) -> ImageFeatures:
+        """Image features of frame t, batch 1; the last few are kept for the next click."""
+        if t in self._features:
+            self._features.move_to_end(t)
+            return self._features[t]
+        frame = self.frames[t]
+        height, width = self.frames.size
+        if frame.shape != (height, width, 3) or frame.dtype != np.uint8:
+            raise ValueError(
+                f"Frame {t} is {frame.shape} {frame.dtype}; expected {(height, width, 3)} uint8 RGB like the first one. "
+                "All frames of a video must have one size."
+            )
+        side = self._tracker.image_size
+        images = torch.from_numpy(np.array(frame)).permute(2, 0, 1).unsqueeze(0)  # (1, 3, H, W)
+        images = F.interpolate(images, (side, side), mode=self.options.resize, antialias=True, align_corners=False)
+        layout = torch.channels_last if self.options.channels_last else torch.contiguous_format
+        images = self._tracker.normalise(images.contiguous(memory_format=layout).to(self._device))
+        with self._with_options().precision(self._device):
+            self._features[t] = self._tracker.encode(images.contiguous(memory_format=layout))
+        while len(self._features) > self.options.cached_frames:
+            self._features.popitem(last=False)
+        return self._features[t]
+
+    def _shown(self, t: int, answers: Mapping[int, Answer]) -> FrameMasks:
+        """Answers at the video's own size."""
+        if not answers:
+            height, width = self.frames.size
+            return FrameMasks(t, (), torch.empty(0, height, width), torch.empty(0), torch.empty(0))
+        logits = self._enlarged(torch.cat([answer.logits for answer in answers.values()]))
+        if self.options.non_overlap and len(answers) > 1:
+            winner = logits.argmax(dim=0, keepdim=True) == torch.arange(len(answers), device=logits.device)[:, None, None]
+            logits = torch.where(winner, logits, logits.clamp(max=SUPPRESSED_LOGIT))
+        presence = torch.cat([answer.presence[:, 0] for answer in answers.values()])
+        return FrameMasks(t, tuple(answers), logits, presence, torch.cat([answer.iou[:, 0] for answer in answers.values()]))
+
+    def _enlarged(self, logits: Tensor) -> Tensor:
+        """(O, 1, h, w) -> (O, H, W): straight to the video's size (SAM 2 release)."""
+        return F.interpolate(logits, self.frames.size, mode="bilinear", align_corners=False)[:, 0]
+
+    # ------------------------------------------------------------------ what is not accepted
+
+    def _change(self, tracks: Mapping[int, Track]) -> None:
+        self._history.append(self._tracks)
+        self._tracks = tracks
+
+    def _existing(self, object_id: int) -> Track:
+        if object_id not in self._tracks:
+            known = ", ".join(map(str, self._tracks)) or "none"
+            raise ValueError(f"There is no object {object_id}; objects so far: {known}.")
+        return self._tracks[object_id]
+
+    @staticmethod
+    def _check_object_number(object_id: int) -> None:
+        if isinstance(object_id, bool) or not isinstance(object_id, int) or object_id < 1:
+            raise ValueError(f"An object's number is {object_id!r}; use a whole number from 1 (0 is the background).")
+
+    def _check_frame(self, t: int) -> None:
+        count = self.frames.count
+        if isinstance(t, bool) or not isinstance(t, int) or t < 0 or (count is not None and t >= count):
+            last = "" if count is None else f" to {count - 1}"
+            raise ValueError(f"There is no frame {t!r}; frames are numbered from 0{last}.")
+
+
+# ---------------------------------------------------------------------- helpers
+
+
+def _silence(_: Decoded | None) -> Prompts | None:
+    return None
+
+
+def _at_once(prompts: Prompts) -> Ask:
+    """A person who speaks before seeing an answer, then is content."""
+    return lambda answer: prompts if answer is None else None
+
+
+def _after_one_answer(prompts: Prompts) -> Ask:
+    """A person who corrects what was tracked, once."""
+    remaining = [prompts]
+    return lambda answer: None if answer is None or not remaining else remaining.pop()
+
+
+def _best_iou(decoded: Decoded) -> Tensor:
+    """(O, 1) predicted IoU of the chosen candidate."""
+    return decoded.iou.float().amax(dim=1, keepdim=True)
+
+
+def _remembered_frames(bank: MemoryBank) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return tuple(t for t, _ in bank.prompted), tuple(t for t, _ in bank.recent)
+
+
+def _joined(banks: list[MemoryBank]) -> MemoryBank:
+    """One bank for several objects that remember the same frames."""
+    if len(banks) == 1:
+        return banks[0]
+
+    def rows(choose: Callable[[MemoryBank], tuple[tuple[int, Memory], ...]]) -> tuple[tuple[int, Memory], ...]:
+        return tuple(
+            (
+                entries[0][0],
+                Memory(
+                    torch.cat([memory.tokens for _, memory in entries]),
+                    torch.cat([memory.pos.expand_as(memory.tokens) for _, memory in entries]),
+                    torch.cat([memory.pointer for _, memory in entries]),
+                    entries[0][1].grid,
+                ),
+            )
+            for entries in zip(*(choose(bank) for bank in banks))
+        )
+
+    return replace(banks[0], prompted=rows(lambda bank: bank.prompted), recent=rows(lambda bank: bank.recent))
+
+
+def _row(memory: Memory, index: int) -> Memory:
+    """The memory of one object of several, in storage of its own so that it can be forgotten alone."""
+    part = slice(index, index + 1)
+    pos = memory.pos if memory.pos.shape[0] == 1 else memory.pos[part].clone()
+    return Memory(memory.tokens[part].clone(), pos, memory.pointer[part].clone(), memory.grid)
