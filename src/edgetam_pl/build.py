@@ -134,8 +134,8 @@ def _validate_compressor(cfg: CompressorConfig, *, grid: int) -> None:
         return
     if cfg.global_latents < 0 or cfg.depth < 1:
         raise ValueError(
-            f"compressor.global_latents is {cfg.global_latents} and compressor.depth is {cfg.depth}; at least 0 and at least 1 "
-            "are needed."
+            f"compressor.global_latents is {cfg.global_latents} and compressor.depth is {cfg.depth}; at least 0 and 1 are "
+            "needed."
         )
     squares = [n * n for n in divisors]
     if cfg.spatial_latents != 0 and cfg.spatial_latents not in squares:

@@ -88,6 +88,7 @@ def load_into(model: TrackAnything, path: str | Path) -> TrackAnything:
     Raises:
         ValueError: no such file, not a checkpoint, or made for another model; the message says which it seems to be.
     """
+    _refuse_fused(model)
     state, official = _read(Path(path))
     theirs = {official_name(ours): ours for ours in model.state_dict()} if official else {n: n for n in model.state_dict()}
     _compare(state, {name: tuple(model.state_dict()[ours].shape) for name, ours in theirs.items()}, path=Path(path))
@@ -96,8 +97,14 @@ def load_into(model: TrackAnything, path: str | Path) -> TrackAnything:
 
 
 def save_official(model: TrackAnything, path: str | Path) -> None:
-    """Write the model as an official file: {"model": state dict}, float32, official names."""
-    write({"model": {official_name(ours): tensor.detach().cpu().clone() for ours, tensor in model.state_dict().items()}}, Path(path))
+    """Write the model as an official file: {"model": state dict}, float32, official names.
+
+    Raises:
+        ValueError: the model is fused.
+    """
+    _refuse_fused(model)
+    state = {official_name(ours): tensor.detach().cpu().clone() for ours, tensor in model.state_dict().items()}
+    write({"model": {name: t.float() if t.is_floating_point() else t for name, t in state.items()}}, Path(path))
 
 
 def load_trunk(model: TrackAnything, path: str | Path) -> TrackAnything:
@@ -158,6 +165,11 @@ def seems_to_be(state: Mapping[str, Tensor]) -> str | None:
     return None
 
 
+def _refuse_fused(model: TrackAnything) -> None:
+    if model.fused:
+        raise ValueError("A fused model has lost the parts that checkpoints name; load or save before fusing it.")
+
+
 def _pattern(ours: str) -> re.Pattern[str]:
     return re.compile(re.escape(ours).replace(r"\{i\}", r"(?P<i>\d+)") + r"(?P<rest>(\..+)?)")
 
@@ -185,9 +197,10 @@ def _load(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, OSError, ValueError) as error:
+        why = next(iter(str(error).splitlines()), repr(error))
         raise ValueError(
             f"{path} ({path.stat().st_size} bytes) cannot be read as a checkpoint of plain tensors; it may be truncated, or "
-            f"no checkpoint at all. Copy it again and compare its size. ({str(error).splitlines()[0] if str(error) else error!r})"
+            f"no checkpoint at all. Copy it again and compare its size. ({why})"
         ) from error
 
 
@@ -221,7 +234,7 @@ def _compare(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]
     kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
     lists = "; ".join(f"{len(names)} {kind}: {_first(names)}" for kind, names in kinds if names)
     guess = seems_to_be(state)
-    cure = f"They seem to be the weights of {guess}: use model={guess}." if guess else "Check which model they were made for."
+    cure = f"They seem to be weights of {guess}: use model={guess}." if guess else "Check which model they were made for."
     raise ValueError(f"{path} does not fit this model: {lists}. {cure}")
 
 

@@ -16,7 +16,7 @@ from edgetam_pl.model.memory_encoder import as_evidence
 from edgetam_pl.model.position import Rotation, sine_map
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.tracking.bank import MemoryBank, RecallPolicy
-from edgetam_pl.tracking.step import step
+from edgetam_pl.tracking.step import Ask, step
 from edgetam_pl.types import Decoded, ImageFeatures, Prompts
 
 from .reference import assert_matches, filled, image, recorded
@@ -141,7 +141,7 @@ def _first_prompt(kind: str, size: int) -> Prompts:
     return Prompts(mask=mask)
 
 
-def _ask(prompts: Prompts | None):  # noqa: ANN202
+def _ask(prompts: Prompts | None) -> Ask:
     """A person who speaks once, or not at all."""
 
     def ask(answer: Decoded | None) -> Prompts | None:

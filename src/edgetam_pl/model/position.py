@@ -107,8 +107,9 @@ class FourierPositions(nn.Module):
 
     def forward(self, points: Tensor) -> Tensor:
         """Features (..., C) float32 of points (..., 2), (x, y) in 0 ... 1."""
-        with torch.autocast(points.device.type, enabled=False):  # bfloat16 cannot tell neighbouring pixels apart
-            phase = 2 * math.pi * ((2 * points.float() - 1) @ self.matrix.float())
+        x, y = (2 * points.float() - 1).split(1, dim=-1)
+        # sums of products, no matrix product: autocast leaves these in float32, and bfloat16 cannot tell pixels apart
+        phase = 2 * math.pi * (x * self.matrix[0].float() + y * self.matrix[1].float())
         return torch.cat((phase.sin(), phase.cos()), dim=-1)
 
     @torch.no_grad()

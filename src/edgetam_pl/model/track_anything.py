@@ -38,6 +38,7 @@ class TrackAnything(nn.Module):
     ) -> None:
         super().__init__()
         self.image_size = image_size
+        self.fused = False  # see `fuse`; such a model cannot be saved or trained
         self.image_encoder = image_encoder
         self.memory_attention = memory_attention
         self.prompt_encoder = prompt_encoder

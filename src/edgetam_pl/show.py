@@ -1,0 +1,96 @@
+"""What `edgetam show` prints: the parts and their parameters, the verbs with their shapes and arithmetic."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from edgetam_pl.model.track_anything import TrackAnything
+from edgetam_pl.types import Decoded, ImageFeatures, Memory, Recall
+
+T = TypeVar("T")
+
+FULL_FRAMES, FULL_POINTERS = 7, 16
+"""A full bank: one prompted and six recent memories, sixteen pointers (SAM 2 release)."""
+
+
+class Verb(NamedTuple):
+    """One verb on one frame with one object and a full bank."""
+
+    name: str
+    gives: str  # shapes of what it returns
+    flops: int  # two per multiply-add
+
+
+def describe(model: TrackAnything) -> str:
+    """The model as text: its parts, then its verbs. Nothing is computed but shapes."""
+    lines = [f"TrackAnything  {model.image_size} x {model.image_size}  {_count(model):,} parameters"]
+    for name, part in model.named_children():
+        lines.append(f"|- {name:<18} {_count(part):>12,}  {type(part).__name__}")
+        lines += [f"|  |- {n:<15} {_count(child):>12,}  {type(child).__name__}" for n, child in _large_children(part)]
+    lines.append("")
+    lines.append(f"one frame, one object, {FULL_FRAMES} memories, {FULL_POINTERS} pointers")
+    measured = verbs(model)
+    lines += [f"|- {verb.name:<10} {verb.flops / 1e9:>10.3f} GFLOPs  {verb.gives}" for verb in measured]
+    lines.append(f"'- {'total':<10} {sum(verb.flops for verb in measured) / 1e9:>10.3f} GFLOPs")
+    return "\n".join(lines)
+
+
+def verbs(model: TrackAnything) -> list[Verb]:
+    """Shapes and FLOPs of the four verbs while tracking, found without computing anything."""
+    shadow = copy.deepcopy(model).eval().requires_grad_(False).to("meta")
+    images = torch.empty(1, 3, model.image_size, model.image_size, device="meta")
+    with torch.inference_mode():
+        features, encode = _measured(lambda: shadow.encode(images))
+        seen = shadow.decode(features.f16, features, None)
+        memory = shadow.memorize(features.f16, seen)
+        recall = Recall(
+            tuple((age, memory) for age in range(FULL_FRAMES)),
+            tuple((age, memory.pointer) for age in range(1, FULL_POINTERS + 1)),
+        )
+        f_m, attend = _measured(lambda: shadow.attend(features.f16, recall))
+        decoded, decode = _measured(lambda: shadow.decode(f_m, features, None))
+        written, memorize = _measured(lambda: shadow.memorize(features.f16, decoded))
+    return [
+        Verb("encode", _of_features(features), encode),
+        Verb("attend", f"f_m {_shape(f_m)}", attend),
+        Verb("decode", _of_answer(decoded), decode),
+        Verb("memorize", _of_memory(written), memorize),
+    ]
+
+
+def _measured(run: Callable[[], T]) -> tuple[T, int]:
+    with FlopCounterMode(display=False) as counter:
+        result = run()
+    return result, counter.get_total_flops()
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _large_children(part: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [(name, child) for name, child in part.named_children() if _count(child) * 20 >= _count(part) > 0]
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(str(length) for length in tensor.shape)
+
+
+def _of_features(features: ImageFeatures) -> str:
+    named = zip(features._fields, features, strict=True)
+    return ", ".join(f"{name} {_shape(level)}" for name, level in named if level is not None)
+
+
+def _of_answer(answer: Decoded) -> str:
+    return f"logits {_shape(answer.logits)}, pointer {_shape(answer.pointer)}"
+
+
+def _of_memory(memory: Memory) -> str:
+    height, width = memory.grid
+    return f"tokens {_shape(memory.tokens)}, the last {height * width} on a {height} x {width} grid"
