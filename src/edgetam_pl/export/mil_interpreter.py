@@ -469,7 +469,12 @@ def _conv_transpose(a: _Operands) -> Tensor:
 def _pool(a: _Operands) -> Tensor:
     sides = a.constant("kernel_sizes")
     amounts = a.constant("pad", [0] * 4)
-    if a.constant("ceil_mode", False) or len(sides) != 2 or any(amounts) or a.constant("pad_type") not in ("valid", "custom"):
+    if (
+        a.constant("ceil_mode", False)
+        or len(sides) != 2
+        or any(amounts)
+        or a.constant("pad_type") not in ("valid", "custom")
+    ):
         raise UnknownOperation(f"{a.kind} ({a.operation}) with padding or ceil_mode; known: 2-D, neither.")
     pool = F.max_pool2d if a.kind == "max_pool" else F.avg_pool2d
     return pool(a.tensor("x"), sides, a.constant("strides", sides))

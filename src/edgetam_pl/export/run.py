@@ -1,0 +1,378 @@
+"""`edgetam export`: a model becomes packages that have proven themselves, or nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgetam_pl import __version__
+from edgetam_pl.build import build_model
+from edgetam_pl.config import ExportConfig, Tolerance
+from edgetam_pl.export import manifest as contract
+from edgetam_pl.export.adapters import flatten, loop_of, prepared
+from edgetam_pl.export.backends import backend_of
+from edgetam_pl.export.check import (
+    FrameRow,
+    Measure,
+    Verdict,
+    compare_parts,
+    compare_rollouts,
+    compare_verbs,
+    largest_activations,
+)
+from edgetam_pl.export.clip import draw
+from edgetam_pl.export.manifest import FeatureEntry, Loop, Manifest, PartEntry
+from edgetam_pl.export.parts import Backend, Part, Program, Saved
+from edgetam_pl.model.track_anything import TrackAnything
+
+REPORT = "export_report.json"
+NOT_ON_APPLE = "not run on Apple hardware"
+VISIBLE_BIAS = 5.0
+"""Presence bias of weights=random: a model that sees nothing would compare nothing."""
+
+Note = Callable[[str], None]
+
+
+class ExportRefused(ValueError):
+    """The gate did not pass; nothing was written under the final name."""
+
+    def __init__(self, message: str, report: ExportReport) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+@dataclass(frozen=True)
+class PackageRow:
+    """One package in the report."""
+
+    name: str
+    file: str
+    bytes: int
+
+
+@dataclass
+class ExportReport:
+    """What an export did. `passed` is False only in reports of refused exports."""
+
+    out: str
+    backend: str
+    precision: str
+    passed: bool
+    packages: list[PackageRow]
+    seconds: dict[str, float]
+    """Wall-clock seconds of each step."""
+    peak_rss_mb: float
+    failures: list[str]
+    worst: dict[str, dict[str, Any]]
+    """Of each part and quantity, the number nearest to its bound."""
+    frames: list[FrameRow] = field(default_factory=list)
+    estimate: dict[str, Any] = field(default_factory=dict)
+    apple_hardware: str = NOT_ON_APPLE
+
+    def table(self) -> str:
+        """For people."""
+        lines = [f"{'package':<28} {'MB':>7}"]
+        lines += [f"{row.name:<28} {row.bytes / 1e6:>7.2f}" for row in self.packages]
+        lines.append(f"{'total':<28} {sum({row.file: row.bytes for row in self.packages}.values()) / 1e6:>7.2f}")
+        lines += ["", f"{'gate':<74} {'worst':>10} {'bound':>10}"]
+        for key, row in self.worst.items():
+            mark = "" if row["ok"] else "  <- refused"
+            lines.append(f"{key:<74} {row['value']:>10.4g} {row['bound']:>10.4g}{mark}")
+        lines.append("")
+        lines.append("seconds: " + ", ".join(f"{step} {seconds:.1f}" for step, seconds in self.seconds.items()))
+        lines.append(
+            f"Core ML itself: {self.apple_hardware}" if self.backend == "coreml" else f"phone: {self.apple_hardware}"
+        )
+        return "\n".join(lines)
+
+
+def run(cfg: ExportConfig) -> ExportReport:
+    """Export the model that `cfg` names, print the report, and return it.
+
+    Raises:
+        ValueError: no or unsuitable weights, an unwritable folder, an unsupported target, missing extras.
+        ExportRefused: the gate did not pass.
+    """
+    model, checkpoint, digest = load(cfg)
+    report = export_packages(model, Path(cfg.out), cfg, checkpoint=checkpoint, checkpoint_sha256=digest, note=_tell)
+    print(report.table())
+    print(f"packages: {report.out}")
+    return report
+
+
+def load(cfg: ExportConfig) -> tuple[TrackAnything, str, str]:
+    """The model of `cfg` with its weights, the checkpoint's name and its sha256."""
+    if not cfg.weights:
+        raise ValueError("weights is empty; name a checkpoint (weights=run/last.ckpt), or use weights=random.")
+    model_cfg = dataclasses.replace(cfg.model, image_size=cfg.size or cfg.model.image_size)
+    torch.manual_seed(cfg.seed)
+    model = build_model(model_cfg)
+    if cfg.weights == "random":
+        with torch.no_grad():
+            model.mask_decoder.presence_head.layers[-1].bias.fill_(VISIBLE_BIAS)
+        return model.eval(), "random", ""
+    from edgetam_pl.weights import load_into
+
+    load_into(model, cfg.weights)
+    with open(cfg.weights, "rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return model.eval(), Path(cfg.weights).name, digest
+
+
+def export_packages(
+    model: TrackAnything,
+    out: str | Path,
+    cfg: ExportConfig,
+    *,
+    checkpoint: str = "",
+    checkpoint_sha256: str = "",
+    note: Note = lambda text: None,
+) -> ExportReport:
+    """Convert, load back, compare, and only then give the folder its name.
+
+    Args:
+        model: any TrackAnything; it is copied, never changed.
+        out: the folder to write. What an earlier export left there is replaced, if this one passes.
+        note: is told what is going on.
+
+    Raises:
+        ValueError: the target, the folder or the model is unsuitable.
+        ExportRefused: a comparison failed; `out` is as it was before, and `<out>.refused.json` holds the numbers.
+    """
+    out = Path(out)
+    backend = backend_of(cfg.backend)
+    precision = backend.precision(cfg)
+    _check_folder(out)
+    clock = _Clock()
+    original = prepared_reference(model)
+    parts = flatten(prepared(model, fused_attention=cfg.attention == "fused"), cfg)
+    loop = loop_of(original, cfg)
+    by_role = {part.role: part for part in parts}
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as draft_name:
+        draft = Path(draft_name) / out.name
+        draft.mkdir()
+        verdict = Verdict()
+        note("adapters against the model")
+        verdict += list(compare_verbs(original, by_role, loop, cfg.gate))
+        clock.lap("adapters")
+        note("converting")
+        saved = backend.convert(parts, draft, cfg)
+        clock.lap("convert")
+        frames = gate(original, by_role, backend, saved, loop, cfg, precision, verdict, note)
+        clock.lap("gate")
+        report = _report(out, cfg, precision, saved, verdict, frames, clock)
+        if not verdict.ok:
+            refused = out.with_name(out.name + ".refused.json")
+            _write_json(refused, dataclasses.asdict(report))
+            raise ExportRefused(_refusal(verdict.failures, refused), report)
+        contract.write(_manifest(cfg, precision, saved, loop, draft, checkpoint, checkpoint_sha256, report), draft)
+        clock.lap("write")
+        report.seconds = clock.laps
+        _write_json(draft / REPORT, dataclasses.asdict(report))
+        _give_name(draft, out)
+    return report
+
+
+def gate(
+    model: TrackAnything,
+    parts: Mapping[str, Part],
+    backend: Backend,
+    saved: Sequence[Saved],
+    loop: Loop,
+    cfg: ExportConfig,
+    precision: str,
+    verdict: Verdict,
+    note: Note,
+) -> list[FrameRow]:
+    """Judge saved programs: part by part, over rollouts, and by their largest activations. Returns the rollouts' rows."""
+    tolerance = tolerance_of(cfg, precision)
+    clip = draw(max(cfg.gate.short_frames, 3), loop.size, seed=cfg.gate.seed)
+    note("part by part")
+    programs = {each.part.role: backend.load(each, rounded=True) for each in saved}
+    verdict += list(compare_parts(parts, programs, loop, clip, tolerance, label=precision))
+    measures, rows = compare_rollouts(model, parts, programs, loop, cfg.gate, tolerance, note=note)
+    verdict += measures
+    verdict += list(largest_activations(parts, programs, bound=cfg.gate.largest))
+    return rows
+
+
+def tolerance_of(cfg: ExportConfig, precision: str) -> Tolerance:
+    """The bounds that this kind of export has to keep."""
+    if cfg.compression in ("int8", "palette8"):
+        return cfg.gate.eight_bits
+    if cfg.compression != "none":
+        return cfg.gate.few_bits
+    return cfg.gate.exact if precision == "fp32" else cfg.gate.half
+
+
+def prepared_reference(model: TrackAnything) -> TrackAnything:
+    """The model as it is, in eval mode and fp32 on the CPU: what everything is compared with."""
+    import copy
+
+    return copy.deepcopy(model).float().cpu().eval()
+
+
+def _check_folder(out: Path) -> None:
+    """Refuse early what would fail late."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out={out} is a file; name a folder.")
+    if out.is_dir() and any(out.iterdir()) and not (out / contract.FILE).is_file():
+        raise ValueError(f"out={out} holds files that no export wrote; name another folder, or empty it.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"out={out} cannot be written ({error.strerror}); choose a folder that you may write to."
+        ) from error
+
+
+def _give_name(draft: Path, out: Path) -> None:
+    """The finished folder takes its place; what was there goes only after the new one has arrived."""
+    if not out.exists():
+        os.replace(draft, out)
+        return
+    old = draft.parent / "replaced"
+    os.replace(out, old)
+    os.replace(draft, out)
+    shutil.rmtree(old)
+
+
+def _refusal(failures: Sequence[Measure], refused: Path) -> str:
+    shown = "\n".join(f"  {measure}" for measure in failures[:8])
+    more = f"\n  and {len(failures) - 8} more" if len(failures) > 8 else ""
+    return (
+        f"the gate refused the export: {len(failures)} comparisons failed. Nothing was written under the final name; "
+        f"all numbers are in {refused}.\n{shown}{more}"
+    )
+
+
+def _report(
+    out: Path,
+    cfg: ExportConfig,
+    precision: str,
+    saved: Sequence[Saved],
+    verdict: Verdict,
+    frames: Sequence[FrameRow],
+    clock: _Clock,
+) -> ExportReport:
+    worst = {
+        key: {"value": m.value, "bound": m.bound, "ok": m.ok, "where": m.where} for key, m in sorted(verdict.worst().items())
+    }
+    return ExportReport(
+        out=str(out),
+        backend=cfg.backend,
+        precision=precision,
+        passed=verdict.ok,
+        packages=[PackageRow(each.part.name, each.path.name, contract.bytes_of(each.path)) for each in saved],
+        seconds=clock.laps,
+        peak_rss_mb=_peak_rss_mb(),
+        failures=[str(measure) for measure in verdict.failures],
+        worst=worst,
+        frames=list(frames),
+    )
+
+
+def _manifest(
+    cfg: ExportConfig,
+    precision: str,
+    saved: Sequence[Saved],
+    loop: Loop,
+    folder: Path,
+    checkpoint: str,
+    checkpoint_sha256: str,
+    report: ExportReport,
+) -> Manifest:
+    entries = []
+    for each in saved:
+        part = each.part
+        entries.append(
+            PartEntry(
+                name=part.name,
+                role=part.role,
+                file=str(each.path.relative_to(folder)),
+                function=each.function,
+                compute_units=part.compute_units,
+                bytes=contract.bytes_of(each.path),
+                sha256=contract.sha256_of(each.path),
+                inputs=tuple(FeatureEntry(f.name, f.shape, f.dtype(precision), f.meaning) for f in part.inputs),
+                outputs=tuple(FeatureEntry(f.name, f.shape, f.dtype(precision), f.meaning) for f in part.outputs),
+            )
+        )
+    return Manifest(
+        format=contract.FORMAT,
+        name=cfg.name,
+        backend=cfg.backend,
+        precision=precision,
+        system=cfg.system if cfg.backend == "coreml" else "",
+        attention=cfg.attention,
+        compression=cfg.compression,
+        loop=loop,
+        parts=tuple(entries),
+        rules=contract.RULES,
+        model=dataclasses.asdict(cfg.model),
+        checkpoint=checkpoint,
+        checkpoint_sha256=checkpoint_sha256,
+        versions=versions(),
+        thresholds=dataclasses.asdict(cfg.gate),
+        parity=report.worst,
+        estimate=report.estimate,
+        apple_hardware=report.apple_hardware,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Of everything that had a hand in an export."""
+    found = {"edgetam_pl": __version__, "python": platform.python_version()}
+    for name in ("torch", "numpy", "timm", "coremltools", "onnx", "onnxruntime"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name] = round(now - self._last, 2)
+        self._last = now
+
+
+def _peak_rss_mb() -> float:
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10), 1)
+
+
+def _write_json(path: Path, data: Any) -> None:
+    draft = path.with_name(path.name + ".tmp")
+    draft.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    os.replace(draft, path)
+
+
+def _tell(text: str) -> None:
+    print(f"export: {text}", flush=True)
+
+
+__all__ = ["ExportRefused", "ExportReport", "Program", "export_packages", "load", "run"]
