@@ -1,0 +1,162 @@
+"""What is evaluated: a clip at its native size, with named objects and the frames on which their truth is known.
+
+Nothing is read before it is asked for, and nothing is kept: a clip of an hour costs no more memory than a clip of a second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Frame = NDArray[np.uint8]
+"""(H, W, 3) RGB."""
+Masks = NDArray[np.bool_]
+"""(O, H, W)."""
+
+
+@dataclass(frozen=True)
+class ClipObject:
+    """One object of a clip."""
+
+    name: str
+    """As the data set calls it: "1" in a palette, "000" in a folder."""
+    start: int
+    """The frame it is prompted on: its first frame with truth that shows it."""
+    annotated: tuple[int, ...]
+    """Frames whose truth is known, in order. One alone means that the truth is hidden, and nothing can be scored."""
+    group: str = ""
+    """seen | unseen, where the data set distinguishes them."""
+
+
+class FrameSource(Protocol):
+    """Where frames come from."""
+
+    @property
+    def stems(self) -> Sequence[str]:
+        """T names of the frames, as their files are called."""
+        ...
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Native (H, W) in pixels."""
+        ...
+
+    def read(self, t: int) -> Frame:
+        """Frame t, (H, W, 3) uint8 RGB."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Changes when the frames do."""
+        ...
+
+
+class TruthSource(Protocol):
+    """Where masks come from."""
+
+    @property
+    def objects(self) -> Sequence[ClipObject]:
+        """O objects, in the order of the masks."""
+        ...
+
+    def read(self, t: int) -> Masks:
+        """Masks of all objects on frame t, (O, H, W); empty where an object has no truth on that frame."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Changes when the masks or the names of the objects do."""
+        ...
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video, or an image as a video of one frame.
+
+    >>> clip = Clip.of_arrays("toy", np.zeros((3, 8, 8, 3), np.uint8), np.ones((3, 1, 8, 8), bool))
+    >>> clip.num_frames, clip.size, [o.start for o in clip.objects]
+    (3, (8, 8), [0])
+    """
+
+    name: str
+    """Unique in its data set."""
+    frames: FrameSource
+    truths: TruthSource
+
+    @classmethod
+    def of_arrays(cls, name: str, frames: NDArray[np.uint8], masks: NDArray[np.bool_]) -> Clip:
+        """A clip in memory: frames (T, H, W, 3) uint8 RGB and masks (T, O, H, W) bool, which may overlap.
+
+        Raises:
+            ValueError: the shapes do not fit one another.
+        """
+        if frames.ndim != 4 or masks.ndim != 4 or frames.shape[:3] != (len(masks), *masks.shape[2:]) or not len(frames):
+            raise ValueError(
+                f"Clip {name}: frames of {frames.shape} and masks of {masks.shape}; "
+                f"expected (T, H, W, 3) and (T, O, H, W) with one T, H and W."
+            )
+        return cls(name, ArrayFrames(frames), ArrayTruths(masks))
+
+    @property
+    def stems(self) -> Sequence[str]:
+        return self.frames.stems
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.frames.stems)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.frames.size
+
+    @property
+    def objects(self) -> Sequence[ClipObject]:
+        return self.truths.objects
+
+    def fingerprint(self) -> str:
+        """Hash of all that could change a score: names, frames and masks."""
+        said = "\n".join([self.name, *self.stems, self.frames.fingerprint(), self.truths.fingerprint()])
+        return hashlib.sha256(said.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class ArrayFrames:
+    """Frames (T, H, W, 3) in memory."""
+
+    pixels: NDArray[np.uint8]
+
+    @property
+    def stems(self) -> tuple[str, ...]:
+        return tuple(f"{t:05d}" for t in range(len(self.pixels)))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.pixels.shape[1], self.pixels.shape[2]
+
+    def read(self, t: int) -> Frame:
+        return self.pixels[t]
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(np.ascontiguousarray(self.pixels)).hexdigest()
+
+
+@dataclass(frozen=True)
+class ArrayTruths:
+    """Masks (T, O, H, W) in memory, known on every frame. An object that never shows starts on frame 0, unseen."""
+
+    masks: NDArray[np.bool_]
+
+    @property
+    def objects(self) -> tuple[ClipObject, ...]:
+        visible = self.masks.any(axis=(2, 3))  # (T, O)
+        every = tuple(range(len(self.masks)))
+        return tuple(ClipObject(str(o + 1), int(visible[:, o].argmax()), every) for o in range(self.masks.shape[1]))
+
+    def read(self, t: int) -> Masks:
+        return self.masks[t]
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(str(self.masks.shape).encode() + np.packbits(self.masks).tobytes()).hexdigest()

@@ -1,0 +1,110 @@
+"""Pictures of an evaluation: frame, truth, prediction and error side by side, one row a chosen frame."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetam_pl.evaluation.clips import Clip, Frame, Masks
+
+PANEL = 240
+"""Width of one panel in pixels."""
+_GAP = 4
+_QUALITY = 82
+_COLOURS = np.array(
+    [
+        (230, 60, 60),
+        (50, 160, 240),
+        (80, 190, 80),
+        (245, 170, 30),
+        (170, 90, 220),
+        (20, 190, 180),
+        (240, 110, 190),
+        (150, 130, 60),
+    ],
+    dtype=np.uint8,
+)
+_MISSED, _EXTRA = (40, 120, 255), (255, 70, 40)
+"""Colours of the error panel: truth that was not found, and what was found where nothing is."""
+
+
+@dataclass
+class KeptMasks:
+    """Predictions of a sequence until its pictures are drawn: a bit a pixel, compressed."""
+
+    _packed: dict[int, tuple[tuple[int, ...], bytes]] = field(default_factory=dict)
+
+    def keep(self, t: int, masks: Masks) -> None:
+        """Keep (O, H, W) of frame t, in place of what was kept of it."""
+        self._packed[t] = masks.shape, zlib.compress(np.packbits(masks).tobytes(), 1)
+
+    def read(self, t: int) -> Masks:
+        shape, packed = self._packed[t]
+        bits = np.unpackbits(np.frombuffer(zlib.decompress(packed), np.uint8), count=int(np.prod(shape)))
+        return bits.astype(bool).reshape(shape)
+
+    @property
+    def frames(self) -> tuple[int, ...]:
+        return tuple(sorted(self._packed))
+
+
+def strip(clip: Clip, kept: KeptMasks, chosen: dict[int, str]) -> bytes:
+    """A JPEG with a row for each chosen frame; `chosen` gives frame numbers and captions."""
+    rows = [row(clip.frames.read(t), clip.truths.read(t), kept.read(t), caption=said) for t, said in sorted(chosen.items())]
+    return encode_jpeg(np.concatenate([part for line in rows for part in (line, _band(line))][:-1]))
+
+
+def row(frame: Frame, truth: Masks, prediction: Masks, *, caption: str = "") -> NDArray[np.uint8]:
+    """Frame, truth, prediction and error of (H, W, 3) and two (O, H, W), side by side."""
+    height, width = frame.shape[:2]
+    size = (PANEL, max(round(PANEL * height / width), 1))
+    small = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+    shown, found = _small(truth, size), _small(prediction, size)
+    plain = small.copy()
+    cv2.putText(plain, caption, (6, size[1] - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 3, cv2.LINE_AA)
+    cv2.putText(plain, caption, (6, size[1] - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1, cv2.LINE_AA)
+    panels = [plain, overlay(small, shown), overlay(small, found), _error(small, shown, found)]
+    gap = np.full((size[1], _GAP, 3), 255, np.uint8)
+    return np.concatenate([part for panel in panels for part in (panel, gap)][:-1], axis=1)
+
+
+def overlay(frame: Frame, masks: Masks, *, strength: float = 0.5) -> NDArray[np.uint8]:
+    """Masks (O, H, W) in colour over the frame, with outlines."""
+    painted = frame.astype(np.float32)
+    for index, mask in enumerate(masks):
+        painted[mask] = (1 - strength) * painted[mask] + strength * _COLOURS[index % len(_COLOURS)]
+    result = painted.astype(np.uint8)
+    for index, mask in enumerate(masks):
+        outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(result, outlines, -1, _COLOURS[index % len(_COLOURS)].tolist(), 1)
+    return result
+
+
+def encode_jpeg(picture: NDArray[np.uint8]) -> bytes:
+    """(H, W, 3) RGB as a JPEG."""
+    done, encoded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    assert done, "a picture of at least one pixel can be encoded"
+    return encoded.tobytes()
+
+
+def _error(frame: Frame, truth: Masks, prediction: Masks) -> NDArray[np.uint8]:
+    """The frame in grey, with what was missed and what was too much of any object."""
+    grey = cv2.cvtColor(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    result = (grey * 0.45 + 40).astype(np.uint8)
+    result[(prediction & ~truth).any(axis=0)] = _EXTRA
+    result[(truth & ~prediction).any(axis=0)] = _MISSED
+    return result
+
+
+def _small(masks: Masks, size: tuple[int, int]) -> Masks:
+    """(O, H, W) at the size (w, h) of a panel; a pixel is set where at least half of it was."""
+    shrunk = [cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA) >= 0.5 for mask in masks]
+    return np.stack(shrunk) if shrunk else np.zeros((0, size[1], size[0]), dtype=bool)
+
+
+def _band(line: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.full((_GAP, line.shape[1], 3), 255, np.uint8)

@@ -1,0 +1,114 @@
+"""Semi-supervised VOS in one call: masks of first frames in, J&F out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+
+from edgetam_pl.evaluation.clips import Clip
+from edgetam_pl.evaluation.datasets import open_data
+from edgetam_pl.evaluation.eyes import EvaluatedModel, Eyes, Precision, evaluating
+from edgetam_pl.evaluation.pictures import KeptMasks, strip
+from edgetam_pl.evaluation.protocols import Answer, follow, repeat
+from edgetam_pl.evaluation.report import Report, Sequence
+from edgetam_pl.evaluation.scoring import ObjectScore, ScoreRule, Tally
+
+__all__ = ["Clip", "Report", "clips_of", "evaluate_vos", "repeat_first_mask"]
+
+
+def evaluate_vos(
+    model: EvaluatedModel,
+    clips: Iterable[Clip],
+    *,
+    title: str = "vos",
+    device: torch.device | str = "cpu",
+    autocast: torch.dtype | None = None,
+    skip_first_and_last: bool = True,
+    non_overlap: bool = True,
+    pictures: bool = True,
+) -> Report:
+    """Follow every object of every clip from its first mask, and score it (DAVIS 2017 rule).
+
+    Args:
+        model: on `device` already. It is put in evaluation mode, and back as it was.
+        clips: read one after another; one is in memory at a time.
+        autocast: bfloat16 as in published results, or None.
+        skip_first_and_last: leave out the given frame and the last one.
+        non_overlap: a pixel belongs to one object at most.
+        pictures: draw frame, truth, prediction and error of each clip.
+    """
+    precision = Precision(torch.device(device), autocast)
+    rule = ScoreRule(skip_first_and_last=skip_first_and_last)
+    with evaluating(model):
+        return collect(
+            title,
+            (
+                evaluate_clip(
+                    clip, follow(Eyes(model, clip, precision), clip, non_overlap=non_overlap), rule, pictures=pictures
+                )
+                for clip in clips
+            ),
+        )
+
+
+def clips_of(root: str, *, limit: int = 0, size: int = 128) -> list[Clip]:
+    """Clips of a DAVIS-like folder, or generated ones of `size` pixels for toy[:seed[:clips]]. Frames of a folder are read
+    when asked for.
+
+    Raises:
+        ValueError: no such folder, or no sequence in it.
+    """
+    return list(open_data("folder", root, limit=limit, toy_size=size))
+
+
+def repeat_first_mask(clips: Iterable[Clip], *, skip_first_and_last: bool = True, pictures: bool = True) -> Report:
+    """The score of no tracker at all: each object's first mask, repeated on every frame."""
+    rule = ScoreRule(skip_first_and_last=skip_first_and_last)
+    return collect("repeat", (evaluate_clip(clip, repeat(clip), rule, pictures=pictures) for clip in clips))
+
+
+def evaluate_clip(
+    clip: Clip,
+    answers: Iterator[Answer],
+    rule: ScoreRule,
+    *,
+    pictures: bool = True,
+    export: Callable[[Answer], None] | None = None,
+) -> tuple[Sequence, tuple[ObjectScore, ...]]:
+    """Take the answers to one clip, score and draw them."""
+    tally, kept = Tally(clip, rule), KeptMasks()
+    started = time.perf_counter()
+    for answer in answers:
+        tally.add(answer)
+        if pictures and len(answer.objects) == len(clip.objects):
+            kept.keep(answer.t, answer.masks)
+        if export is not None:
+            export(answer)
+    seconds = time.perf_counter() - started
+    rows = tally.rows()
+    picture = strip(clip, kept, _telling_frames(clip, rows)) if pictures and rows and kept.frames else None
+    return Sequence(clip.name, clip.num_frames, len(clip.objects), seconds, picture), rows
+
+
+def collect(title: str, results: Iterable[tuple[Sequence, tuple[ObjectScore, ...]]]) -> Report:
+    """The report of clips evaluated one by one."""
+    done = list(results)
+    return Report(title, tuple(row for _, rows in done for row in rows), tuple(item for item, _ in done))
+
+
+def _telling_frames(clip: Clip, rows: tuple[ObjectScore, ...]) -> dict[int, str]:
+    """The first frame, the worst and the last of the scored ones, with captions."""
+    last_round = max(row.round for row in rows)
+    by_stem: dict[str, list[float]] = {}
+    for row in rows:
+        if row.round == last_round:
+            for stem, j in zip(row.stems, row.j):
+                by_stem.setdefault(stem, []).append(j)
+    means = {stem: sum(values) / len(values) for stem, values in by_stem.items()}
+    number = {stem: t for t, stem in enumerate(clip.stems)}
+    worst = min(means, key=lambda stem: means[stem])
+    ends = sorted(means, key=lambda stem: number[stem])
+    chosen = {ends[0]: "first", ends[-1]: "last", worst: "worst"}
+    return {number[stem]: f"{stem} {said} J {100 * means[stem]:.0f}" for stem, said in chosen.items()}
