@@ -43,7 +43,7 @@ COMMANDS: dict[str, Composed | Flagged] = {
         "train a model, alone or taught by another; continues where it stopped",
         config.TrainConfig,
         "edgetam_pl.training.fit",
-        "edgetam train stage=video model=edgetam model@teacher=sam2.1_hiera_base_plus teacher_weights=sam2.1_hiera_base_plus.pt",
+        "edgetam train stage=video model@teacher=sam2.1_hiera_base_plus teacher_weights=sam2.1_hiera_base_plus.pt",
     ),
 }
 
@@ -73,14 +73,22 @@ def main(argv: list[str] | None = None) -> int:
         print(f"edgetam {name}: {_missing(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"edgetam {name}: interrupted; the same command continues from the last checkpoint or finished part.", file=sys.stderr)
+        print(
+            f"edgetam {name}: interrupted; the same command continues from the last checkpoint or finished part.",
+            file=sys.stderr,
+        )
         return 130
 
 
 def overview() -> str:
     """What `edgetam --help` prints."""
     width = max(map(len, COMMANDS))
-    lines = [f"EdgeTAM-PL {edgetam_pl.__version__}: train, evaluate and ship EdgeTAM.", "", "edgetam COMMAND --help tells more.", ""]
+    lines = [
+        f"EdgeTAM-PL {edgetam_pl.__version__}: train, evaluate and ship EdgeTAM.",
+        "",
+        "edgetam COMMAND --help tells more.",
+        "",
+    ]
     for kind, title in ((Composed, "configured by key=value words"), (Flagged, "with flags")):
         lines.append(f"{title}:")
         lines += [f"  {name:<{width}}  {c.summary}" for name, c in COMMANDS.items() if isinstance(c, kind)]
@@ -124,7 +132,9 @@ def _help(name: str, command: Composed) -> str:
     from edgetam_pl.compose import CONFIGS, EXPERIMENTS
 
     lines = [f"edgetam {name}: {command.summary}", "", f"  {command.example}", ""]
-    lines.append(f"Words are key=value. Defaults: configs/{name}.yaml. --cfg job prints the composed configuration and stops.")
+    lines.append(
+        f"Words are key=value. Defaults: configs/{name}.yaml. --cfg job prints the composed configuration and stops."
+    )
     groups = _groups(CONFIGS / f"{name}.yaml")
     if groups:
         lines += ["", "Groups (group=choice):"]
@@ -149,7 +159,9 @@ def _keys(schema: type, *, prefix: str) -> list[str]:
         inner = _dataclass_of(field)
         default = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
         if inner is not None and not isinstance(default, list):
-            lines += _keys(inner, prefix=f"{prefix}{field.name}.") if default is not None else [f"  {prefix}{field.name}=null"]
+            lines += (
+                _keys(inner, prefix=f"{prefix}{field.name}.") if default is not None else [f"  {prefix}{field.name}=null"]
+            )
             continue
         shown = "[...]" if inner is not None else "null" if default is None else str(default) if default != "" else "''"
         lines.append(f"  {prefix}{field.name}={shown}")

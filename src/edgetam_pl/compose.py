@@ -19,6 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 EXPERIMENTS = ROOT / "experiments"
 
+_OPEN = ("trainer.", "model.trunk_args.", "teacher.trunk_args.")
+"""Arguments of other libraries have no schema here, so any of them may be added."""
+
 Schema = TypeVar("Schema")
 
 
@@ -50,7 +53,9 @@ def expand(overrides: list[str]) -> list[str]:
         else:
             words.append(word)
     # the arguments of other libraries have no schema here, so any of them may be added
-    return ["++" + word if word.startswith(("trainer.", "model.trunk_args.", "teacher.trunk_args.")) else word for word in words]
+    return [
+        "++" + word if word.startswith(("trainer.", "model.trunk_args.", "teacher.trunk_args.")) else word for word in words
+    ]
 
 
 def _overrides_of(path: Path, *, kind: str) -> list[str]:

@@ -1,0 +1,1 @@
+"""Training with Lightning: the only importer of lightning and wandb."""

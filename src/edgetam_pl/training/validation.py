@@ -1,0 +1,43 @@
+"""Evaluation during training: a few clips, first-frame masks, J&F, logged with pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from edgetam_pl.config import ValidationConfig
+from edgetam_pl.training.curves import STEP, write_line
+from edgetam_pl.training.distillation import Distillation
+from edgetam_pl.types import VideoBatch
+
+
+class EvaluateDuringTraining(L.Callback):
+    """Every `every` optimiser steps rank 0 tracks a few clips from their first mask; the others wait at the next step."""
+
+    def __init__(self, validation: ValidationConfig, folder: Path) -> None:
+        self.validation, self.folder, self.last = validation, folder, -1
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: VideoBatch, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, Distillation)
+        step = pl_module.steps_done
+        if step == self.last or step % self.validation.every or not trainer.is_global_zero:
+            return
+        self.last = step
+        from edgetam_pl.evaluation.vos import clips_of, evaluate_vos
+
+        model = pl_module.student
+        clips = clips_of(self.validation.root, size=batch.frames.shape[-1], limit=self.validation.clips)
+        was_training = [module for module in model.modules() if module.training]
+        model.eval()
+        report = evaluate_vos(model, clips, title=f"step {step}")
+        for module in was_training:
+            module.training = True
+        values = {"val/j": report.j, "val/f": report.f, "val/jf": report.jf}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_line(self.folder / "jf.jsonl", {STEP: step, **values})
+        for logger in trainer.loggers:
+            logger.log_metrics({STEP: float(step), **values})
