@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from edgetam_pl.config import ExportConfig
 from edgetam_pl.export.manifest import Loop
 from edgetam_pl.export.parts import UNUSED_LABEL, Feature, Part
-from edgetam_pl.model.attention import Attention, Keys, LandmarkAttention, WeightedSum
+from edgetam_pl.model.attention import Keys, LandmarkAttention, WeightedSum
+from edgetam_pl.model.fuse import fuse
 from edgetam_pl.model.image_encoder import FPN
 from edgetam_pl.model.mask_decoder import NUM_MASKS, Candidates
 from edgetam_pl.model.memory_attention import NUM_AGES
 from edgetam_pl.model.memory_encoder import MASK_OFFSET, MASK_SCALE
 from edgetam_pl.model.position import Rotation, sine_of_age
 from edgetam_pl.model.track_anything import TrackAnything
-from edgetam_pl.model.trunks import merge_branches
 from edgetam_pl.types import ABSENT_LOGIT, GIVEN_LOGIT
 
 HIDDEN = -1e4
@@ -45,15 +45,7 @@ def prepared(model: TrackAnything, *, fused_attention: bool = False) -> TrackAny
             "cross_attention=landmarks computes differently with one memory and with several, which programs of fixed shape "
             "cannot; export a model with cross_attention=full."
         )
-    model = copy.deepcopy(model).float().cpu().eval()
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    model.image_encoder.trunk = merge_branches(model.image_encoder.trunk)
-    if isinstance(model.image_encoder.neck, FPN):
-        model.image_encoder.neck.fold()
-    for block in model.memory_attention.modules():
-        if isinstance(block, Attention):
-            block.half_split()
+    model = fuse(copy.deepcopy(model).float().cpu())
     if not fused_attention:
         for module in list(model.modules()):
             for name, child in list(module.named_children()):
@@ -63,7 +55,7 @@ def prepared(model: TrackAnything, *, fused_attention: bool = False) -> TrackAny
 
 
 class SpeltOut(nn.Module):
-    """softmax(q k^T / sqrt(d) + bias) v as three operations: Core ML's fused one has been reported wrong (docs/export.md)."""
+    """softmax(q k^T / sqrt(d) + bias) v in steps: Core ML's fused operation has been reported wrong (docs/export.md)."""
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
         """As `WeightedSum`. The scale goes on the queries, which are fewer than the scores."""

@@ -1,4 +1,4 @@
-"""The formats that parts can be exported to. A new runtime is a class with the four members of `Backend`, and a line here."""
+"""The formats that parts can be exported to. A new runtime is a class with the members of `Backend`, and a line here."""
 
 from __future__ import annotations
 

@@ -367,7 +367,7 @@ class Reference:
 
     @torch.no_grad()
     def memorize(self, f16: Tensor, decoded: Decoded) -> Memory:
-        """From the answer's low-resolution logits, also where a mask was given: so do SAM 2's video predictor and the app."""
+        """From the answer's low-resolution logits, also where a mask was given: as SAM 2's video predictor and the app do."""
         return self.model.memorize(f16, decoded._replace(prompts=None))
 
     def _candidates(self, f_m: Tensor, features: ImageFeatures, prompts: Prompts | None) -> dict[str, Tensor]:

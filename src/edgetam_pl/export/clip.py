@@ -1,4 +1,4 @@
-"""The clip that every export is judged on: made from a seed, with occlusion, exit and re-entry; and what is said about it."""
+"""The clip that every export is judged on, made from a seed: occlusion, exit and re-entry; and what is said about it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Core ML: parts to `.mlpackage` folders, on any system. Conversion through torch.export; the traps are in docs/export.md."""
+"""Core ML: parts to `.mlpackage` folders, on any system, through torch.export; the traps are in docs/export.md."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def describe(model: Any, part: Part) -> None:
 
 
 def compress(model: Any, kind: str) -> Any:
-    """Weights of convolutions and linear layers at 8, 6 or 4 bits. Position tables stay as they are: they are not weights."""
+    """Weights of convolutions and linear layers at 8, 6 or 4 bits. Position tables stay: they are no weights."""
     if kind == "none":
         return model
     ct = coremltools()

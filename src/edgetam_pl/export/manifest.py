@@ -1,4 +1,4 @@
-"""The contract with the app, as JSON beside the packages: names, shapes, coordinates, bank policy, hashes, parity numbers."""
+"""The contract with the app, as JSON beside the packages: names, shapes, coordinates, bank policy, hashes, parity."""
 
 from __future__ import annotations
 
@@ -122,42 +122,53 @@ RULES = {
         "Stretch the frame to S x S, RGB, 0 ... 255 (Core ML: a CVPixelBuffer). Normalisation is inside ImageEncoder. "
         "Run ImageEncoder once per frame, whatever the number of objects."
     ),
-    "coordinates": "Points are (x, y) in pixels of the S x S frame, from its top left corner. Masks are logits at S/4; > 0 is the object.",
+    "coordinates": (
+        "Points are (x, y) in pixels of the S x S frame, from its top left corner. Masks are logits at S/4; above 0 "
+        "is the object."
+    ),
     "prompts": (
-        "labels: 1 foreground, 0 background, 2 and 3 box corners (top left, bottom right), -2 slot not in use. "
-        "A box takes two slots, and comes first. -1 is SAM's not-a-point token: pass it in slot 0, alone, when there are no points. "
-        "mask_input with has_mask=1: the previous logits of this object, clamped to +-32, when clicks correct an answer; else has_mask=0."
+        "labels: 1 foreground, 0 background, 2 and 3 box corners (top left, bottom right), -2 slot not in use. A box "
+        "takes two slots, and comes first. -1 is SAM's not-a-point token: pass it in slot 0, alone, when there are no "
+        "points. mask_input with has_mask=1: the previous logits of this object, clamped to +-32, when clicks correct "
+        "an answer; otherwise has_mask=0."
     ),
     "first_prompt": (
-        "A frame prompted before it was tracked starts afresh: PromptDecoder on image_embedding of ImageEncoder, no memory. "
-        "A correction of a tracked frame: PromptDecoder on image_embedding of TrackStep, all clicks so far, previous logits."
+        "A frame prompted before it was tracked starts afresh: PromptDecoder on image_embedding of ImageEncoder, no "
+        "memory. A correction of a tracked frame: PromptDecoder on image_embedding of TrackStep, all clicks so far, "
+        "previous logits."
     ),
     "choice": (
-        "PromptDecoder returns 4 masks. At most one label in use, counting a box as two: the one of masks 1 ... 3 with the highest "
-        "iou_scores. Otherwise mask 0. Take obj_ptrs at the same index. TrackStep has chosen already."
+        "PromptDecoder returns 4 masks. At most one label in use, counting a box as two: the one of masks 1 ... 3 "
+        "with the highest iou_scores. Otherwise mask 0. Take obj_ptrs at the same index. TrackStep has chosen "
+        "already."
     ),
     "presence": (
-        "obj_score <= 0: the object is not in the frame. Show nothing, and pass absent_logit everywhere as mask_logits to MemoryEncoder. "
-        "PromptDecoder's masks are raw; its pointers, and everything that TrackStep returns, already take absence into account."
+        "obj_score <= 0: the object is not in the frame. Show nothing, and pass absent_logit everywhere as "
+        "mask_logits to MemoryEncoder. PromptDecoder's masks are raw; its pointers, and everything that TrackStep "
+        "returns, already take absence into account."
     ),
     "mask_prompt": (
-        "A given mask M (S x S, 0 or 1) is the answer: logits are given_logit * (2 M - 1), resized to S/4 (antialiased bilinear). "
-        "Its pointer: PromptDecoder on vision_features, labels -1, -2, -2 ..., has_mask=1, mask_input = M convolved with mask_kernel "
-        "(4 x 4, stride 4) plus mask_bias; obj_ptrs[0]. If M is empty: absent_pointer."
+        "A given mask M (S x S, 0 or 1) is the answer: logits are given_logit * (2 M - 1), resized to S/4 "
+        "(antialiased bilinear). Its pointer: PromptDecoder on vision_features, labels -1, -2, -2 ..., has_mask=1, "
+        "mask_input = M convolved with mask_kernel (4 x 4, stride 4) plus mask_bias; obj_ptrs[0]. If M is empty: "
+        "absent_pointer."
     ),
     "memory": (
-        "After a prompted or corrected frame: MemoryEncoder on vision_features and the answer's logits. After a tracked frame: memory_out "
-        "of TrackStep. binarize=1 is SAM 2's demo setting for prompted frames; its benchmarks, and the parity numbers here, use 0."
+        "After a prompted or corrected frame: MemoryEncoder on vision_features and the answer's logits. After a "
+        "tracked frame: memory_out of TrackStep. binarize=1 is SAM 2's demo setting for prompted frames; its "
+        "benchmarks, and the parity numbers here, use 0."
     ),
     "bank": (
-        "Per object: num_memories slots and num_pointers slots, in any order; attention does not see the order. To store frame t: its own slot "
-        "if it has one, else an empty slot, else the slot of the farthest unprompted frame. At frame t, memory_age is 0 for prompted frames, "
-        "t - i for unprompted frame i if 1 <= t - i <= recent_memories, else -1. obj_ptr_valid is 1 for prompted frames i <= t and for "
-        "unprompted frames with 1 <= t - i <= recent_pointers, else 0. What an unused slot holds does not matter, as long as it is finite. "
-        "Tracking backwards: mirror the signs. More prompted frames than slots: keep the nearest."
+        "Per object: num_memories slots and num_pointers slots, in any order; attention does not see the order. To "
+        "store frame t: its own slot if it has one, else an empty slot, else the slot of the farthest unprompted "
+        "frame, else (t prompted) that of the farthest prompted frame. At frame t, memory_age is 0 for prompted "
+        "frames, t - i for an unprompted frame i if 1 <= t - i <= recent_memories, else -1. obj_ptr_valid is 1 for "
+        "prompted frames i <= t and for unprompted frames with 1 <= t - i <= recent_pointers, else 0. What an unused "
+        "slot holds does not matter, as long as it is finite. Tracking backwards: mirror the signs."
     ),
-    "pointer_ages": "Only if pointer_ages: obj_ptr_age is t - i, signed, in frames; mirrored when tracking backwards.",
+    "pointer_ages": "Only if pointer_ages is true: obj_ptr_age is t - i, signed, in frames; mirrored when tracking backwards.",
 }
+"""The loop in words. The client in `client.py` is the same, executable."""
 
 
 def write(manifest: Manifest, folder: Path) -> Path:
