@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Self
 
 import av
 import cv2
@@ -21,9 +21,13 @@ import torch
 from av.container import InputContainer
 from torch import Tensor
 
+from edgetam_pl.evaluation.label_png import davis_palette, read_labels
 from edgetam_pl.tracking.frames import EndOfVideo, Frames
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+PALETTE = 3
+"""Colour type of a PNG whose pixels are numbers of colours."""
+
 FILLED_LOGIT = 0.1
 """Logit that a filled hole gets (SAM 2 release)."""
 
@@ -258,42 +262,20 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def read_label_map(path: Path) -> np.ndarray:
-    """(H, W) uint8: object numbers of a palette PNG; of any other image, 1 where it is brighter than half."""
-    try:
-        with av.open(str(path)) as container:
-            frame = next(container.decode(video=0))
-            if frame.format.name == "pal8":
-                return frame.to_ndarray()[0]
-            grey = frame.to_ndarray(format="gray")
-    except (av.FFmpegError, StopIteration, IndexError) as error:
-        raise ValueError(f"{path} cannot be read as a mask ({error}); give a PNG, palette or black and white.") from error
-    # a file of object numbers without a palette is dark: its brightest value is the last object
-    threshold = 127 if grey.max() > 127 else 0
-    return (grey > threshold).astype(np.uint8)
+    """(H, W) uint8: object numbers of a PNG with a palette; of any other image, 1 where it is brighter than half.
 
-
-def write_label_map(path: Path, labels: np.ndarray) -> None:
-    """Write (H, W) object numbers 0 ... 255 as a palette PNG with DAVIS's colours."""
-    colours = np.full((256, 4), 255, dtype=np.uint8)  # alpha first
-    colours[:, 1:] = palette()
-    encoder = av.CodecContext.create("png", "w")
-    assert isinstance(encoder, av.VideoCodecContext)
-    encoder.height, encoder.width, encoder.pix_fmt, encoder.time_base = *labels.shape, "pal8", Fraction(1, 1)
-    frame = av.VideoFrame.from_ndarray(cast(Any, (labels.astype(np.uint8), colours)), format="pal8")
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(b"".join(bytes(packet) for packet in (*encoder.encode(frame), *encoder.encode(None))))
-    os.replace(part, path)
+    An image whose brightest value is below half is taken for object numbers without colours.
+    """
+    content = path.read_bytes()[:26] if path.is_file() else b""
+    if content[:8] == b"\x89PNG\r\n\x1a\n" and content[25:26] == bytes([PALETTE]):
+        return read_labels(path)
+    grey = cv2.cvtColor(read_image(path), cv2.COLOR_RGB2GRAY)
+    return (grey > 127).astype(np.uint8) if grey.max() > 127 else np.asarray(grey, dtype=np.uint8)
 
 
 def palette() -> np.ndarray:
-    """(256, 3) uint8 RGB: the PASCAL VOC and DAVIS colours; bit k of a number's three-bit digits goes to bit 7 - k."""
-    colours = np.zeros((256, 3), dtype=np.uint8)
-    for number in range(256):
-        for bit in range(8):
-            digit = number >> 3 * bit
-            for channel in range(3):
-                colours[number, channel] |= (digit >> channel & 1) << 7 - bit
-    return colours
+    """(256, 3) uint8 RGB: DAVIS's colours."""
+    return np.frombuffer(davis_palette(), dtype=np.uint8).reshape(256, 3)
 
 
 def overlay(frame: np.ndarray, labels: np.ndarray, *, opacity: float = 0.5) -> np.ndarray:
