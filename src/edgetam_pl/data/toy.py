@@ -132,9 +132,7 @@ class _Thing:
         return np.column_stack([linear, offset])
 
 
-def _paint_masks(
-    things: list[_Thing], t: int, height: int, width: int, shift: tuple[float, float]
-) -> NDArray[np.bool_]:
+def _paint_masks(things: list[_Thing], t: int, height: int, width: int, shift: tuple[float, float]) -> NDArray[np.bool_]:
     """Visible masks (O, H, W) at time t."""
     masks = np.empty((len(things), height, width), bool)
     for i, thing in enumerate(things):

@@ -1,0 +1,448 @@
+"""`edgetam shards`: a data set becomes shards. Parallel, resumable, the same result for the same settings.
+
+The videos are put in an order that follows from the seed and cut into groups; each group is one shard, made by one
+process with one frame in hand at a time. A shard that is there is never made again. Several machines work through
+SLURM job arrays (submitit): shards are independent of one another, so an array needs no head node, no daemon and no
+scheduler of ours, and a job that is killed or requeued continues by itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+import edgetam_pl
+from edgetam_pl.config import ShardsConfig
+from edgetam_pl.data import rle
+from edgetam_pl.data import sample as schema
+from edgetam_pl.data.faults import BadSampleError, Cause
+from edgetam_pl.data.readers import Frame, Reader, open_reader
+from edgetam_pl.data.sample import Header, Sample
+from edgetam_pl.data.shards import (
+    MANIFEST,
+    Index,
+    Manifest,
+    ShardWriter,
+    index_name,
+    read_manifest,
+    record_of,
+    write_whole,
+)
+
+GROUP = {"video": 16, "image": 1000}
+"""Videos or images of one shard: a few hundred megabytes."""
+_CONTENT = (
+    *("source", "root", "name", "split", "annotations", "every", "window", "stride", "group", "short_side", "quality"),
+    *("chroma", "max_area", "limit", "seed"),
+)
+_TOY = ("clips", "frames", "size", "objects")
+"""Settings that decide what is in the shards. The others only say how they are made."""
+
+
+def run(cfg: ShardsConfig) -> int:
+    """Build the shards of `cfg.source` in `cfg.out`; 0 when at least one sample was written.
+
+    Raises:
+        ValueError: the folder is not what the source expects, a setting makes no sense, or `out` holds other shards.
+        DiskFullError: with what to do.
+    """
+    _check(cfg)
+    out = Path(cfg.out)
+    plan = Plan.of(cfg, open_reader(cfg))
+    if (out / MANIFEST).is_file():
+        old = read_manifest(str(out))
+        if old.settings != plan.settings:
+            raise ValueError(_other_settings(out, old.settings, plan.settings))
+        print(f"{out}: finished before: {_summary(old)}")
+        return 0
+    out.mkdir(parents=True, exist_ok=True)
+    _claim(out, plan)
+    if cfg.launcher == "slurm":
+        _on_slurm(cfg, plan)
+    else:
+        _here(cfg, plan, range(len(plan.groups)))
+    manifest = _collect(out, plan)
+    print(f"{out}: {_summary(manifest)}")
+    if not manifest.samples:
+        raise ValueError(
+            f"Not one sample could be made of {cfg.root or cfg.source}: {_skips(manifest.skipped)}. "
+            f"{' '.join(_notes(out, plan))} Nothing to train on was written; correct the folder and build into a new one."
+        )
+    return 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which videos make which shard, and the settings this depends on."""
+
+    kind: str
+    groups: tuple[tuple[str, ...], ...]
+    settings: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:16]
+
+    @staticmethod
+    def of(cfg: ShardsConfig, reader: Reader) -> Plan:
+        names = reader.items()
+        order = np.random.default_rng(cfg.seed).permutation(len(names))
+        chosen = [names[i] for i in order][: cfg.limit or None]
+        size = cfg.group or GROUP[reader.kind]
+        groups = tuple(tuple(chosen[first : first + size]) for first in range(0, len(chosen), size))
+        values = dataclasses.asdict(cfg)
+        kept = _CONTENT + (_TOY if cfg.source == "toy" else ())
+        return Plan(reader.kind, groups, {key: values[key] for key in kept})
+
+    def shard(self, number: int) -> str:
+        return f"shard-{number:06d}.tar"
+
+
+def _check(cfg: ShardsConfig) -> None:
+    wrong = {
+        f"window={cfg.window}: a window has 1 to {schema.MAX_FRAMES} frames": not 1 <= cfg.window <= schema.MAX_FRAMES,
+        f"stride={cfg.stride}: windows start 1 to window={cfg.window} frames apart": not 1 <= cfg.stride <= cfg.window,
+        f"quality={cfg.quality}: JPEG quality is 1 to 100": not 1 <= cfg.quality <= 100,
+        f"chroma={cfg.chroma}: use 420, 422 or 444": cfg.chroma not in {"420", "422", "444"},
+        f"launcher={cfg.launcher}: use local or slurm": cfg.launcher not in {"local", "slurm"},
+        f"every={cfg.every}: use 1 or more": cfg.every < 1,
+        f"max_area={cfg.max_area}: a share between 0 and 1": not 0 < cfg.max_area <= 1,
+    }
+    for message, found in wrong.items():
+        if found:
+            raise ValueError(message + ".")
+
+
+def _claim(out: Path, plan: Plan) -> None:
+    """Leave the settings in the folder before the first shard, so that other settings are refused at once."""
+    path = out / "settings.json"
+    if path.is_file():
+        old = json.loads(path.read_text())
+        if old != plan.settings:
+            raise ValueError(_other_settings(out, old, plan.settings))
+    else:
+        write_whole(path, json.dumps(plan.settings, indent=1).encode())
+
+
+def _other_settings(out: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    keys = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+    told = ", ".join(f"{key} {old.get(key)!r} there, {new.get(key)!r} now" for key in keys)
+    return f"{out} holds shards of other settings ({told}). Build into another folder, or remove that one."
+
+
+def finished(out: Path, plan: Plan, number: int) -> bool:
+    """Is this shard there, whole, and of these settings? Its index is written last, so that looking at it is enough."""
+    path = out / index_name(plan.shard(number))
+    try:
+        index = Index.from_json(path.read_bytes(), name=path.name)
+        return index.settings == plan.fingerprint and (out / plan.shard(number)).stat().st_size == index.bytes
+    except (FileNotFoundError, BadSampleError):
+        return False
+
+
+def _here(cfg: ShardsConfig, plan: Plan, numbers: Iterable[int]) -> None:
+    """Build these shards with the processes of this machine."""
+    out = Path(cfg.out)
+    todo = [number for number in numbers if not finished(out, plan, number)]
+    done = sum(len(group) for group in plan.groups) - sum(len(plan.groups[number]) for number in todo)
+    processes = min(cfg.processes or os.cpu_count() or 1, max(len(todo), 1))
+    unit = "images" if plan.kind == "image" else "videos"
+    with tqdm(total=sum(map(len, plan.groups)), initial=done, unit=f" {unit}", desc=out.name, file=sys.stderr) as bar:
+        if processes == 1:
+            for number in todo:
+                for _ in build_shard(cfg, plan, number):
+                    bar.update()
+            return
+        with ProcessPoolExecutor(processes, mp_context=get_context("forkserver"), initializer=_quiet) as pool:
+            waiting = deque(todo)
+            running: dict[Future[int], int] = {}
+            try:
+                while waiting or running:
+                    while waiting and len(running) < 2 * processes:  # bounded: a million shards are no million futures
+                        number = waiting.popleft()
+                        running[pool.submit(_whole_shard, cfg, plan, number)] = number
+                    ended, _ = wait(running, return_when=FIRST_COMPLETED)
+                    for future in ended:
+                        running.pop(future)
+                        bar.update(future.result())
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+
+def _quiet() -> None:
+    cv2.setNumThreads(1)
+
+
+def _whole_shard(cfg: ShardsConfig, plan: Plan, number: int) -> int:
+    """Build one shard in a process of the pool; how many videos it took."""
+    return sum(1 for _ in build_shard(cfg, plan, number))
+
+
+def build_shard(cfg: ShardsConfig, plan: Plan, number: int) -> Iterator[str]:
+    """Build one shard; yields the name of each video when it is in."""
+    reader = open_reader(cfg)
+    with ShardWriter(Path(cfg.out), plan.shard(number), settings=plan.fingerprint) as writer:
+        for item in plan.groups[number]:
+            before = len(writer.entries)
+            try:
+                for sample in samples(cfg, reader, item, writer.skip):
+                    writer.add(sample)
+            except BadSampleError as error:
+                writer.skip(error)
+            writer.videos += len(writer.entries) > before
+            yield item
+
+
+# ------------------------------------------------------------------------------------------------ frames to samples
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A frame as it goes into the shard."""
+
+    number: int
+    image: bytes
+    masks: dict[str, str]
+    size: tuple[int, int]
+    original: tuple[int, int]
+
+
+def samples(cfg: ShardsConfig, reader: Reader, item: str, skip: Any) -> Iterator[Sample]:
+    """The windows of one video, or the one sample of an image. `skip(error)` hears of every frame that is left out."""
+    for window in _windows(_stored(cfg, reader.frames(item), skip), cfg.window, cfg.stride):
+        names = sorted({name for frame in window for name in frame.masks}, key=_natural)
+        if not names:
+            skip(BadSampleError(Cause.NO_OBJECT, f"{item}: no object in frames {window[0].number} to {window[-1].number}"))
+            continue
+        sizes = {frame.size for frame in window}
+        if len(sizes) > 1:
+            skip(BadSampleError(Cause.IMAGE_SIZE, f"{item}: frames of several sizes ({sorted(sizes)}) in one window"))
+            continue
+        header = Header(
+            key=schema.safe_key(item, window[0].number),
+            source=cfg.name or cfg.source,
+            video=item,
+            kind=reader.kind,
+            frames=tuple(frame.number for frame in window),
+            size=window[0].size,
+            original_size=window[0].original,
+            objects=tuple(names),
+            masks=tuple(tuple(frame.masks.get(name) for frame in window) for name in names),
+        )
+        yield Sample(header, tuple(frame.image for frame in window))
+
+
+def _windows(frames: Iterator[_Stored], length: int, stride: int) -> Iterator[list[_Stored]]:
+    """Stretches of `length` frames, `stride` apart, the last one flush with the end; a shorter video is one stretch."""
+    held: deque[_Stored] = deque(maxlen=length)
+    since = 0  # frames since the last window ended; before the first one, all frames
+    first = True
+    for frame in frames:
+        held.append(frame)
+        since += 1
+        if len(held) == length and (first or since == stride):
+            yield list(held)
+            first, since = False, 0
+    if held and (first or since):
+        yield list(held)
+
+
+def _stored(cfg: ShardsConfig, frames: Iterable[Frame | BadSampleError], skip: Any) -> Iterator[_Stored]:
+    for frame in frames:
+        if isinstance(frame, BadSampleError):
+            skip(frame)
+            continue
+        try:
+            yield _store(cfg, frame)
+        except BadSampleError as error:
+            skip(error)
+
+
+def _store(cfg: ShardsConfig, frame: Frame) -> _Stored:
+    """Bytes and runs of a frame, shrunk when asked.
+
+    Raises:
+        BadSampleError: the image cannot be decoded, or a mask is not of its size.
+    """
+    image, pixels, original = _image(cfg, frame)
+    where = str(frame.image) if isinstance(frame.image, Path) else f"frame {frame.number}"
+    size = original
+    if cfg.short_side and min(original) > cfg.short_side:
+        scale = cfg.short_side / min(original)
+        size = (max(round(original[0] * scale), 1), max(round(original[1] * scale), 1))
+        pixels = simplejpeg.decode_jpeg(image, strict=False) if pixels is None else pixels
+        pixels = cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_AREA)
+        image = None
+    if image is None:
+        assert pixels is not None
+        image = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=cfg.quality, colorsubsampling=cfg.chroma)
+    masks = {}
+    for name, mask in frame.masks.items():
+        found = frame.size if isinstance(mask, str) else mask.shape
+        if found != original:
+            raise BadSampleError(
+                Cause.MASK_SIZE, f"{where} is {original[0]} x {original[1]} pixels, its mask {found and tuple(found)}"
+            )
+        counts = mask if isinstance(mask, str) else rle.encode(mask)
+        if size != original:
+            runs = rle.resample(rle.parse(counts, original), original, size)
+            counts = rle.to_counts(runs) if rle.area(runs) else None
+        if counts is not None:
+            masks[name] = counts
+    return _Stored(frame.number, image, masks, size, original)
+
+
+def _image(cfg: ShardsConfig, frame: Frame) -> tuple[bytes | None, NDArray[np.uint8] | None, tuple[int, int]]:
+    """(JPEG bytes that may be kept, pixels if decoded, (H, W)). Files that are no plain JPEG come as pixels."""
+    if not isinstance(frame.image, Path):
+        return None, frame.image, (frame.image.shape[0], frame.image.shape[1])
+    try:
+        data = frame.image.read_bytes()
+    except OSError as error:
+        raise BadSampleError(Cause.IMAGE, f"{frame.image} cannot be read ({error.strerror})") from error
+    if not data:
+        raise BadSampleError(Cause.MEMBER_EMPTY, f"{frame.image} is empty")
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        if height * width > rle.MAX_PIXELS:
+            raise BadSampleError(Cause.IMAGE_SIZE, f"{frame.image} claims {height} x {width} pixels")
+        if colours in {"YCbCr", "Gray", "RGB"}:
+            if cfg.check:
+                simplejpeg.decode_jpeg(data)
+            return data, None, (height, width)
+    except BadSampleError:
+        raise
+    except ValueError as error:
+        if data[:2] == b"\xff\xd8":
+            raise BadSampleError(Cause.IMAGE, f"{frame.image} cannot be decoded ({error})") from error
+    pixels = _any_image(frame.image)
+    return None, pixels, (pixels.shape[0], pixels.shape[1])
+
+
+def _any_image(path: Path) -> NDArray[np.uint8]:
+    """A PNG or an unusual JPEG (CMYK) as RGB pixels."""
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > rle.MAX_PIXELS:
+                raise BadSampleError(Cause.IMAGE_SIZE, f"{path} claims {image.height} x {image.width} pixels")
+            return np.asarray(image.convert("RGB"))
+    except BadSampleError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BadSampleError(Cause.IMAGE, f"{path} is neither a JPEG nor a PNG that can be decoded ({error})") from error
+
+
+def _natural(name: str) -> tuple[int, str]:
+    """Order of object names: 2 before 10."""
+    return (int(name), "") if name.isdigit() else (sys.maxsize, name)
+
+
+# -------------------------------------------------------------------------------------------------------- the whole
+
+
+def _collect(out: Path, plan: Plan) -> Manifest:
+    """Write the manifest from the indices of all shards, which must all be there."""
+    missing = [number for number in range(len(plan.groups)) if not finished(out, plan, number)]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(plan.groups)} shards of {out} are not finished, the first is {plan.shard(missing[0])}. "
+            f"Run the same command again; it continues."
+        )
+    records, skipped = [], Counter[str]()
+    videos = frames = objects = 0
+    for number in range(len(plan.groups)):
+        path = out / index_name(plan.shard(number))
+        index = Index.from_json(path.read_bytes(), name=path.name)
+        records.append(record_of(index))
+        skipped.update(index.skipped)
+        videos += index.videos
+        frames += sum(entry.frames for entry in index.entries)
+        objects += sum(entry.objects for entry in index.entries)
+    manifest = Manifest(
+        name=plan.settings["name"] or plan.settings["source"],
+        kind=plan.kind,
+        shards=tuple(records),
+        samples=sum(record.samples for record in records),
+        videos=videos,
+        frames=frames,
+        objects=objects,
+        bytes=sum(record.bytes for record in records),
+        skipped=dict(skipped),
+        settings=plan.settings,
+        written_by=f"edgetam-pl {edgetam_pl.__version__}",
+    )
+    if manifest.samples:
+        write_whole(out / MANIFEST, manifest.to_json().encode())
+    return manifest
+
+
+def _notes(out: Path, plan: Plan) -> list[str]:
+    """The first skip of each cause, in words."""
+    found: dict[str, str] = {}
+    for number in range(len(plan.groups)):
+        path = out / index_name(plan.shard(number))
+        for note in Index.from_json(path.read_bytes(), name=path.name).notes:
+            found.setdefault(note.split(":")[0], note + ".")
+    return list(found.values())
+
+
+def _summary(manifest: Manifest) -> str:
+    things = "images" if manifest.kind == "image" else f"windows of {manifest.videos} videos"
+    return (
+        f"{manifest.samples} {things}, {manifest.frames} frames, {manifest.objects} object tracks, "
+        f"{manifest.bytes / 1e6:.1f} MB in {len(manifest.shards)} shards; {_skips(manifest.skipped)}"
+    )
+
+
+def _skips(skipped: Mapping[str, int]) -> str:
+    if not skipped:
+        return "nothing left out"
+    return "left out: " + ", ".join(f"{cause} ({count})" for cause, count in sorted(skipped.items()))
+
+
+# -------------------------------------------------------------------------------------------------- several machines
+
+
+def _on_slurm(cfg: ShardsConfig, plan: Plan) -> None:
+    """Build through a SLURM job array, each job every n-th shard. Waits until all have ended; again: the rest."""
+    try:
+        import submitit
+    except ModuleNotFoundError as error:
+        raise ValueError("launcher=slurm needs submitit; install it with: pip install 'edgetam-pl[cluster]'.") from error
+    out = Path(cfg.out)
+    todo = [number for number in range(len(plan.groups)) if not finished(out, plan, number)]
+    jobs = max(min(cfg.jobs, len(todo)), 1)
+    arguments = dict(cfg.slurm)
+    executor = submitit.AutoExecutor(folder=out / "jobs", cluster=arguments.pop("cluster", None))
+    executor.update_parameters(name=f"shards-{out.name}", **{"timeout_min": 24 * 60, **arguments})
+    parts = [todo[first::jobs] for first in range(jobs)]
+    array = executor.map_array(_job, [cfg] * jobs, [plan] * jobs, parts)
+    with tqdm(total=jobs, unit=" jobs", desc=out.name, file=sys.stderr) as bar:
+        for job in array:
+            job.result()
+            bar.update()
+
+
+def _job(cfg: ShardsConfig, plan: Plan, numbers: Sequence[int]) -> int:
+    """One job of the array."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    _here(dataclasses.replace(cfg, processes=cfg.processes or cores), plan, numbers)
+    return len(numbers)

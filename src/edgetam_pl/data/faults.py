@@ -1,0 +1,39 @@
+"""What can be wrong with a sample, by name. Skips are counted under these causes, never hidden by a retry."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Cause(StrEnum):
+    """Why a sample, a frame or a shard was left out."""
+
+    SHARD_UNREADABLE = "shard unreadable"  # missing, no permission, the network failed for good
+    SHARD_TRUNCATED = "shard truncated"  # ends before the bytes it should hold
+    TAR = "broken tar structure"
+    MEMBER_NAME = "unsafe member name"
+    MEMBER_MISSING = "member missing"
+    MEMBER_EMPTY = "member empty"
+    CHECKSUM = "checksum differs"
+    HEADER = "broken header"
+    IMAGE = "undecodable image"
+    IMAGE_SIZE = "image size differs"
+    MASK = "invalid mask"
+    MASK_SIZE = "mask size differs"
+    NO_MASK = "no mask"
+    NO_OBJECT = "no object visible"
+    TOO_SHORT = "clip too short"
+    VIDEO = "undecodable video"
+    ANNOTATION = "broken annotation"
+
+
+class BadSampleError(ValueError):
+    """A sample that cannot be used. `cause` is what it is counted under; the message names the thing."""
+
+    def __init__(self, cause: Cause, message: str) -> None:
+        super().__init__(cause, message)  # both, so that it survives pickling between processes
+        self.cause = cause
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.cause}: {self.message}"

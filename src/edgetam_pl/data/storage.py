@@ -1,0 +1,106 @@
+"""Bytes from anywhere: local files by offset, http(s), s3, gs and every other fsspec address, with retries."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+from edgetam_pl.data.faults import BadSampleError, Cause
+
+ATTEMPTS = 4
+"""A remote read is tried this often before its shard counts as unreadable."""
+FIRST_WAIT = 0.5
+"""Seconds before the second attempt; doubled before each further one."""
+_OPEN_FILES = 32
+
+
+def is_remote(address: str) -> bool:
+    """Is this a URL (or a chain such as simplecache::s3://...) rather than a path?"""
+    return "://" in address or "::" in address
+
+
+def join(folder: str, name: str) -> str:
+    """The address of a file in a folder."""
+    return f"{folder.rstrip('/')}/{name}" if is_remote(folder) else str(Path(folder) / name)
+
+
+def read(address: str) -> bytes:
+    """A whole file. Raises BadSampleError(SHARD_UNREADABLE) where `read_range` does."""
+    if is_remote(address):
+        return _retry(address, lambda fs, path: fs.cat_file(path))
+    try:
+        return Path(address).read_bytes()
+    except OSError as error:
+        raise BadSampleError(Cause.SHARD_UNREADABLE, f"{address}: {error.strerror}") from error
+
+
+def read_range(address: str, offset: int, size: int) -> bytes:
+    """`size` bytes from `offset`.
+
+    Raises:
+        BadSampleError: SHARD_UNREADABLE when it cannot be opened or the network fails for good; SHARD_TRUNCATED when the
+            file ends before offset + size.
+    """
+    if is_remote(address):
+        data = _retry(address, lambda fs, path: fs.cat_file(path, start=offset, end=offset + size))
+        if len(data) > size:  # a server that ignores ranges sends everything
+            data = data[offset : offset + size]
+    else:
+        try:
+            data = os.pread(_descriptor(address), size, offset)
+        except OSError as error:
+            raise BadSampleError(Cause.SHARD_UNREADABLE, f"{address}: {error.strerror}") from error
+    if len(data) != size:
+        raise BadSampleError(Cause.SHARD_TRUNCATED, f"{address} ends at byte {offset + len(data)}; {offset + size} expected")
+    return data
+
+
+class _Descriptors:
+    """The last few files that were opened, by process: a forked worker must not share them."""
+
+    def __init__(self) -> None:
+        self.process = -1
+        self.opened: OrderedDict[str, int] = OrderedDict()
+
+    def of(self, path: str) -> int:
+        if self.process != os.getpid():
+            self.process, self.opened = os.getpid(), OrderedDict()
+        if path not in self.opened:
+            if len(self.opened) >= _OPEN_FILES:
+                os.close(self.opened.popitem(last=False)[1])
+            self.opened[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.opened.move_to_end(path)
+        return self.opened[path]
+
+
+_DESCRIPTORS = _Descriptors()
+
+
+def _descriptor(path: str) -> int:
+    return _DESCRIPTORS.of(path)
+
+
+def _retry(address: str, action: Any) -> bytes:
+    """Call `action(filesystem, path)`, again after a pause when the network fails."""
+    from fsspec.core import url_to_fs  # slow to import, and local shards do not need it
+
+    wait = FIRST_WAIT
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            fs, path = url_to_fs(address)
+            return bytes(action(fs, path))
+        except (FileNotFoundError, PermissionError) as error:
+            raise BadSampleError(Cause.SHARD_UNREADABLE, f"{address}: {error}") from error
+        except ImportError as error:
+            raise ValueError(f"{address} needs another package: {error}") from error
+        except Exception as error:  # each file system has failures of its own; none may end the run, none is hidden
+            if attempt == ATTEMPTS:
+                raise BadSampleError(
+                    Cause.SHARD_UNREADABLE, f"{address}: {type(error).__name__} {error} in {ATTEMPTS} attempts"
+                ) from error
+            time.sleep(wait)
+            wait *= 2
+    raise AssertionError("unreachable")
