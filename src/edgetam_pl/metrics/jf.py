@@ -8,6 +8,7 @@ a handful of shifts. Words are little-endian along a row: bit i of word w is pix
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -37,8 +38,7 @@ def region_similarity(prediction: NDArray, truth: NDArray) -> Scores:
     Raises:
         ValueError: the shapes differ, or there are fewer than two axes.
     """
-    pairs = _pairs(prediction, truth)
-    scores = [_region(_crop(pack(pair))) for pair in pairs]
+    scores = [_region(_crop(pair)) for pair in _pairs(prediction, truth)]
     return np.array(scores, dtype=np.float64).reshape(prediction.shape[:-2])
 
 
@@ -51,10 +51,7 @@ def boundary_accuracy(prediction: NDArray, truth: NDArray, *, tolerance: float =
     Raises:
         ValueError: the shapes differ, or there are fewer than two axes.
     """
-    pairs = _pairs(prediction, truth)
-    radius = tolerance_radius(prediction.shape[-2], prediction.shape[-1], tolerance=tolerance)
-    scores = [_boundary(_crop(pack(pair)), prediction.shape[-1], radius) for pair in pairs]
-    return np.array(scores, dtype=np.float64).reshape(prediction.shape[:-2])
+    return region_and_boundary(prediction, truth, tolerance=tolerance).f
 
 
 def region_and_boundary(prediction: NDArray, truth: NDArray, *, tolerance: float = BOUNDARY_TOLERANCE) -> RegionBoundary:
@@ -63,15 +60,12 @@ def region_and_boundary(prediction: NDArray, truth: NDArray, *, tolerance: float
     Raises:
         ValueError: the shapes differ, or there are fewer than two axes.
     """
-    pairs = _pairs(prediction, truth)
-    width = prediction.shape[-1]
-    radius = tolerance_radius(prediction.shape[-2], width, tolerance=tolerance)
-    scores = np.empty((2, len(pairs)))
-    for i, pair in enumerate(pairs):
-        cropped = _crop(pack(pair))
-        scores[:, i] = _region(cropped), _boundary(cropped, width, radius)
-    j, f = scores.reshape(2, *prediction.shape[:-2])
-    return RegionBoundary(j, f)
+    scores: list[tuple[float, float]] = []
+    for pair in _pairs(prediction, truth):
+        cropped, (height, width) = _crop(pair), prediction.shape[-2:]
+        scores.append((_region(cropped), _boundary(cropped, width, tolerance_radius(height, width, tolerance=tolerance))))
+    j, f = np.array(scores, dtype=np.float64).reshape(-1, 2).T
+    return RegionBoundary(j.reshape(prediction.shape[:-2]), f.reshape(prediction.shape[:-2]))
 
 
 def tolerance_radius(height: int, width: int, *, tolerance: float = BOUNDARY_TOLERANCE) -> int:
@@ -90,9 +84,10 @@ def boundary_map(mask: NDArray) -> Masks:
     on the background, above and to the left of the object (DAVIS-2017 toolkit, _seg2bmap).
     """
     height, width = mask.shape[-2:]
-    words = pack(mask.reshape(-1, height, width))
-    boundary = _boundary_words(words, width, first_word=0)
-    return unpack(boundary, width).reshape(mask.shape)
+    maps = [
+        unpack(_boundary_words(pack(one)[None], width, first_word=0)[0], width) for one in mask.reshape(-1, height, width)
+    ]
+    return np.array(maps, dtype=np.bool_).reshape(mask.shape)
 
 
 class JF(Metric):
@@ -147,19 +142,16 @@ class JF(Metric):
         return {"j": j, "f": f, "jf": (j + f) / 2}
 
 
-def pack(masks: NDArray) -> Words:
-    """Binary masks (N, H, W) as words (N, H, ceil(W / 64)); what is not zero is set, pixels beyond W are not."""
-    packed = np.packbits(masks, axis=-1, bitorder="little")  # (N, H, ceil(W / 8))
-    short = -packed.shape[-1] % 8
-    if short:
-        padded = np.zeros((*packed.shape[:-1], packed.shape[-1] + short), dtype=np.uint8)
-        padded[..., :-short] = packed
-        packed = padded
-    return np.ascontiguousarray(packed).view("<u8")
+def pack(mask: NDArray) -> Words:
+    """A mask (H, W) as words (H, ceil(W / 64)); what is not zero is set, pixels beyond W are not."""
+    height, width = mask.shape
+    octets = np.zeros((height, -(-width // 64) * 8), dtype=np.uint8)
+    octets[:, : -(-width // 8)] = np.packbits(mask, axis=-1, bitorder="little")
+    return octets.view("<u8")
 
 
 def unpack(words: Words, width: int) -> Masks:
-    """The inverse of `pack`: words (N, H, ceil(W / 64)) -> (N, H, W) bool."""
+    """The inverse of `pack`: words (H, ceil(W / 64)) -> (H, W) bool."""
     octets = np.ascontiguousarray(words, dtype="<u8").view(np.uint8)
     return np.unpackbits(octets, axis=-1, count=width, bitorder="little").view(np.bool_)
 
@@ -171,28 +163,30 @@ class _Cropped(NamedTuple):
     first_word: int  # where the box begins in the image's rows
 
 
-def _pairs(prediction: NDArray, truth: NDArray) -> NDArray:
-    """(N, 2, H, W) bool from two (..., H, W)."""
+def _pairs(prediction: NDArray, truth: NDArray) -> Iterator[tuple[Words, Words]]:
+    """Packed pairs of two (..., H, W)."""
     if prediction.shape != truth.shape or prediction.ndim < 2:
         raise ValueError(
             f"A prediction of {prediction.shape} against a truth of {truth.shape}; expected (..., H, W), twice the same."
         )
-    flat = (-1, *prediction.shape[-2:])
-    both = np.stack([prediction.astype(bool, copy=False).reshape(flat), truth.astype(bool, copy=False).reshape(flat)], 1)
-    return both
+    both = [
+        (masks if masks.dtype in (np.bool_, np.uint8) else masks != 0).reshape(-1, *masks.shape[-2:])
+        for masks in (prediction, truth)
+    ]
+    return ((pack(one), pack(other)) for one, other in zip(*both))
 
 
-def _crop(words: Words) -> _Cropped:
-    """The part of (2, H, W/64) words in which anything is set."""
-    either = words[0] | words[1]
+def _crop(pair: tuple[Words, Words]) -> _Cropped:
+    """The part of two (H, W/64) words in which anything is set."""
+    either = pair[0] | pair[1]
     rows = np.flatnonzero(either.any(axis=1))
     if not rows.size:
-        return _Cropped(words[:, :0, :0], 0)
+        return _Cropped(np.zeros((2, 0, 0), dtype=np.uint64), 0)
     columns = np.flatnonzero(np.bitwise_or.reduce(either[rows[0] : rows[-1] + 1], axis=0))
-    top, bottom = max(int(rows[0]) - 1, 0), min(int(rows[-1]) + 2, words.shape[1])
+    top, bottom = max(int(rows[0]) - 1, 0), min(int(rows[-1]) + 2, len(either))
     # The boundary may lie one pixel to the left of the mask, hence perhaps in the word before.
     left, right = max(int(columns[0]) - 1, 0), int(columns[-1]) + 1
-    return _Cropped(words[:, top:bottom, left:right], left)
+    return _Cropped(np.stack([words[top:bottom, left:right] for words in pair]), left)
 
 
 def _region(box: _Cropped) -> float:
@@ -221,15 +215,16 @@ def _count(words: Words) -> int:
 def _boundary_words(words: Words, width: int, first_word: int) -> Words:
     """Boundary maps of (N, h, w) words that begin at word `first_word` of rows of `width` pixels. The last row is either
     the image's, and then only looks to the right, or empty."""
-    sideways = words ^ _left(words, 1)  # differs from the right neighbour
-    down = words[:, :-1] ^ words[:, 1:]
-    diagonal = words[:, :-1] ^ _left(words[:, 1:], 1)
+    right = words >> np.uint64(1)  # every pixel takes the value of its right neighbour
+    right[..., :-1] |= words[..., 1:] << np.uint64(63)
+    sideways = words ^ right
+    diagonal = words[:, :-1] ^ right[:, 1:]
     last = width - 1 - 64 * first_word  # the image's last column, which has nothing to its right
     if last < 64 * words.shape[2]:
         keep = ~np.uint64(1 << last % 64)
         sideways[..., last // 64] &= keep
         diagonal[..., last // 64] &= keep
-    sideways[:, :-1] |= down
+    diagonal |= words[:, :-1] ^ words[:, 1:]
     sideways[:, :-1] |= diagonal
     return sideways
 
@@ -238,49 +233,38 @@ def _dilate(words: Words, radius: int) -> Words:
     """(N, h, w) words dilated by the disk dx^2 + dy^2 <= radius^2.
 
     The disk is a stack of horizontal spans, the narrowest at the top and bottom. One span grows from row to row, and is
-    put down `dy` rows above and below. A span grows by at most its width plus one at a time, so that it has no gaps even
-    where it was cut off at the edge.
+    put down `dy` rows above and below. Rows are laid out one after the other in one line, with a gap as wide as the disk
+    reaches, so that a shift is a few passes over memory and nothing runs from one row into the next.
     """
-    near = np.zeros_like(words)
-    span, half_width, height = words, 0, words.shape[1]
+    number, height, width = words.shape
+    stride = width + -(-radius // 64)
+    span = np.zeros((number, height, stride), dtype=np.uint64)
+    span[..., :width] = words
+    span = span.reshape(number, height * stride)
+    near, other, spare = np.zeros_like(span), np.empty_like(span), np.empty_like(span)
+    half_width = 0
     for dy in range(radius, -1, -1):
         target = math.isqrt(radius * radius - dy * dy)
         while half_width < target:
-            grow = min(target - half_width, half_width + 1)
-            wider = _left(span, grow)
-            wider |= _right(span, grow)
-            wider |= span
-            span, half_width = wider, half_width + grow
+            grow = min(target - half_width, 2 * half_width + 1, 63)  # without a gap in the span, within a word
+            _widen(span.reshape(-1), grow, out=other.reshape(-1), spare=spare.reshape(-1))
+            span, other, half_width = other, span, half_width + grow
         if dy < height:
-            near[:, dy:] |= span[:, : height - dy]
+            move = dy * stride
+            near[:, move:] |= span[:, : span.shape[1] - move]
             if dy:
-                near[:, :-dy] |= span[:, dy:]
-    return near
+                near[:, :-move] |= span[:, move:]
+    return near.reshape(number, height, stride)[..., :width]
 
 
-def _left(words: Words, by: int) -> Words:
-    """Every pixel takes the value of the pixel `by` to its right."""
-    whole, bits = divmod(by, 64)
-    if whole:
-        moved = np.zeros_like(words)
-        moved[..., : max(words.shape[-1] - whole, 0)] = words[..., whole:]
-        words = moved
-        if not bits:
-            return words
-    shifted = words >> np.uint64(bits)
-    shifted[..., :-1] |= words[..., 1:] << np.uint64(64 - bits)
-    return shifted
-
-
-def _right(words: Words, by: int) -> Words:
-    """Every pixel takes the value of the pixel `by` to its left."""
-    whole, bits = divmod(by, 64)
-    if whole:
-        moved = np.zeros_like(words)
-        moved[..., whole:] = words[..., : max(words.shape[-1] - whole, 0)]
-        words = moved
-        if not bits:
-            return words
-    shifted = words << np.uint64(bits)
-    shifted[..., 1:] |= words[..., :-1] >> np.uint64(64 - bits)
-    return shifted
+def _widen(line: Words, by: int, *, out: Words, spare: Words) -> None:
+    """`out` = `line`, or `line` moved by 1 <= `by` < 64 pixels to either side. `spare` is for intermediate values."""
+    bits, rest = np.uint64(by), np.uint64(64 - by)
+    np.left_shift(line, bits, out=out)
+    np.right_shift(line, bits, out=spare)
+    out |= spare
+    out |= line
+    np.right_shift(line[:-1], rest, out=spare[1:])
+    out[1:] |= spare[1:]
+    np.left_shift(line[1:], rest, out=spare[:-1])
+    out[:-1] |= spare[:-1]
