@@ -49,7 +49,7 @@ def filled(name: str) -> TrackAnything:
     """The zoo model with the reference's deterministic weights, in eval mode."""
     torch.manual_seed(0)
     model = build_model(zoo(name)).eval()
-    model.load_state_dict({ours: _fill(official_name(ours), tensor) for ours, tensor in model.state_dict().items()})
+    model.load_state_dict({ours: fill(official_name(ours), tensor) for ours, tensor in model.state_dict().items()})
     return model
 
 
@@ -80,7 +80,7 @@ def assert_matches(found: Tensor, expected: dict[str, Any], *, name: str, rtol: 
     assert worst <= rtol * max(scale, float(wanted.abs().max())), f"{name}: off by {worst} at a scale of {scale}"
 
 
-def _fill(name: str, like: Tensor) -> Tensor:
+def fill(name: str, like: Tensor) -> Tensor:
     """The value of one entry of the state dict; the first rule that fits decides."""
     z = torch.from_numpy(np.random.RandomState(zlib.crc32(name.encode())).standard_normal(tuple(like.shape)))
     if name == "sam_mask_decoder.pred_obj_score_head.layers.2.bias":

@@ -47,13 +47,9 @@ def build_trunk(name: str, *, single: bool, drop_path: float, args: Mapping[str,
         ValueError: the trunk does not take these args.
     """
     try:
-        trunk = _build(name, single=single, drop_path=drop_path, args=args)
-    except TypeError as error:
-        raise ValueError(f"trunk_args {dict(args)} do not fit {name}: {error}.") from error
-    wanted = 1 if single else 4
-    if len(trunk.channels) != wanted:
-        raise ValueError(f"{name} with trunk_args {dict(args)} makes {len(trunk.channels)} maps; the neck takes {wanted}.")
-    return trunk
+        return _build(name, single=single, drop_path=drop_path, args=args)
+    except (TypeError, IndexError) as error:  # an unknown name; too few stages
+        raise ValueError(f"trunk_args {dict(args)} do not fit {name}, which makes four maps: {error}.") from error
 
 
 def _build(name: str, *, single: bool, drop_path: float, args: Mapping[str, Any]) -> Trunk:

@@ -1,0 +1,156 @@
+"""Trunks and necks: shapes, names, and what reaches which level."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from zoo import config, lively
+
+from edgetam_pl.build import build_model
+from edgetam_pl.model.image_encoder import FPN, SingleLevel
+from edgetam_pl.model.trunks import TRUNKS, ChannelScale, build_trunk
+from edgetam_pl.model.vit import Block, DropPath, PlainViT
+
+SMALL = {
+    "repvit_m1": {"embed_dim": [8, 16, 24, 32], "depth": [1, 1, 1, 1]},
+    "sam2_hiera_tiny": {"embed_dim": 16, "stages": [1, 1, 2, 1], "global_att_blocks": [3]},
+    "vit_tiny": {"dim": 16, "heads": 2, "depth": 3},
+}
+
+
+@pytest.mark.parametrize("name", list(SMALL))
+def test_a_trunk_makes_maps_of_strides_4_8_16_and_32(name: str) -> None:
+    trunk = build_trunk(name, single=False, drop_path=0.0, args=SMALL[name]).eval()
+    maps = trunk(torch.randn(2, 3, 64, 64))
+    assert [tuple(x.shape) for x in maps] == [
+        (2, width, 64 // stride, 64 // stride) for width, stride in zip(trunk.channels, (4, 8, 16, 32), strict=True)
+    ]
+
+
+def test_nothing_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a download was attempted")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr("timm.models._builder.load_pretrained", refuse)
+    with torch.device("meta"):
+        for name in TRUNKS:
+            build_trunk(name, single=False, drop_path=0.0, args={})
+
+
+def test_depthwise_1x1_convolutions_are_computed_as_scales() -> None:
+    conv = nn.Conv2d(6, 6, 1, groups=6, bias=False)
+    scale = ChannelScale(6, 6, 1, groups=6, bias=False)
+    scale.load_state_dict(conv.state_dict())  # the same names and shapes
+    x = torch.randn(2, 6, 5, 5)
+    torch.testing.assert_close(scale(x), conv(x))
+    assert scale(x).is_contiguous()
+
+
+def test_no_slow_depthwise_1x1_convolution_is_left_in_repvit() -> None:
+    trunk = build_trunk("repvit_m1", single=False, drop_path=0.0, args=SMALL["repvit_m1"])
+    kinds = [type(m) for m in trunk.modules() if isinstance(m, nn.Conv2d) and m.groups > 1 and m.kernel_size == (1, 1)]
+    assert kinds
+    assert set(kinds) == {ChannelScale}
+
+
+def test_sizes_a_trunk_does_not_know_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"trunk_args \{'embed_dims': 3\} do not fit repvit_m1"):
+        build_trunk("repvit_m1", single=False, drop_path=0.0, args={"embed_dims": 3})
+
+
+def test_a_trunk_of_three_stages_is_refused() -> None:
+    with pytest.raises(ValueError, match="do not fit repvit_m1, which makes four maps"):
+        build_trunk("repvit_m1", single=False, drop_path=0.0, args={"embed_dim": [8, 16, 24], "depth": [1, 1, 1]})
+
+
+def test_only_stride_16_hears_the_coarsest_level() -> None:
+    torch.manual_seed(0)
+    neck = FPN([4, 8, 12, 16], 16)
+    maps = [torch.randn(1, width, 64 // s, 64 // s) for width, s in zip((4, 8, 12, 16), (4, 8, 16, 32), strict=True)]
+    before = neck(maps)
+    neck.lateral["s32"].weight.data.zero_()
+    after = neck(maps)
+    assert torch.equal(before.f4, after.f4)
+    assert torch.equal(before.f8, after.f8)
+    assert not torch.allclose(before.f16, after.f16)
+    neck.lateral["s16"].weight.data.zero_()
+    without = neck(maps)
+    assert torch.equal(before.f4, without.f4)
+    assert torch.equal(before.f8, without.f8)
+    assert without.f16[0].flatten(1).std(dim=1).max() < 1e-6  # biases alone are left
+
+
+def test_a_single_level_neck_has_no_fine_levels() -> None:
+    features = SingleLevel(12, 16)([torch.randn(2, 12, 4, 4)])
+    assert features.f4 is None
+    assert features.f8 is None
+    assert features.f16.shape == (2, 16, 4, 4)
+
+
+def test_windows_of_a_plain_vit_see_themselves_alone() -> None:
+    torch.manual_seed(0)
+    block = Block(8, heads=2, window=4, drop_path=0.0).eval()
+    x = torch.randn(1, 8, 8, 8)
+    changed = x.clone()
+    changed[:, 0, 0, 0] += 3.0
+    moved = (block(changed) - block(x)).abs().amax(dim=(0, 3)) > 1e-7
+    assert moved[:4, :4].all()
+    assert not moved[4:].any()
+    assert not moved[:, 4:].any()
+
+
+def test_padding_of_windows_takes_part_in_attention() -> None:
+    """As released: a 5 x 5 map in windows of 4 is padded with zeros that are attended to."""
+    torch.manual_seed(0)
+    block = Block(8, heads=2, window=4, drop_path=0.0).eval()
+    x = torch.randn(1, 5, 5, 8)
+    y = block.norm1(x)
+    corner = torch.zeros(1, 4, 4, 8)
+    corner[:, 0, 0] = y[:, 4, 4]
+    expected = x[:, 4, 4] + block.attn(corner)[:, 0, 0]
+    expected = expected + block.mlp(block.norm2(expected))
+    torch.testing.assert_close(block(x)[:, 4, 4], expected)
+
+
+def test_every_third_block_of_a_plain_vit_sees_everything() -> None:
+    windows = [block.window for block in PlainViT(dim=8, heads=2).blocks]
+    assert windows == [14, 14, 0] * 4
+
+
+def test_stochastic_depth_drops_whole_images_in_training_only() -> None:
+    torch.manual_seed(0)
+    drop = DropPath(0.5)
+    x = torch.ones(64, 2, 2, 3)
+    kept = drop(x).flatten(1)
+    assert set(kept[:, 0].tolist()) == {0.0, 2.0}
+    assert (kept == kept[:, :1]).all()
+    drop.eval()
+    assert torch.equal(drop(x), x)
+
+
+def test_hiera_starts_with_empty_position_maps() -> None:
+    trunk = build_trunk("sam2_hiera_tiny", single=False, drop_path=0.1, args=SMALL["sam2_hiera_tiny"])
+    maps = [p for name, p in trunk.named_parameters() if "pos_embed" in name]
+    assert len(maps) == 2
+    assert all((p == 0).all() for p in maps)
+
+
+def test_an_image_of_another_size_is_refused() -> None:
+    model = build_model(config())
+    with pytest.raises(ValueError, match=r"Images are \(1, 3, 64, 64\); this model takes \(B, 3, 128, 128\)"):
+        model.encode(torch.zeros(1, 3, 64, 64))
+
+
+def test_channel_scales_are_equal_inside_a_whole_trunk() -> None:
+    torch.manual_seed(0)
+    trunk = build_trunk("repvit_m1", single=False, drop_path=0.0, args=SMALL["repvit_m1"]).eval()
+    lively(trunk)
+    x = torch.randn(1, 3, 64, 64)
+    ours = trunk(x)
+    for module in trunk.modules():
+        if isinstance(module, ChannelScale):
+            module.forward = nn.Conv2d.forward.__get__(module)  # the slow way
+    for a, b in zip(ours, trunk(x), strict=True):
+        torch.testing.assert_close(a, b)
