@@ -174,19 +174,40 @@ class StepOnce(_Adapter):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         given = self.named(tensors)
-        f16 = given["vision_features"]
-        f_m = self.model.memory_attention.blend(f16, self.keys(given), self.bias(given))
-        found = self.look(f_m, self.two_paddings, self.model.prompt_encoder.embed_mask(None), given, None)
-        iou = found.iou[:, 1:]  # tracked frames choose among masks 1 ... 3 by predicted IoU
-        order = torch.arange(NUM_MASKS - 1)
-        chosen = (iou.argmax(dim=1, keepdim=True) == order).float()[:, None]  # (1, 1, 3) one-hot
+        f_m, found = self.attend(given)
+        choice = found.iou[:, 1:].argmax(dim=1, keepdim=True)  # tracked frames choose among masks 1 ... 3
+        return self.finish(given["vision_features"], f_m, found, choice, found.presence)
+
+    def attend(self, given: dict[str, Tensor]) -> tuple[Tensor, Candidates]:
+        """F_M (1, C, h, w), and what the decoder says of it."""
+        f_m = self.model.memory_attention.blend(given["vision_features"], self.keys(given), self.bias(given))
+        return f_m, self.look(f_m, self.two_paddings, self.model.prompt_encoder.embed_mask(None), given, None)
+
+    def finish(self, f16: Tensor, f_m: Tensor, found: Candidates, choice: Tensor, presence: Tensor) -> tuple[Tensor, ...]:
+        """All outputs, given the chosen one of masks 1 ... 3 (1, 1) and the presence that decides on absence (1, 1)."""
+        iou = found.iou[:, 1:]
+        chosen = (choice == torch.arange(NUM_MASKS - 1)).float()[:, None]  # (1, 1, 3) one-hot
         mask = (chosen @ found.logits[:, 1:].flatten(2)).unflatten(2, found.logits.shape[-2:])  # (1, 1, S/4, S/4)
-        shown = (found.presence > 0).float()[:, :, None, None]
+        shown = (presence > 0).float()[:, :, None, None]
         mask = shown * mask + (1 - shown) * ABSENT_LOGIT
-        pointer = self.pointers(chosen @ found.tokens[:, 1:], found.presence)[:, 0]  # (1, C)
+        pointer = self.pointers(chosen @ found.tokens[:, 1:], presence)[:, 0]  # (1, C)
         evidence = self.enlarge(mask).sigmoid() * MASK_SCALE + MASK_OFFSET
-        memory = self.remember(f16, evidence, found.presence)
+        memory = self.remember(f16, evidence, presence)
         return mask, (chosen[:, 0] * iou).sum(dim=1, keepdim=True), found.presence, pointer, memory, f_m
+
+    @torch.no_grad()
+    def alternatives(self, tensors: Sequence[Tensor], *, tie: float, presence_tie: float) -> list[tuple[Tensor, ...]]:
+        """All outputs that rounding might lead to: the other candidates of nearly equal IoU, the other verdict near zero."""
+        given = self.named(tensors)
+        f_m, found = self.attend(given)
+        iou, presence = found.iou[0, 1:], found.presence
+        choices = [i for i in range(NUM_MASKS - 1) if iou.max() - iou[i] <= tie]
+        verdicts = [presence, -presence] if presence.abs().item() <= presence_tie else [presence]
+        return [
+            self.finish(given["vision_features"], f_m, found, torch.tensor([[choice]]), verdict)
+            for choice in choices
+            for verdict in verdicts
+        ]
 
     def keys(self, given: dict[str, Tensor]) -> Keys:
         """The padded bank as keys: memories with their positions and ages, then pointers cut into tokens."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from edgetam_pl.export.coreml import CoreML
+from edgetam_pl.export.onnx import Onnx
 from edgetam_pl.export.parts import Backend
 
-BACKENDS: dict[str, Callable[[], Backend]] = {"coreml": CoreML}
+BACKENDS: dict[str, Callable[[], Backend]] = {"coreml": CoreML, "onnx": Onnx}
 
 
 def backend_of(name: str) -> Backend:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from edgetam_pl.config import GateConfig, Tolerance
-from edgetam_pl.export.adapters import DecodePrompts
+from edgetam_pl.export.adapters import DecodePrompts, StepOnce
 from edgetam_pl.export.client import PackagedTracker, RingBank, fit, pack
 from edgetam_pl.export.clip import CheckClip, Scenario, draw, scenarios
 from edgetam_pl.export.manifest import Loop
@@ -27,7 +27,16 @@ from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.tracking.bank import MemoryBank, RecallPolicy
 from edgetam_pl.tracking.prompters import Script
 from edgetam_pl.tracking.step import rollout
-from edgetam_pl.types import ABSENT_LOGIT, Decoded, ImageFeatures, Memory, Prompts, Recall
+from edgetam_pl.types import ABSENT_LOGIT, BACKGROUND, FOREGROUND, Decoded, ImageFeatures, Memory, Prompts, Recall
+
+SCORES = frozenset({"iou_scores", "iou_score", "obj_score"})
+"""Outputs that are single numbers of order one: their errors are absolute below one."""
+
+VERB_FRAMES = 5
+"""Frames of the rollouts that compare the adapters with the model's verbs: in fp32 errors need no time to grow."""
+
+LEAST_CONTRAST = 1e-5
+"""A change smaller than this share of the output drowns in the arithmetic itself."""
 
 FILLER = 7.0
 """What unused bank slots hold during the part by part check: if it mattered, it would show."""
@@ -92,19 +101,23 @@ def _badness(measure: Measure) -> float:
     return -measure.value if measure.at_least else measure.value
 
 
-def relative_error(value: Tensor, truth: Tensor) -> float:
-    """Largest difference as a share of the largest magnitude of the truth; infinite where the value is not finite."""
+def relative_error(value: Tensor, truth: Tensor, *, least: float = 1e-12) -> float:
+    """Largest difference as a share of the largest magnitude of the truth; infinite where the value is not finite.
+
+    Args:
+        least: the truth counts as at least this large. A single logit may be near zero, and then rounding is no error.
+    """
     if not torch.isfinite(value).all():
         return math.inf
-    return ((value - truth).abs().max() / truth.abs().max().clamp(min=1e-12)).item()
+    return ((value - truth).abs().max() / truth.abs().max().clamp(min=least)).item()
 
 
-def psnr(value: Tensor, truth: Tensor) -> float:
+def psnr(value: Tensor, truth: Tensor, *, least: float = 1e-12) -> float:
     """Peak signal to noise ratio in dB; the peak is the largest magnitude of the truth. 200 where nothing differs."""
     if not torch.isfinite(value).all():
         return -math.inf
     noise = (value - truth).double().pow(2).mean().sqrt().item()
-    peak = max(truth.abs().max().item(), 1e-12)
+    peak = max(truth.abs().max().item(), least)
     return 200.0 if noise == 0 else min(20 * math.log10(peak / noise), 200.0)
 
 
@@ -152,28 +165,112 @@ def compare_parts(
     programs: Mapping[str, Program],
     loop: Loop,
     clip: CheckClip,
-    tolerance: Tolerance,
+    gate: GateConfig,
     *,
     label: str,
+    error: float,
+    decibel: float | None = None,
 ) -> Iterator[Measure]:
-    """Every program against its adapter in torch, on inputs of every kind."""
+    """Every program against its adapter in torch, on inputs of every kind.
+
+    Args:
+        label: how the programs compute, for the report.
+        error: bound of the relative error.
+        decibel: bound of the PSNR; null: not measured.
+    """
     for role, case in cases(parts, loop, clip):
         part = parts[role]
-        truths = part.run(case.inputs)
         values = programs[role](case.inputs)
+        truths = _truth(part, case.inputs, values, gate)
         for name, truth in truths.items():
-            where = f"{case.name}, output {name}"
-            yield Measure(part.name, where, f"relative error ({label})", relative_error(values[name], truth), tolerance.part)
-            yield Measure(
-                part.name, where, f"PSNR in dB ({label})", psnr(values[name], truth), tolerance.psnr, at_least=True
-            )
+            where, least = f"{case.name}, output {name}", 1.0 if name in SCORES else 1e-12
+            difference = relative_error(values[name], truth, least=least)
+            yield Measure(part.name, where, f"relative error ({label})", difference, error)
+            if decibel is not None:
+                ratio = psnr(values[name], truth, least=least)
+                yield Measure(part.name, where, f"PSNR in dB ({label})", ratio, decibel, at_least=True)
+
+
+def _truth(part: Part, inputs: Mapping[str, Tensor], values: Mapping[str, Tensor], gate: GateConfig) -> dict[str, Tensor]:
+    """What torch says; where rounding may have decided a tie otherwise, what torch says after that decision."""
+    if not isinstance(part.module, StepOnce):
+        return part.run(inputs)
+    tensors = [inputs[feature.name] for feature in part.inputs]
+    options = part.module.alternatives(tensors, tie=gate.tie, presence_tie=gate.presence_tie)
+    named = [{feature.name: value for feature, value in zip(part.outputs, option, strict=True)} for option in options]
+    return min(named, key=lambda truth: (values["low_res_mask"] - truth["low_res_mask"]).abs().mean().nan_to_num(math.inf))
+
+
+class Contrast(NamedTuple):
+    """Two inputs of a part that differ in one thing, and the output in which it shows."""
+
+    name: str
+    output: str
+    before: dict[str, Tensor]
+    after: dict[str, Tensor]
+
+
+def contrasts(parts: Mapping[str, Part], loop: Loop, clip: CheckClip) -> Iterator[tuple[str, Contrast]]:
+    """One thing changed at a time: what a wrong graph would miss although its outputs are nearly right."""
+    found = list(cases(parts, loop, clip))
+    banks = {case.name: case.inputs for role, case in found if role == "track_step"}
+    full = banks["full bank"]
+    age, memory = full["memory_age"], full["memory"]
+    if loop.num_memories > 1:
+        yield "track_step", Contrast("ages exchanged", "image_embedding", full, full | {"memory_age": age.roll(1, 1)})
+        emptied = full | {"memory_age": torch.cat((age[:, :-1], torch.full_like(age[:, -1:], -1)), dim=1)}
+        yield "track_step", Contrast("a memory taken away", "image_embedding", full, emptied)
+    if loop.tokens > 1:
+        turned = full | {"memory": memory.roll(loop.tokens // 2, 2)}
+        yield "track_step", Contrast("order of the latents changed", "image_embedding", full, turned)
+    if loop.num_pointers > 1:
+        valid = full["obj_ptr_valid"].clone()
+        valid[:, -1] = 0
+        yield "track_step", Contrast("a pointer taken away", "image_embedding", full, full | {"obj_ptr_valid": valid})
+    if loop.pointer_ages:
+        older = full | {"obj_ptr_age": full["obj_ptr_age"] + 3}
+        yield "track_step", Contrast("older pointers", "image_embedding", full, older)
+    said = {case.name: case.inputs for role, case in found if role == "prompt_decoder"}
+    click = said["click"]
+    labels = click["labels"].clone()
+    labels[:, 0] = BACKGROUND
+    yield "prompt_decoder", Contrast("background instead of foreground", "low_res_masks", click, click | {"labels": labels})
+    moved = click | {"points": click["points"] + loop.size / 16}
+    yield "prompt_decoder", Contrast("click moved", "low_res_masks", click, moved)
+    second = click["labels"].clone()
+    second[:, 1] = FOREGROUND
+    yield "prompt_decoder", Contrast("second slot used", "low_res_masks", click, click | {"labels": second})
+    corrected = said["click and previous mask"]
+    forgotten = corrected | {"has_mask": torch.zeros(1)}
+    yield "prompt_decoder", Contrast("previous mask withheld", "low_res_masks", corrected, forgotten)
+    stored = [case.inputs for role, case in found if role == "memory_encoder"]
+    yield "memory_encoder", Contrast("binarized", "memory", stored[0], stored[0] | {"binarize": torch.ones(1)})
+    mask = stored[0]["mask_logits"].roll(loop.low // 8, 3)
+    yield "memory_encoder", Contrast("mask moved", "memory", stored[0], stored[0] | {"mask_logits": mask})
+
+
+def compare_contrasts(
+    parts: Mapping[str, Part], programs: Mapping[str, Program], loop: Loop, clip: CheckClip, tolerance: Tolerance
+) -> Iterator[Measure]:
+    """What each change does, in the programs (fp32 arithmetic) and in torch; one that does next to nothing is left out."""
+    for role, contrast in contrasts(parts, loop, clip):
+        part, name = parts[role], contrast.output
+        before = part.run(contrast.before)[name]
+        truth = part.run(contrast.after)[name] - before
+        if truth.abs().max() < LEAST_CONTRAST * before.abs().max():
+            continue
+        value = programs[role](contrast.after)[name] - programs[role](contrast.before)[name]
+        yield Measure(
+            part.name, contrast.name, "relative error of a change", relative_error(value, truth), tolerance.contrast
+        )
 
 
 def compare_verbs(model: TrackAnything, parts: Mapping[str, Part], loop: Loop, gate: GateConfig) -> Iterator[Measure]:
     """The flat adapters in torch, fp32, against the model's own verbs over a short rollout: is the rewriting exact?"""
-    clip = draw(gate.short_frames, loop.size, seed=gate.seed)
+    frames = min(gate.short_frames, VERB_FRAMES)
+    clip = draw(frames, loop.size, seed=gate.seed)
     tracker = PackagedTracker({role: part.run for role, part in parts.items()}, loop)
-    for scenario in scenarios(clip, short_frames=gate.short_frames):
+    for scenario in scenarios(clip, short_frames=frames):
         recorder = Recorder(tracker)
         _roll(recorder, RingBank(loop), scenario, lambda t, recorder=recorder: recorder.see(t, clip.frame(t)))
         reference = Reference(model, parts, loop, recorder.answers, scenario.name, gate)
@@ -367,7 +464,7 @@ class Reference:
 
     @torch.no_grad()
     def memorize(self, f16: Tensor, decoded: Decoded) -> Memory:
-        """From the answer's low-resolution logits, also where a mask was given: as SAM 2's video predictor and the app do."""
+        """From the answer's low-resolution logits, also where a mask was given: like SAM 2's video predictor and the app."""
         return self.model.memorize(f16, decoded._replace(prompts=None))
 
     def _candidates(self, f_m: Tensor, features: ImageFeatures, prompts: Prompts | None) -> dict[str, Tensor]:
@@ -404,8 +501,9 @@ class Reference:
         else:
             lost = torch.zeros(len(chosen))
         wrong_sign = (visible != own.visible).float() * own.presence[:, 0].abs()
-        self._note("choice", "predicted IoU given up by choosing another candidate", lost.max().item(), self.gate.tie)
-        self._note("choice", "presence logit of an object judged otherwise", wrong_sign.max().item(), self.gate.presence_tie)
+        role = "track_step" if prompts is None else "prompt_decoder"
+        self._note(role, "predicted IoU given up by choosing another candidate", lost.max().item(), self.gate.tie)
+        self._note(role, "presence logit of an object judged otherwise", wrong_sign.max().item(), self.gate.presence_tie)
         differs = bool((lost > 0).any() or (wrong_sign > 0).any())
         if not differs or lost.max() > self.gate.tie or wrong_sign.max() > self.gate.presence_tie:
             return None
@@ -451,7 +549,7 @@ class Reference:
         return not torch.equal(f_m, fresh)
 
     def _note(self, role: str, what: str, value: float, bound: float, *, at_least: bool = False) -> None:
-        name = self.parts[role].name if role in self.parts else self.parts["track_step"].name
+        name = self.parts[role].name
         self.measures.append(Measure(name, f"rollout {self.name}, frame {self.frame}", what, value, bound, at_least))
 
 

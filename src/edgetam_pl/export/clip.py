@@ -107,10 +107,13 @@ def scenarios(clip: CheckClip, *, short_frames: int) -> tuple[Scenario, ...]:
     """
     last = clip.num_frames - 1
     short = min(short_frames, clip.num_frames)
+    if short < 4:
+        raise ValueError(f"a rollout of {short} frames shows nothing; gate.frames and gate.short_frames must be at least 4.")
+    early, late = max(1, last // 5), max(2, last * 3 // 4)
     click = {
         0: [_click(clip, 0, BALL, FOREGROUND)],
-        last // 5: [None, _click(clip, last // 5, BALL, FOREGROUND), _click(clip, last // 5, BOX, BACKGROUND)],
-        last * 3 // 4: [None, _click(clip, last * 3 // 4, BALL, FOREGROUND)],
+        early: [None, _click(clip, early, BALL, FOREGROUND), _click(clip, early, BOX, BACKGROUND)],
+        late: [None, _click(clip, late, BALL, FOREGROUND)],
     }
     box = {0: [_boxed(clip, 0, BOX)], short // 2: [_boxed(clip, short // 2, BOX)]}
     mask = {0: [Prompts(mask=clip.mask(0, BALL)[None, None])], short - 2: [None, _click(clip, short - 2, BALL, FOREGROUND)]}

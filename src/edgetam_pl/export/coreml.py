@@ -42,6 +42,9 @@ class CoreML:
             raise ValueError("compression=palette4 needs system=ios18: grouped palettes came with it.")
         return "fp16" if config.precision == "auto" else config.precision
 
+    def wire(self, feature: Feature, precision: str) -> str:
+        return feature.dtype(precision)
+
     def convert(self, parts: Sequence[Part], folder: Path, config: ExportConfig) -> tuple[Saved, ...]:
         precision = self.precision(config)
         saved = []

@@ -166,7 +166,7 @@ RULES = {
         "prompted frames i <= t and for unprompted frames with 1 <= t - i <= recent_pointers, else 0. What an unused "
         "slot holds does not matter, as long as it is finite. Tracking backwards: mirror the signs."
     ),
-    "pointer_ages": "Only if pointer_ages is true: obj_ptr_age is t - i, signed, in frames; mirrored when tracking backwards.",
+    "pointer_ages": "Only if pointer_ages is true: obj_ptr_age is t - i, signed, in frames; mirrored backwards.",
 }
 """The loop in words. The client in `client.py` is the same, executable."""
 

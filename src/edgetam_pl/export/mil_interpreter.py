@@ -94,10 +94,7 @@ class _Operands:
     def _value(self, name: str) -> Tensor:
         if name in self.values:
             return self.values[name]
-        value = self.constants[name]
-        tensor = _as_tensor(value)
-        self.constants[name] = value
-        self.values[name] = tensor  # constants are turned into tensors once and stay
+        self.values[name] = tensor = _as_tensor(self.constants[name])  # once; constants stay
         return tensor
 
 
@@ -293,10 +290,7 @@ _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "abs": torch.abs,
     "sqrt": torch.sqrt,
     "logical_not": torch.logical_not,
-    "identity": torch.clone,
 }
-
-_GELU = {"EXACT": "none", "TANH_APPROXIMATION": "tanh"}
 
 
 @_operation(*_BINARY)
@@ -312,9 +306,9 @@ def _unary(a: _Operands) -> Tensor:
 @_operation("gelu")
 def _gelu(a: _Operands) -> Tensor:
     mode = a.constant("mode", "EXACT")
-    if mode not in _GELU:
-        raise UnknownOperation(f"gelu ({a.operation}) with mode {mode!r}; known: {sorted(_GELU)}.")
-    return F.gelu(a.tensor("x"), approximate=_GELU[mode])
+    if mode != "EXACT":
+        raise UnknownOperation(f"gelu ({a.operation}) with mode {mode!r} is not known; known: EXACT.")
+    return F.gelu(a.tensor("x"))
 
 
 @_operation("clip")
@@ -388,6 +382,8 @@ def _slice_by_index(a: _Operands) -> Tensor:
     from_start = a.constant("begin_mask", [False] * rank)
     to_end = a.constant("end_mask", [False] * rank)
     squeeze = a.constant("squeeze_mask", [False] * rank)
+    if min(stride) < 1:
+        raise UnknownOperation(f"slice_by_index ({a.operation}) with strides {stride}; known: positive ones.")
     for dim in range(rank):
         if squeeze[dim]:
             chosen = [begin[dim] % x.shape[dim]]
@@ -396,8 +392,6 @@ def _slice_by_index(a: _Operands) -> Tensor:
             chosen = list(range(x.shape[dim])[bounds])
         if len(chosen) != x.shape[dim]:
             x = x.index_select(dim, torch.tensor(chosen))
-        elif stride[dim] < 0:
-            x = x.flip(dim)
     return x.reshape(a.shape)
 
 

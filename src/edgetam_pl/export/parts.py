@@ -84,6 +84,10 @@ class Backend(Protocol):
         """fp16 or fp32. Raises ValueError for a target that the format does not have."""
         ...
 
+    def wire(self, feature: Feature, precision: str) -> str:
+        """The type that the feature has in a saved part: fp16, fp32, int32 or image."""
+        ...
+
     def convert(self, parts: Sequence[Part], folder: Path, config: ExportConfig) -> tuple[Saved, ...]:
         """Convert every part and save it under `folder`."""
         ...

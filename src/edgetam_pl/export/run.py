@@ -28,6 +28,7 @@ from edgetam_pl.export.check import (
     FrameRow,
     Measure,
     Verdict,
+    compare_contrasts,
     compare_parts,
     compare_rollouts,
     compare_verbs,
@@ -204,10 +205,15 @@ def gate(
 ) -> list[FrameRow]:
     """Judge saved programs: part by part, over rollouts, and by their largest activations. Returns the rollouts' rows."""
     tolerance = tolerance_of(cfg, precision)
-    clip = draw(max(cfg.gate.short_frames, 3), loop.size, seed=cfg.gate.seed)
+    clip = draw(cfg.gate.short_frames, loop.size, seed=cfg.gate.seed)
     note("part by part")
+    stored = {each.part.role: backend.load(each, rounded=False) for each in saved}
+    verdict += list(compare_parts(parts, stored, loop, clip, cfg.gate, label="fp32 arithmetic", error=tolerance.stored))
+    verdict += list(compare_contrasts(parts, stored, loop, clip, tolerance))
+    del stored
     programs = {each.part.role: backend.load(each, rounded=True) for each in saved}
-    verdict += list(compare_parts(parts, programs, loop, clip, tolerance, label=precision))
+    bounds = {"error": tolerance.part, "decibel": tolerance.psnr}
+    verdict += list(compare_parts(parts, programs, loop, clip, cfg.gate, label=precision, **bounds))
     measures, rows = compare_rollouts(model, parts, programs, loop, cfg.gate, tolerance, note=note)
     verdict += measures
     verdict += list(largest_activations(parts, programs, bound=cfg.gate.largest))
@@ -302,6 +308,7 @@ def _manifest(
     checkpoint_sha256: str,
     report: ExportReport,
 ) -> Manifest:
+    backend = backend_of(cfg.backend)
     entries = []
     for each in saved:
         part = each.part
@@ -314,8 +321,8 @@ def _manifest(
                 compute_units=part.compute_units,
                 bytes=contract.bytes_of(each.path),
                 sha256=contract.sha256_of(each.path),
-                inputs=tuple(FeatureEntry(f.name, f.shape, f.dtype(precision), f.meaning) for f in part.inputs),
-                outputs=tuple(FeatureEntry(f.name, f.shape, f.dtype(precision), f.meaning) for f in part.outputs),
+                inputs=tuple(FeatureEntry(f.name, f.shape, backend.wire(f, precision), f.meaning) for f in part.inputs),
+                outputs=tuple(FeatureEntry(f.name, f.shape, backend.wire(f, precision), f.meaning) for f in part.outputs),
             )
         )
     return Manifest(
