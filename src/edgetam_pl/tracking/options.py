@@ -129,6 +129,10 @@ class OptionedTracker:
     options: SessionOptions
     by_hand: bool = False
 
+    def encode(self, images: Tensor) -> ImageFeatures:
+        with self.precision(images.device):
+            return self.tracker.encode(images)
+
     def attend(self, f16: Tensor, recall: Recall) -> Tensor:
         if self.options.memory_dtype is not None:
             frames = tuple((age, memory._replace(tokens=memory.tokens.to(f16.dtype))) for age, memory in recall.frames)

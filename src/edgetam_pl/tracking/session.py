@@ -365,8 +365,7 @@ class Session:
         images = F.interpolate(images, (side, side), mode=self.options.resize, antialias=True, align_corners=False)
         layout = torch.channels_last if self.options.channels_last else torch.contiguous_format
         images = self._tracker.normalise(images.contiguous(memory_format=layout).to(self._device))
-        with self._with_options().precision(self._device):
-            self._features[t] = self._tracker.encode(images.contiguous(memory_format=layout))
+        self._features[t] = self._with_options().encode(images.contiguous(memory_format=layout))
         while len(self._features) > self.options.cached_frames:
             self._features.popitem(last=False)
         return self._features[t]
