@@ -23,10 +23,10 @@ from edgetam_pl import config
 
 
 class Composed(NamedTuple):
-    """A command configured by Hydra overrides: checked by `schema`, done by `module.run(cfg)`."""
+    """A command configured by Hydra overrides: checked by `config.<schema>`, done by `module.run(cfg)`."""
 
     summary: str
-    schema: type
+    schema: str
     module: str
     example: str
 
@@ -39,12 +39,61 @@ class Flagged(NamedTuple):
 
 
 COMMANDS: dict[str, Composed | Flagged] = {
+    "shards": Composed(
+        "data sets, or your own videos, to WebDataset shards (also: shards verify DIR, shards stats DIR)",
+        "ShardsConfig",
+        "edgetam_pl.data.build",
+        "edgetam shards source=davis root=DAVIS out=shards/davis",
+    ),
     "train": Composed(
         "train a model, alone or taught by another; continues where it stopped",
-        config.TrainConfig,
+        "TrainConfig",
         "edgetam_pl.training.fit",
         "edgetam train stage=video model@teacher=sam2.1_hiera_base_plus teacher_weights=sam2.1_hiera_base_plus.pt",
     ),
+    "evaluate": Composed(
+        "J&F and the other protocols of the paper's tables, with pictures",
+        "EvaluateConfig",
+        "edgetam_pl.evaluation.runner",
+        "edgetam evaluate weights=runs/stage2/weights.pt data=davis root=DAVIS",
+    ),
+    "export": Composed(
+        "packages for the phone, proven equal to the checkpoint",
+        "ExportConfig",
+        "edgetam_pl.export.run",
+        "edgetam export weights=runs/stage2/weights.pt out=packages",
+    ),
+    "bench": Composed(
+        "latency by verb, per object count; the last line is JSON",
+        "BenchConfig",
+        "edgetam_pl.benchmark",
+        "edgetam bench model=edgetam device=cpu",
+    ),
+    "show": Composed(
+        "a model as a tree: parameters, shapes, FLOPs per verb; needs no data",
+        "ShowConfig",
+        "edgetam_pl.show",
+        "edgetam show model=edgetam",
+    ),
+    "plan": Composed(
+        "memory, step time and wall-clock of a training, before anything is allocated",
+        "TrainConfig",
+        "edgetam_pl.training.plan",
+        "edgetam plan stage=video model=edgetam trainer=gpu8",
+    ),
+    "pipeline": Flagged("the whole job on generated data, on a CPU (make demo)", "edgetam_pl.pipeline"),
+    "track": Flagged("follow objects through a video from points, boxes or masks", "edgetam_pl.track"),
+    "demo": Flagged("a local web page to click on a video and watch it track", "edgetam_pl.demo_page"),
+    "score": Flagged("score a folder of predictions against a folder of truth", "edgetam_pl.evaluation.score"),
+    "report": Flagged("two evaluations side by side", "edgetam_pl.evaluation.compare"),
+    "weights": Flagged("convert and inspect checkpoints", "edgetam_pl.weights_cli"),
+    "replay": Flagged("run a batch again that broke a training", "edgetam_pl.training.replay"),
+    "doctor": Flagged("can this environment train and export? what to install if not", "edgetam_pl.export.doctor"),
+}
+
+SUBCOMMANDS: dict[tuple[str, str], Flagged] = {
+    ("shards", "verify"): Flagged("check shards: manifest, sha256, every member", "edgetam_pl.data.verify"),
+    ("shards", "stats"): Flagged("what shards hold, as a table and a picture", "edgetam_pl.data.stats"),
 }
 
 
@@ -63,6 +112,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"edgetam: there is no command {name!r}; known ones: {', '.join(COMMANDS)}.", file=sys.stderr)
         return 2
     try:
+        if rest and (name, rest[0]) in SUBCOMMANDS:
+            return _status(_load(SUBCOMMANDS[name, rest[0]].module, "main")(rest[1:]))
         if isinstance(command, Flagged):
             return _status(_load(command.module, "main")(rest))
         return _run_composed(name, command, rest)
@@ -103,7 +154,7 @@ def _run_composed(name: str, command: Composed, words: list[str]) -> int:
         print(_help(name, command))
         return 0
     overrides = [word for word in words if word not in {"--cfg", "job"}]
-    cfg, raw = composed(command.schema, command=name, overrides=overrides)
+    cfg, raw = composed(getattr(config, command.schema), command=name, overrides=overrides)
     if "--cfg" in words:
         print(OmegaConf.to_yaml(raw), end="")
         return 0
@@ -142,7 +193,7 @@ def _help(name: str, command: Composed) -> str:
     if name == "train":
         known = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
         lines.append(f"  experiment {', '.join(known) or 'none yet'}")
-    lines += ["", "Keys:", *_keys(command.schema, prefix="")]
+    lines += ["", "Keys:", *_keys(getattr(config, command.schema), prefix="")]
     return "\n".join(lines)
 
 

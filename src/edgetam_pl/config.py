@@ -429,6 +429,68 @@ class ShardsConfig:
 
 
 @dataclass
+class EvaluateConfig:
+    """`edgetam evaluate`: one protocol on one data set. The same command continues where it was interrupted."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    weights: str = ""
+    """Checkpoint (ours or an official .pt), or `random` for a model that has learned nothing."""
+    protocol: str = "vos"
+    """vos (masks on first frames) | first_frame (Table 4: prompt=...) | pvs_online | pvs_offline (Fig. 5) | sa (Segment
+    Anything, Table 1) | repeat (no model: the first mask on every frame)."""
+    prompt: str = "mask"
+    """first_frame: mask | box | 1-click | 3-click | 5-click."""
+    data: str = "folder"
+    """davis16 | davis17 | mose | sav | ytvos19 | lvos | vost | pumavos | folder (laid out as DAVIS) | images | toy."""
+    root: str = ""
+    """Folder of the data set; for data=toy nothing, or toy:SEED:CLIPS."""
+    split: str | None = None
+    """List of sequences, below the root or anywhere; null: the one the data set comes with, else all."""
+    sequences: list[str] = field(default_factory=list)
+    """These sequences alone."""
+    limit: int = 0
+    """The first so many sequences; 0: all."""
+    unseen: str | None = None
+    """List of categories or sequences that count as unseen, for G (YouTube-VOS, LVOS)."""
+    every: int = 1
+    """sa on videos: every n-th annotated frame is an image."""
+    strict: bool = True
+    """A sequence without frames or masks is an error; otherwise it is left out, and the report says so."""
+    clicks: int = 3
+    """PVS: clicks on each prompted frame. sa: 5 are given, whatever this says."""
+    rounds: int = 8
+    """PVS: prompted frames at most."""
+    threshold: float = 0.75
+    """PVS online: frames whose IoU is below this are corrected."""
+    corrected_are_prompted: bool = True
+    """PVS: corrected frames become prompted ones, as in training; false: as in SAM 2's released predictor."""
+    skip_first_and_last: bool | None = None
+    """Leave out the first and last annotated frame; null: as the data set has it (PVS and sa: all frames count)."""
+    non_overlap: bool | None = None
+    """A pixel has one object, in answers only; null: as the data set has it."""
+    out: str = "runs/evaluate"
+    """Folder of report.html, report.json, pictures and predictions."""
+    cache: str = "runs/evaluate/cache"
+    """Finished sequences, by weights, protocol and data; shared by all evaluations."""
+    fresh: bool = False
+    """Do not use finished sequences."""
+    export: bool = False
+    """Write predictions as the data set's server takes them (vos, first_frame): out/predictions."""
+    pictures: bool = True
+    """Frame, truth, prediction and error of each sequence."""
+    device: str = "auto"
+    """auto | cpu | mps | cuda | cuda:0,cuda:1 (one process each)."""
+    precision: str = "auto"
+    """auto (bfloat16 on CUDA, as published results; else fp32) | fp32 | bf16."""
+    workers: int = 1
+    """Processes on this machine. Under torchrun, ranks share the sequences instead."""
+    threads: int = 0
+    """Threads of PyTorch in each process; 0: the cores, divided by the processes."""
+    seed: int = 0
+    """Of weights=random."""
+
+
+@dataclass
 class BenchConfig:
     """`edgetam bench`: latency by verb, as the paper's Fig. 2, on a full memory bank."""
 
