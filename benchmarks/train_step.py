@@ -1,0 +1,332 @@
+"""Our stage-2 step against a plain step with the same maths, in one run: time, peak memory, ratios.
+
+    python benchmarks/train_step.py                                  # CPU, small
+    python benchmarks/train_step.py --device cuda --size 1024 --frames 8 --objects 3 --bf16
+
+Both take one full step of Eq. 8 on the same clip: student through the bank with prompts, teacher on the same prompts,
+losses, backward, clipping, AdamW. The plain one is written here as SAM 2's trainer does it: eager; F4, F8 and F16 copied for
+every object (so the first self-attention of memory attention runs once per object); RepViT as timm makes it (depthwise 1x1
+convolutions channel by channel); all candidates of all answers up-sampled and compared at full resolution, kept for
+backward; a memory written after the last frame, which nobody reads; unfused AdamW.
+
+Before anything is timed, all take the step without dropout and must agree in loss and in gradient norm. Each contestant runs
+in processes of its own, in turn with the others, round after round. On the CPU, time is the CPU time of the process (other
+work on the machine does not count), and memory the peak resident size above that of the process with its weights and clip,
+taken in a second process whose malloc returns freed pages. On a GPU: wall-clock between synchronisations and the
+allocator's peak. Ratios are of medians within this run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgetam_pl.build import build_model
+from edgetam_pl.config import CompressorConfig, ModelConfig, PhaseConfig, StageConfig
+from edgetam_pl.losses.masks import dice, focal, iou, upsampled
+from edgetam_pl.model.track_anything import TrackAnything
+from edgetam_pl.model.trunks import ChannelScale
+from edgetam_pl.tracking.bank import MemoryBank, RecallPolicy
+from edgetam_pl.tracking.prompters import PromptPlan, Replay, SimulatedClicks
+from edgetam_pl.tracking.step import Prompter, observe, remember
+from edgetam_pl.training.distillation import Teacher, VideoDistillation
+from edgetam_pl.training.optim import parameter_groups
+from edgetam_pl.types import FrameOutput, ImageFeatures, VideoBatch
+
+CONTESTANTS = ("plain", "ours", "ours, recomputing")
+PROMPTS = ("masks", "points")
+
+RETURN_PAGES = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+"""glibc would keep freed tensors resident, and a peak would say little about the step."""
+
+
+def main() -> None:
+    args = _arguments()
+    torch.set_num_threads(args.threads)
+    if args.child:
+        print(json.dumps(_child(args)))
+        return
+    _check_equal(args)
+    found: dict[tuple[str, str], list[dict[str, float]]] = {}
+    for round_ in range(args.rounds):
+        for prompts in args.prompts:
+            for name in CONTESTANTS:
+                timed, weighed = _spawn(name, prompts, {}), _spawn(name, prompts, RETURN_PAGES)
+                found.setdefault((prompts, name), []).append({"seconds": timed["seconds"], "bytes": weighed["bytes"]})
+        print(f"round {round_ + 1} of {args.rounds} done", file=sys.stderr)
+    _report(args, found)
+
+
+# --- the contestants ---
+
+
+def our_step(module: VideoDistillation, batch: VideoBatch, prompter: Prompter) -> Tensor:
+    """The loss of one step as training takes it."""
+    student = module.track(batch, prompter)
+    teacher = module.teach(batch, student)
+    return module.measure(batch, student, teacher).weighted(module.stage.weights).total
+
+
+def plain_step(module: VideoDistillation, batch: VideoBatch, prompter: Prompter) -> Tensor:
+    """The same loss, the plain way."""
+    assert module.teacher is not None
+    f16, ours = _plain_track(module.student, batch, prompter)
+    with torch.no_grad():
+        teacher_f16, theirs = _plain_track(module.teacher.model, batch, Replay(ours))
+    weights, objects = module.stage.weights, batch.num_objects
+    with torch.autocast(f16.device.type, enabled=False):
+        task = sum(
+            (_plain_loss(module, truth, output) for truth, output in zip(batch.masks, ours, strict=True)), f16.new_zeros(())
+        )
+        img = F.mse_loss(f16.float(), teacher_f16.float())
+        mem = [F.mse_loss(a.f_m.float(), b.f_m.float()) for a, b in zip(ours, theirs, strict=True) if a.recalled]
+        return task / objects + weights.img * img + weights.mem * (torch.stack(mem).mean() if mem else 0.0)
+
+
+def _plain_track(model: TrackAnything, batch: VideoBatch, prompter: Prompter) -> tuple[Tensor, tuple[FrameOutput, ...]]:
+    features = model.encode(model.normalise(batch.frames.flatten(0, 1)))
+    bank = MemoryBank(policy=RecallPolicy(clip_length=batch.num_frames))
+    outputs: dict[int, FrameOutput] = {}
+    for t in prompter.order(batch.num_frames):
+        frame: ImageFeatures = features.of(batch.video_of * batch.num_frames + t)  # copied for every object
+        outputs[t] = observe(model, bank, frame, t, prompter.at(t))
+        bank = remember(model, bank, frame, t, outputs[t])
+    return features.f16, tuple(outputs[t] for t in range(batch.num_frames))
+
+
+def _plain_loss(module: VideoDistillation, truth: Tensor, output: FrameOutput) -> Tensor:
+    weights, present = module.stage.weights, truth.flatten(1).any(dim=1)
+    total = truth.new_zeros((), dtype=torch.float32)
+    for answer in output.rounds:
+        if answer.prompts is not None and answer.prompts.mask is not None:
+            full = torch.where(answer.prompts.mask, 10.0, -10.0)
+        else:
+            full = upsampled(answer.logits, truth.shape[-1])  # (O, M, S, S)
+        focal_, dice_ = focal(full, truth), dice(full, truth)
+        best = (weights.focal * focal_ + weights.dice * dice_).argmin(dim=1, keepdim=True)
+        chosen = weights.focal * focal_.gather(1, best) + weights.dice * dice_.gather(1, best)
+        wrong = weights.iou * (answer.iou.float() - iou(full, truth)).abs().mean(dim=1)
+        total = total + ((chosen[:, 0] + wrong) * present).sum()
+        logits = answer.presence[:, 0].float()
+        total = total + weights.presence * F.binary_cross_entropy_with_logits(logits, present.float(), reduction="sum")
+    return total
+
+
+def _as_timm_makes_it(model: nn.Module) -> None:
+    """Back from `ChannelScale` to the depthwise 1x1 convolution it replaces."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, ChannelScale):
+                conv = nn.Conv2d(child.in_channels, child.out_channels, 1, groups=child.groups, bias=False)
+                conv.weight = child.weight
+                setattr(parent, name, conv)
+
+
+# --- one contestant in a process of its own ---
+
+
+def _build(args: argparse.Namespace, name: str, dropout: float) -> VideoDistillation:
+    torch.manual_seed(0)
+    student = build_model(ModelConfig(image_size=args.size, dropout=dropout))
+    teacher = build_model(
+        ModelConfig(
+            image_size=args.size,
+            trunk=args.teacher,
+            memory_blocks=4,
+            compressor=CompressorConfig(kind="none"),
+            pointer_age=True,
+            occlusion_embedding=True,
+        )
+    )
+    for model in (student, teacher):  # random weights judge everything absent, and absent masks have no gradient
+        nn.init.constant_(model.mask_decoder.presence_head.layers[-1].bias, 5.0)
+    if name == "plain":
+        _as_timm_makes_it(student)
+    stage = StageConfig(phases=[PhaseConfig(frames=args.frames, steps=20_000)])
+    stage.optim.warmup = 100
+    module = VideoDistillation(
+        student, stage=stage, teacher=Teacher(teacher, args.teacher, ""), checkpointing=name == "ours, recomputing"
+    )
+    if args.channels_last and name != "plain":
+        module.to(memory_format=torch.channels_last)
+        teacher.to(memory_format=torch.channels_last)
+    teacher.to(args.device)
+    return module.to(args.device)
+
+
+def _clip(args: argparse.Namespace) -> VideoBatch:
+    """Noise, and rectangles that move."""
+    noise = torch.Generator().manual_seed(1)
+    frames = torch.randint(0, 256, (1, args.frames, 3, args.size, args.size), generator=noise, dtype=torch.uint8)
+    masks = torch.zeros(args.frames, args.objects, args.size, args.size, dtype=torch.bool)
+    side = args.size // 4
+    for t in range(args.frames):
+        for o in range(args.objects):
+            top, left = (o * side // 2 + t * 4) % (3 * side), (o * side + t * 8) % (3 * side)
+            masks[t, o, top : top + side, left : left + side] = True
+    batch = VideoBatch(frames, masks, torch.zeros(args.objects, dtype=torch.int64), ("noise",))
+    return batch.to(args.device)
+
+
+def _prompter(args: argparse.Namespace, prompts: str, batch: VideoBatch) -> SimulatedClicks:
+    if prompts == "masks":
+        plan = PromptPlan((0,), by_points=False)
+    else:
+        never = ((False,) * 7,)
+        plan = PromptPlan((0,), by_points=True, boxed=(False,), corrected=(0, args.frames // 2), from_truth=never * 2)
+    return SimulatedClicks(batch.masks, plan, torch.Generator().manual_seed(2))
+
+
+def _step_of(name: str) -> Callable[[VideoDistillation, VideoBatch, Prompter], Tensor]:
+    return plain_step if name == "plain" else our_step
+
+
+def _child(args: argparse.Namespace) -> dict[str, float]:
+    name, cuda = args.child, args.device == "cuda"
+    module, batch = _build(args, name, dropout=args.dropout), _clip(args)
+    module.train()
+    cfg = module.stage.optim
+    groups = parameter_groups(
+        module.student, lr=cfg.lr, encoder_lr=cfg.encoder_lr, weight_decay=cfg.weight_decay, layer_decay=1.0
+    )
+    optimizer = torch.optim.AdamW(groups, fused=name != "plain")
+
+    def step() -> None:
+        with torch.autocast(args.device, dtype=torch.bfloat16, enabled=args.bf16):
+            loss = _step_of(name)(module, batch, _prompter(args, args.prompts[0], batch))
+        loss.backward()
+        nn.utils.clip_grad_norm_(module.student.parameters(), cfg.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    at_rest = _memory_at_rest(cuda)
+    step()  # pages, optimiser state, kernels
+    times = []
+    for _ in range(args.steps):
+        start = _now(cuda)
+        step()
+        times.append(_now(cuda) - start)
+    return {"seconds": statistics.median(times), "bytes": _peak_memory(cuda) - at_rest}
+
+
+def _now(cuda: bool) -> float:
+    if not cuda:
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _memory_at_rest(cuda: bool) -> int:
+    """Bytes in use with weights and clip; from here on the peak is counted."""
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    clear, status = Path("/proc/self/clear_refs"), Path("/proc/self/statm")
+    if not status.exists():  # no Linux: the peak of the process is all there is
+        return 0
+    clear.write_text("5")  # reset the peak resident size (proc(5))
+    return int(status.read_text().split()[1]) * resource.getpagesize()
+
+
+def _peak_memory(cuda: bool) -> int:
+    if cuda:
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def _spawn(name: str, prompts: str, environment: dict[str, str]) -> dict[str, float]:
+    command = [sys.executable, __file__, *sys.argv[1:], "--child", name, "--prompts", prompts]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
+    if done.returncode:
+        raise SystemExit(f"{name} ({prompts}) failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# --- equal first, then fast ---
+
+
+def _check_equal(args: argparse.Namespace) -> None:
+    """Without dropout both steps are the same function; refuse to time them if they are not."""
+    batch = _clip(args)
+    for prompts in args.prompts:
+        results = []
+        for name in CONTESTANTS:
+            module = _build(args, name, dropout=0.0).train()
+            loss = _step_of(name)(module, batch, _prompter(args, prompts, batch))
+            loss.backward()
+            norm = torch.stack([p.grad.norm() for p in module.student.parameters() if p.grad is not None]).norm()
+            results.append((loss.item(), norm.item()))
+        print(f"equal? {prompts}: " + ", ".join(f"{n} {a:.6f} |g| {b:.6f}" for n, (a, b) in zip(CONTESTANTS, results)))
+        for loss_, norm_ in results[1:]:
+            torch.testing.assert_close(torch.tensor([loss_, norm_]), torch.tensor(results[0]), rtol=args.rtol, atol=0.0)
+
+
+def _report(args: argparse.Namespace, found: dict[tuple[str, str], list[dict[str, float]]]) -> None:
+    rows = []
+    for (prompts, name), runs in found.items():
+        base = found[prompts, CONTESTANTS[0]]
+        seconds, megabytes = _spread(runs, "seconds", 1), _spread(runs, "bytes", 2**20)
+        rows.append(
+            {
+                "prompts": prompts,
+                "contestant": name,
+                "seconds": seconds,
+                "step_mib": megabytes,
+                "faster": round(_spread(base, "seconds", 1)[0] / seconds[0], 3),
+                "memory": round(megabytes[0] / _spread(base, "bytes", 2**20)[0], 3),
+            }
+        )
+    print(f"\n{'prompts':8} {'contestant':18} {'s/step':>24} {'MiB of the step':>24} {'faster':>8} {'memory':>8}")
+    for row in rows:
+        s, m = row["seconds"], row["step_mib"]
+        print(
+            f"{row['prompts']:8} {row['contestant']:18} {f'{s[0]:.2f} [{s[1]:.2f}-{s[2]:.2f}]':>24} "
+            f"{f'{m[0]:.0f} [{m[1]:.0f}-{m[2]:.0f}]':>24} {'x' + format(row['faster'], '.2f'):>8} {row['memory']:>8.2f}"
+        )
+    settings = {key: value for key, value in vars(args).items() if key != "child"}
+    print(json.dumps({"settings": settings, "torch": torch.__version__, "rows": rows}))
+
+
+def _spread(runs: Sequence[dict[str, float]], key: str, unit: float) -> tuple[float, float, float]:
+    """Median, least and most."""
+    values = [run[key] / unit for run in runs]
+    return statistics.median(values), min(values), max(values)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=256, help="side of the input in pixels; a multiple of 256")
+    parser.add_argument("--frames", type=int, default=4)
+    parser.add_argument("--objects", type=int, default=3)
+    parser.add_argument("--teacher", default="sam2_hiera_tiny", help="trunk of the teacher, a SAM 2.1")
+    parser.add_argument("--dropout", type=float, default=0.1, help="in the student's memory attention")
+    parser.add_argument("--prompts", nargs="+", choices=PROMPTS, default=list(PROMPTS))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=1, help="timed steps per round and contestant")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--channels-last", action="store_true", help="for ours")
+    parser.add_argument("--rtol", type=float, default=1e-3, help="of the comparison before timing")
+    parser.add_argument("--child", choices=CONTESTANTS, default=None, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
