@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,12 @@ MODELS = Path(__file__).resolve().parents[2] / "configs" / "model"
 NAMES = sorted(path.stem for path in MODELS.glob("*.yaml"))
 
 
-def config(name: str = "toy", **overrides: Any) -> ModelConfig:
-    """The checked configuration of a zoo entry, with some keys changed."""
+def config(name: str = "toy", *, trunk_args: dict[str, Any] | None = None, **overrides: Any) -> ModelConfig:
+    """The checked configuration of a zoo entry, with some keys changed and the trunk's sizes replaced."""
     merged = OmegaConf.merge(OmegaConf.structured(ModelConfig), OmegaConf.load(MODELS / f"{name}.yaml"), overrides)
     cfg = OmegaConf.to_object(merged)
     assert isinstance(cfg, ModelConfig)
-    return cfg
+    return cfg if trunk_args is None else replace(cfg, trunk_args=trunk_args)
 
 
 def lively(model: nn.Module, seed: int = 0) -> None:
@@ -35,6 +36,8 @@ def lively(model: nn.Module, seed: int = 0) -> None:
         z = torch.randn(like.shape, generator=draw)
         if name.endswith("running_var"):
             return 1 + 0.5 * z.abs()
+        if name.endswith(".bn.weight"):
+            return 0.3 + 0.1 * z  # features of a size that leaves memory something to say
         if like.ndim >= 2:
             return z / max(like[0].numel(), 1) ** 0.5
         return (1.0 if name.endswith(("weight", "gamma")) else 0.0) + 0.2 * z

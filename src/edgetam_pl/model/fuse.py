@@ -17,7 +17,7 @@ def fuse(model: TrackAnything) -> TrackAnything:
     RepViT's branches and BatchNorms become single convolutions; the lateral convolutions of F4 and F8 absorb their
     projections; rotated channels are paired by halves. A fused model is returned as an equal copy.
     """
-    model = copy.deepcopy(model).eval().requires_grad_(False)
+    model = copy.deepcopy(model).eval()
     merge_branches(model.image_encoder.trunk)
     if isinstance(model.image_encoder.neck, FPN):
         model.image_encoder.neck.fold()
@@ -27,4 +27,4 @@ def fuse(model: TrackAnything) -> TrackAnything:
                 assert isinstance(attention, Attention)
                 attention.half_split()
     model.fused = True
-    return model
+    return model.requires_grad_(False)
