@@ -98,29 +98,28 @@ class _Draw:
             picture, fill = augment.recolour(picture, steps, self._buffer("spare", picture.shape))
         if look.warped:
             drawn = cv2.warpAffine(
-                picture,
+                cv2.cvtColor(picture, cv2.COLOR_RGB2RGBA, dst=self._buffer("four", (*picture.shape[:2], 4))),
                 look.inverse(picture.shape[:2], (side, side)),
                 (side, side),
-                dst=self._buffer("drawn", (side, side, 4)),
+                dst=self._buffer("warped", (side, side, 4)),  # four channels are warped in half the time of three
                 flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
                 borderValue=(*fill, 0),
             )
+            drawn = cv2.cvtColor(drawn, cv2.COLOR_RGBA2RGB, dst=self._buffer("drawn", (side, side, 3)))
         else:
             if look.flip:
                 picture = cv2.flip(picture, 1, dst=self._buffer("flipped", picture.shape))
             drawn = picture
             if picture.shape[:2] != (side, side):
-                shrinks = min(picture.shape[:2]) > 1.5 * side
                 drawn = cv2.resize(
                     picture,
                     (side, side),
-                    dst=self._buffer("drawn", (side, side, 4)),
-                    interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
+                    dst=self._buffer("drawn", (side, side, 3)),
+                    interpolation=cv2.INTER_AREA if min(picture.shape[:2]) > 1.5 * side else cv2.INTER_LINEAR,
                 )
         if steps and not early:
-            drawn, _ = augment.recolour(drawn, steps, self._buffer("spare", drawn.shape))
-        for channel in range(3):
-            cv2.extractChannel(drawn, channel, dst=out[channel])
+            drawn, _ = augment.recolour(drawn, steps, self._buffer("late", drawn.shape))
+        cv2.split(drawn, list(out))
 
     def masks(self, runs: Sequence[rle.Runs | None], header: Header, look: Look, out: NDArray[np.bool_]) -> None:
         """Draw the masks of one frame into (O, S, S)."""
@@ -146,10 +145,16 @@ class _Draw:
                 np.not_equal(packed & (1 << plane), 0, out=out[first + plane])
 
     def _decoded(self, image: bytes, header: Header, frame: int) -> NDArray[np.uint8]:
-        """The picture (H', W', 4): no smaller than S x S, but scaled down while decoding where that is possible."""
+        """The picture (H', W', 3): no smaller than S x S, but scaled down while decoding where that is possible."""
         check_image(image, header, frame)
         try:
-            return simplejpeg.decode_jpeg(image, "RGBX", min_height=self.side, min_width=self.side, strict=False)
+            return simplejpeg.decode_jpeg(
+                image,
+                min_height=self.side,
+                min_width=self.side,
+                buffer=self._buffer("decoded", (*header.size, 3)),
+                strict=False,
+            )
         except ValueError as error:
             raise BadSampleError(Cause.IMAGE, f"{header.key}: frame {frame} cannot be decoded ({error})") from error
 
