@@ -6,6 +6,8 @@ Letters: O objects, N tokens, D memory width, Z latents, W windows.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -163,7 +165,7 @@ class Perceiver2D(Compressor):
         """memory (O, D, H, W) -> tokens (O, N_g + N_l, D), global ones first."""
         size = memory.shape[-2:]
         x = memory.flatten(2).transpose(1, 2)  # (O, HW, D)
-        pairs = [layer.attention.keys_and_values(x) for layer in self.layers]
+        pairs = [layer.attention.keys_and_values(x) for layer in self._stack]
         tokens = []
         if self.global_latents is not None:
             tokens.append(self._global(self.global_latents, pairs))
@@ -171,10 +173,14 @@ class Perceiver2D(Compressor):
             tokens.append(self._spatial(self.spatial_latents, pairs, size))
         return self.norm(torch.cat(tokens, dim=1))
 
+    @property
+    def _stack(self) -> list[PerceiverLayer]:
+        return cast(list[PerceiverLayer], list(self.layers))
+
     def _global(self, latents: Tensor, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
         """Eq. 5: G = Z_g attending to the frame. (O, N_g, D)."""
         z = latents.expand(pairs[0][0].shape[0], -1, -1)
-        for layer, (k, v) in zip(self.layers, pairs, strict=True):
+        for layer, (k, v) in zip(self._stack, pairs, strict=True):
             z = layer.communicate(layer(z, k + self.memory_pos, v + self.memory_pos))
         return z
 
@@ -182,7 +188,7 @@ class Perceiver2D(Compressor):
         """Eq. 6: L = each of Z_l attending to its window. (O, N_l, D), row by row."""
         num_objects, num_latents = pairs[0][0].shape[0], latents.shape[0]
         z = latents.expand(num_objects, -1, -1).reshape(-1, 1, latents.shape[1])  # (O N_l, 1, D)
-        for layer, (k, v) in zip(self.layers, pairs, strict=True):
+        for layer, (k, v) in zip(self._stack, pairs, strict=True):
             z = layer(z, self._windows(k, size), self._windows(v, size))
             if self.across:
                 z = layer.communicate(z.view(num_objects, num_latents, -1)).reshape(z.shape)

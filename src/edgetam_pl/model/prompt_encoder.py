@@ -46,6 +46,7 @@ class PromptEncoder(nn.Module):
         # sums over labels instead of indexing by them: programs for phones have fixed shapes
         tokens = where * (labels != PADDING).unsqueeze(2)
         for label, embedding in ((PADDING, self.padding), *enumerate(self.labels)):
+            assert isinstance(embedding, nn.Embedding)
             tokens = tokens + (labels == label).unsqueeze(2) * embedding.weight
         return tokens
 

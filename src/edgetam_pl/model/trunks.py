@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import timm
+from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 
 from edgetam_pl.model.vit import PlainViT, SimplePyramid
@@ -58,7 +59,7 @@ def _build(name: str, *, single: bool, drop_path: float, args: Mapping[str, Any]
     if name in HIERA:
         # SAM 2 leaves its position maps at zero and everything else at PyTorch's defaults
         start = {"drop_path_rate": drop_path, "weight_init": "skip", "fix_init": False}
-        body = timm.create_model(name, pretrained=False, features_only=True, **(start | dict(args)))
+        body: Any = timm.create_model(name, pretrained=False, features_only=True, **(start | dict(args)))
         for parameter_name, parameter in body.named_parameters():
             if "pos_embed" in parameter_name:
                 nn.init.zeros_(parameter)
@@ -74,17 +75,18 @@ class ChannelScale(nn.Conv2d):
     PyTorch's CPU kernel runs such a convolution channel by channel, which costs more than all of RepViT's arithmetic.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.weight.view(1, -1, 1, 1)
+    def forward(self, input: Tensor) -> Tensor:
+        return input * self.weight.view(1, -1, 1, 1)
 
 
 def _scale_channels_directly(body: nn.Module) -> None:
     """Replace bias-free depthwise 1x1 convolutions; names in the state dict stay."""
     for parent in list(body.modules()):
         for name, child in list(parent.named_children()):
-            depthwise = type(child) is nn.Conv2d and child.groups == child.in_channels == child.out_channels > 1
-            if depthwise and child.kernel_size == (1, 1) and child.bias is None:
-                scale = ChannelScale(child.in_channels, child.out_channels, 1, groups=child.groups, bias=False)
+            if type(child) is not nn.Conv2d or child.kernel_size != (1, 1) or child.bias is not None:
+                continue
+            if child.groups == child.in_channels == child.out_channels > 1:
+                scale = ChannelScale(child.groups, child.groups, 1, groups=child.groups, bias=False)
                 scale.weight = child.weight
                 setattr(parent, name, scale)
 
@@ -101,5 +103,5 @@ def _vit(name: str, *, single: bool, drop_path: float, args: Mapping[str, Any]) 
 def merge_branches(trunk: Trunk) -> Trunk:
     """RepViT's three parallel branches and its BatchNorms become single convolutions, in place; others are left alone."""
     if any(isinstance(module, ChannelScale) for module in trunk.modules()):
-        trunk.body = timm.utils.reparameterize_model(trunk.body, inplace=True)
+        trunk.body = reparameterize_model(trunk.body, inplace=True)
     return trunk

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgetam_pl.model.attention import WeightedSum
 from edgetam_pl.model.layers import LayerNorm2d
 
 WINDOW = 14
@@ -45,10 +46,11 @@ class WindowAttention(nn.Module):
         self.heads = heads
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
+        self.weigh = WeightedSum()
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(x.flatten(1, 2)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, H, N, d)
-        y = F.scaled_dot_product_attention(*qkv.unbind(0))
+        y = self.weigh(*qkv.unbind(0))
         return self.proj(y.transpose(1, 2).flatten(2)).view(x.shape)
 
 
