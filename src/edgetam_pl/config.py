@@ -310,7 +310,7 @@ class GateConfig:
     """For fp32 programs."""
     half: Tolerance = field(
         default_factory=lambda: Tolerance(
-            part=2e-2, psnr=40, stored=5e-3, contrast=0.1, rollout=0.1, rollout_psnr=35, iou=0.95
+            part=2e-2, psnr=40, stored=1e-2, contrast=0.1, rollout=0.1, rollout_psnr=35, iou=0.95
         )
     )
     """For fp16 programs, every result rounded. 40 dB is Apple's own bar for a compiled model."""
@@ -328,6 +328,8 @@ class GateConfig:
     """The flat parts against the model's own verbs, both in fp32: share of the largest value."""
     largest: float = 6e4
     """No fp16 result of any operation may exceed this; the type ends at 65504."""
+    pixels: int = 2
+    """Masks that differ in at most this many pixels (at S/4) count as equal: the IoU of a few pixels says little."""
     tie: float = 0.02
     """Two candidates whose predicted IoUs differ by less may change places: torch then follows the program's choice."""
     presence_tie: float = 0.5
@@ -440,10 +442,11 @@ class EvaluateConfig:
     Anything, Table 1) | repeat (no model: the first mask on every frame)."""
     prompt: str = "mask"
     """first_frame: mask | box | 1-click | 3-click | 5-click."""
-    data: str = "folder"
-    """davis16 | davis17 | mose | sav | ytvos19 | lvos | vost | pumavos | folder (laid out as DAVIS) | images | toy."""
+    dataset: str = "folder"
+    """davis16 | davis17 | mose | sav | ytvos19 | lvos | vost | pumavos | folder (laid out as DAVIS) | images | toy. Also
+    written data=..."""
     root: str = ""
-    """Folder of the data set; for data=toy nothing, or toy:SEED:CLIPS."""
+    """Folder of the data set; for toy nothing, or toy:SEED:CLIPS."""
     split: str | None = None
     """List of sequences, below the root or anywhere; null: the one the data set comes with, else all."""
     sequences: list[str] = field(default_factory=list)
@@ -468,8 +471,8 @@ class EvaluateConfig:
     """Leave out the first and last annotated frame; null: as the data set has it (PVS and sa: all frames count)."""
     non_overlap: bool | None = None
     """A pixel has one object, in answers only; null: as the data set has it."""
-    out: str = "runs/evaluate"
-    """Folder of report.html, report.json, pictures and predictions."""
+    out: str = ""
+    """Folder of report.html, report.json, pictures and predictions; empty: one below runs/evaluate, by model and protocol."""
     cache: str = "runs/evaluate/cache"
     """Finished sequences, by weights, protocol and data; shared by all evaluations."""
     fresh: bool = False

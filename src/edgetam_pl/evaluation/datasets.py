@@ -49,7 +49,7 @@ class SetRule:
     """What a reader of the numbers should know."""
 
 
-_APPEARANCE = ScoreRule(from_appearance=True)
+_APPEARANCE = ScoreRule(counts_from="appearance")
 RULES: dict[str, SetRule] = {
     "davis16": SetRule(binary=True, first_frame_only=True, split="ImageSets/480p/val.txt"),
     "davis17": SetRule(first_frame_only=True, split="ImageSets/2017/val.txt"),
@@ -117,6 +117,7 @@ def open_data(
     Raises:
         ValueError: an unknown kind, no such folder, nothing in it, or sequences in one folder and not in the other.
     """
+    kind = {"davis": "davis17"}.get(kind, kind)
     if kind not in RULES:
         raise ValueError(
             f"There is no data set {kind!r}; known ones: {', '.join(RULES)}. Any DAVIS-like folder is 'folder'."

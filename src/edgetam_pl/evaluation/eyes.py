@@ -13,15 +13,15 @@ from torch import Tensor
 
 from edgetam_pl.evaluation.clips import Clip, Frame, Masks
 from edgetam_pl.tracking.bank import MemoryBank, RecallPolicy
-from edgetam_pl.tracking.step import Ask, Tracker, observe, remember
+from edgetam_pl.tracking.step import Ask, observe, remember
 from edgetam_pl.types import ABSENT_LOGIT, Decoded, FrameOutput, ImageFeatures, Memory, Prompts, Recall
 
 SUPPRESSED_LOGIT = -10.0
 """A pixel that another object wins gets at most this (SAM 2 release)."""
 
 
-class EvaluatedModel(Tracker, Protocol):
-    """The four verbs of a tracker, and what it takes to begin: its input size and how to normalise frames."""
+class EvaluatedModel(Protocol):
+    """The verbs of a tracker, and what it takes to begin: its input size and how to normalise frames."""
 
     @property
     def image_size(self) -> int: ...
@@ -32,6 +32,18 @@ class EvaluatedModel(Tracker, Protocol):
 
     def encode(self, images: Tensor) -> ImageFeatures:
         """Eq. 1."""
+        ...
+
+    def attend(self, f16: Tensor, recall: Recall) -> Tensor:
+        """Eq. 2."""
+        ...
+
+    def decode(self, f_m: Tensor, features: ImageFeatures, prompts: Prompts | None, *, gate: bool = True) -> Decoded:
+        """Eq. 3. `gate`: objects judged absent have no mask; False in image mode."""
+        ...
+
+    def memorize(self, f16: Tensor, decoded: Decoded) -> Memory:
+        """Eq. 4 to 6."""
         ...
 
 
@@ -54,6 +66,8 @@ class Eyes:
     model: EvaluatedModel
     clip: Clip
     precision: Precision
+    gate: bool = True
+    """Objects judged absent have no mask; False in image mode (SAM 2's image predictor)."""
 
     @property
     def side(self) -> int:
@@ -72,7 +86,7 @@ class Eyes:
 
     def decode(self, f_m: Tensor, features: ImageFeatures, prompts: Prompts | None) -> Decoded:
         with self.precision.context():
-            return self.model.decode(f_m, features, prompts)
+            return self.model.decode(f_m, features, prompts, gate=self.gate)
 
     def memorize(self, f16: Tensor, decoded: Decoded) -> Memory:
         with self.precision.context():
@@ -98,10 +112,9 @@ class Eyes:
         """Logits (O, H, W) at native size, straight from the S/4 grid."""
         return F.interpolate(answer.best.float(), self.clip.size, mode="bilinear", align_corners=False)[:, 0]
 
-    def bank(self, *, num_frames: int, keep_all: bool = False) -> MemoryBank:
+    def bank(self) -> MemoryBank:
         """An empty bank with the policy of evaluation: pointers of future prompted frames are left out (SAM 2 release)."""
-        policy = RecallPolicy(past_pointers_only=True, clip_length=num_frames)
-        return MemoryBank(policy=policy, keep_all=keep_all)
+        return MemoryBank(policy=RecallPolicy(past_pointers_only=True, clip_length=self.clip.num_frames))
 
 
 @dataclass
@@ -111,10 +124,10 @@ class Follower:
     eyes: Eyes
     bank: MemoryBank
 
-    def look(self, t: int, features: ImageFeatures, ask: Ask, *, last: bool) -> FrameOutput:
-        """Answer for frame t; remembered unless nobody will read it."""
+    def look(self, t: int, features: ImageFeatures, ask: Ask) -> FrameOutput:
+        """Answer for frame t, and remember it unless it is the last: nobody would read that."""
         output = observe(self.eyes, self.bank, features, t, ask)
-        if not last:
+        if t < self.eyes.clip.num_frames - 1:
             self.bank = remember(self.eyes, self.bank, features, t, output)
         return output
 

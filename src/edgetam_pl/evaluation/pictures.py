@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import cv2
@@ -34,27 +35,34 @@ _MISSED, _EXTRA = (40, 120, 255), (255, 70, 40)
 
 @dataclass
 class KeptMasks:
-    """Predictions of a sequence until its pictures are drawn: a bit a pixel, compressed."""
+    """Predictions of a sequence until its pictures are drawn: a bit a pixel, compressed. What comes later for an object and
+    a frame takes the place of what came before."""
 
-    _packed: dict[int, tuple[tuple[int, ...], bytes]] = field(default_factory=dict)
+    num_objects: int
+    _packed: dict[tuple[int, int], tuple[tuple[int, ...], bytes]] = field(default_factory=dict)
 
-    def keep(self, t: int, masks: Masks) -> None:
-        """Keep (O, H, W) of frame t, in place of what was kept of it."""
-        self._packed[t] = masks.shape, zlib.compress(np.packbits(masks).tobytes(), 1)
+    def keep(self, t: int, objects: Iterable[int], masks: Masks) -> None:
+        """Keep (O, H, W) of frame t, of the objects with these indices."""
+        for index, mask in zip(objects, masks):
+            self._packed[t, index] = mask.shape, zlib.compress(np.packbits(mask).tobytes(), 1)
 
-    def read(self, t: int) -> Masks:
-        shape, packed = self._packed[t]
-        bits = np.unpackbits(np.frombuffer(zlib.decompress(packed), np.uint8), count=int(np.prod(shape)))
-        return bits.astype(bool).reshape(shape)
-
-    @property
-    def frames(self) -> tuple[int, ...]:
-        return tuple(sorted(self._packed))
+    def read(self, t: int, size: tuple[int, int]) -> Masks:
+        """(O, H, W) of frame t; empty where nothing was kept."""
+        masks = np.zeros((self.num_objects, *size), dtype=bool)
+        for index, mask in enumerate(masks):
+            if (t, index) in self._packed:
+                shape, packed = self._packed[t, index]
+                bits = np.unpackbits(np.frombuffer(zlib.decompress(packed), np.uint8), count=mask.size)
+                mask[:] = bits.astype(bool).reshape(shape)
+        return masks
 
 
 def strip(clip: Clip, kept: KeptMasks, chosen: dict[int, str]) -> bytes:
     """A JPEG with a row for each chosen frame; `chosen` gives frame numbers and captions."""
-    rows = [row(clip.frames.read(t), clip.truths.read(t), kept.read(t), caption=said) for t, said in sorted(chosen.items())]
+    rows = [
+        row(clip.frames.read(t), clip.truths.read(t), kept.read(t, clip.size), caption=said)
+        for t, said in sorted(chosen.items())
+    ]
     return encode_jpeg(np.concatenate([part for line in rows for part in (line, _band(line))][:-1]))
 
 

@@ -37,9 +37,6 @@ class Answer(NamedTuple):
     round: int = 0
 
 
-Protocol = Callable[[Eyes, Clip], Iterator[Answer]]
-
-
 def follow(eyes: Eyes, clip: Clip, *, prompt: str = "mask", non_overlap: bool = True) -> Iterator[Answer]:
     """Prompt each object on its first frame, then follow it to the end. With `prompt="mask"`: semi-supervised VOS.
 
@@ -50,9 +47,8 @@ def follow(eyes: Eyes, clip: Clip, *, prompt: str = "mask", non_overlap: bool = 
         ValueError: an unknown prompt.
     """
     say = first_prompt(prompt)
-    last = clip.num_frames - 1
     by_start = groupby(sorted(range(len(clip.objects)), key=_start_of(clip)), key=_start_of(clip))
-    groups = [(start, list(members), Follower(eyes, eyes.bank(num_frames=clip.num_frames))) for start, members in by_start]
+    groups = [(start, list(members), Follower(eyes, eyes.bank())) for start, members in by_start]
     for t in range(clip.num_frames):
         logits = absent(clip, eyes.precision.device)
         awake = [group for group in groups if group[0] <= t]
@@ -60,7 +56,7 @@ def follow(eyes: Eyes, clip: Clip, *, prompt: str = "mask", non_overlap: bool = 
         for start, members, follower in awake:
             assert features is not None
             ask = say(eyes, clip.truths.read(t)[members]) if t == start else silent
-            logits[members] = eyes.enlarged(follower.look(t, features, ask, last=t == last).final)
+            logits[members] = eyes.enlarged(follower.look(t, features, ask).final)
         yield Answer(t, decided(logits, non_overlap=non_overlap), range(len(clip.objects)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,9 +18,9 @@ class ScoreRule:
 
     skip_first_and_last: bool = True
     """Leave out the first and the last annotated frame: the first is given, the last is DAVIS's habit."""
-    from_appearance: bool = False
-    """An object counts from the first scored frame that shows it in truth or prediction (SA-V evaluator, for palettes);
-    otherwise on every frame (DAVIS toolkit)."""
+    counts_from: str = "first"
+    """Where an object begins to count: on the `first` scored frame (DAVIS toolkit); on its `start`, where it is prompted;
+    from its `appearance`, on the first scored frame that shows it in truth or prediction (SA-V evaluator, palettes)."""
     boundary: bool = True
     """Measure F too; VOST and Segment Anything measure regions alone."""
 
@@ -27,13 +28,14 @@ class ScoreRule:
     def words(self) -> str:
         """For the conditions of a table's row."""
         frames = "all annotated frames but the first and last" if self.skip_first_and_last else "all annotated frames"
-        return f"{frames}, objects count from their appearance" if self.from_appearance else frames
+        return frames if self.counts_from == "first" else f"{frames}, objects count from their {self.counts_from}"
 
     def frames(self, item: ClipObject) -> tuple[int, ...]:
         """Frames of this object that are scored; none when its truth is hidden."""
         if len(item.annotated) == 1 and self.skip_first_and_last:
             return ()
-        return item.annotated[1:-1] if self.skip_first_and_last else item.annotated
+        frames = item.annotated[1:-1] if self.skip_first_and_last else item.annotated
+        return tuple(t for t in frames if t >= item.start) if self.counts_from == "start" else frames
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class ObjectScore:
     round: int = 0
     """Prompted frames in promptable VOS, clicks in Segment Anything; 0 elsewhere."""
     group: str = ""
+    person_seconds: float = 0.0
+    """Estimated time that a person spent on the object; 0 where nobody was in the loop."""
 
     @property
     def mean_j(self) -> float:
@@ -72,6 +76,7 @@ class Tally:
 
     clip: Clip
     rule: ScoreRule
+    person_seconds: Callable[[Clip, int, int], float] = lambda clip, index, rounds: 0.0
     _found: dict[tuple[int, int], list[tuple[str, float, float]]] = field(default_factory=dict)
     _truth: tuple[int, Masks] | None = None
 
@@ -90,7 +95,7 @@ class Tally:
         shown = truth.any(axis=(1, 2)) | prediction.any(axis=(1, 2))
         for row, index in enumerate(indices):
             scores = self._found.setdefault((answer.round, index), [])
-            if scores or shown[row] or not self.rule.from_appearance:
+            if scores or shown[row] or self.rule.counts_from != "appearance":
                 scores.append((self.clip.stems[answer.t], float(j[row]), float(f[row])))
 
     def rows(self) -> tuple[ObjectScore, ...]:
@@ -104,6 +109,7 @@ class Tally:
                 f=tuple(f for _, _, f in scores) if self.rule.boundary else (),
                 round=number,
                 group=self.clip.objects[index].group,
+                person_seconds=self.person_seconds(self.clip, index, number),
             )
             for (number, index), scores in sorted(self._found.items())
             if scores

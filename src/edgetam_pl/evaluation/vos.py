@@ -76,19 +76,20 @@ def evaluate_clip(
     *,
     pictures: bool = True,
     export: Callable[[Answer], None] | None = None,
+    person_seconds: Callable[[Clip, int, int], float] = lambda clip, index, rounds: 0.0,
 ) -> tuple[Sequence, tuple[ObjectScore, ...]]:
-    """Take the answers to one clip, score and draw them."""
-    tally, kept = Tally(clip, rule), KeptMasks()
+    """Take the answers to one clip, score and draw them; pictures show the last round."""
+    tally, kept = Tally(clip, rule, person_seconds), KeptMasks(len(clip.objects))
     started = time.perf_counter()
     for answer in answers:
         tally.add(answer)
-        if pictures and len(answer.objects) == len(clip.objects):
-            kept.keep(answer.t, answer.masks)
+        if pictures:
+            kept.keep(answer.t, answer.objects, answer.masks)
         if export is not None:
             export(answer)
     seconds = time.perf_counter() - started
     rows = tally.rows()
-    picture = strip(clip, kept, _telling_frames(clip, rows)) if pictures and rows and kept.frames else None
+    picture = strip(clip, kept, _telling_frames(clip, rows)) if pictures and rows else None
     return Sequence(clip.name, clip.num_frames, len(clip.objects), seconds, picture), rows
 
 

@@ -1,0 +1,112 @@
+"""A recipe: the protocol with all that it leaves open, and the rule its answers are scored by: what a row must say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from edgetam_pl.evaluation.clips import Clip
+from edgetam_pl.evaluation.datasets import SetRule
+from edgetam_pl.evaluation.eyes import Eyes
+from edgetam_pl.evaluation.promptable import Interaction, pvs_offline, pvs_online, segment_anything
+from edgetam_pl.evaluation.protocols import Answer, first_prompt, follow, repeat
+from edgetam_pl.evaluation.scoring import ScoreRule
+
+PROTOCOLS = ("vos", "first_frame", "pvs_online", "pvs_offline", "sa", "repeat")
+SA_CLICKS = 5
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How clips are evaluated. Plain values: equal recipes give equal numbers."""
+
+    protocol: str = "vos"
+    prompt: str = "mask"
+    non_overlap: bool = True
+    per_object: bool = False
+    """Predictions are written as a folder an object."""
+    score: ScoreRule = field(default_factory=ScoreRule)
+    how: Interaction = field(default_factory=Interaction)
+
+    def __post_init__(self) -> None:
+        if self.protocol not in PROTOCOLS:
+            raise ValueError(f"There is no protocol {self.protocol!r}; known ones: {', '.join(PROTOCOLS)}.")
+        first_prompt(self.prompt)
+        if self.how.rounds < 1 or self.how.clicks < 1 or not 0 <= self.how.threshold <= 1:
+            raise ValueError(f"{self.how}: rounds and clicks are at least 1, the threshold lies in 0 ... 1.")
+
+    @classmethod
+    def of(
+        cls,
+        protocol: str,
+        rule: SetRule,
+        *,
+        prompt: str = "mask",
+        how: Interaction | None = None,
+        skip_first_and_last: bool | None = None,
+        non_overlap: bool | None = None,
+    ) -> Recipe:
+        """The recipe for a data set: its rule, as far as the protocol follows it."""
+        score = rule.score
+        if protocol in ("pvs_online", "pvs_offline"):
+            # no frame is given, so all count, from where the object is prompted
+            score = replace(score, skip_first_and_last=False, counts_from="start")
+        elif protocol == "first_frame":
+            score = replace(score, counts_from="start")
+        elif protocol == "sa":
+            score = ScoreRule(skip_first_and_last=False, boundary=False)
+        if skip_first_and_last is not None:
+            score = replace(score, skip_first_and_last=skip_first_and_last)
+        return cls(
+            protocol=protocol,
+            prompt=prompt if protocol == "first_frame" else "mask",
+            non_overlap=rule.non_overlap if non_overlap is None else non_overlap,
+            per_object=rule.per_object,
+            score=score,
+            how=how or Interaction(),
+        )
+
+    @property
+    def needs_model(self) -> bool:
+        return self.protocol != "repeat"
+
+    @property
+    def person_seconds(self) -> Callable[[Clip, int, int], float]:
+        """Estimated time a person spends on an object (clip, its index, rounds); 0 where nobody works."""
+        if self.protocol not in ("pvs_online", "pvs_offline"):
+            return lambda clip, index, rounds: 0.0
+        online = self.protocol == "pvs_online"
+        return lambda clip, index, rounds: self.how.seconds(
+            num_frames=clip.num_frames - clip.objects[index].start, rounds=rounds, online=online
+        )
+
+    def answers(self, eyes: Eyes | None, clip: Clip) -> Iterator[Answer]:
+        """Run the protocol; `eyes` may be missing where no model is needed."""
+        if self.protocol == "repeat":
+            return repeat(clip)
+        assert eyes is not None, f"{self.protocol} needs a model"
+        if self.protocol == "sa":
+            return segment_anything(eyes, clip, clicks=SA_CLICKS)
+        if self.protocol == "pvs_online":
+            return pvs_online(eyes, clip, how=self.how)
+        if self.protocol == "pvs_offline":
+            return pvs_offline(eyes, clip, how=self.how)
+        return follow(eyes, clip, prompt=self.prompt, non_overlap=self.non_overlap)
+
+    def plain(self) -> dict[str, Any]:
+        """For hashing and for the record."""
+        return asdict(self)
+
+    @property
+    def words(self) -> str:
+        """For the conditions of a table's row."""
+        clicks = f"{self.how.clicks} clicks on each of 1 to {self.how.rounds} frames"
+        return {
+            "vos": "the first mask of each object",
+            "first_frame": f"{self.prompt} on the first frame of each object",
+            "pvs_online": f"{clicks}, one pass, correcting frames below IoU {self.how.threshold:g}",
+            "pvs_offline": f"{clicks}, several passes, correcting the worst frame",
+            "sa": f"1 to {SA_CLICKS} clicks on each mask of an image",
+            "repeat": "no model: the first mask on every frame",
+        }[self.protocol]

@@ -1,0 +1,383 @@
+"""`edgetam evaluate`: a protocol over a data set, sequence by sequence, on any number of processes.
+
+A finished sequence is kept, by the hash of everything that could change its numbers: weights, model, protocol, precision,
+frames, masks, and this code. So an interrupted evaluation continues, and a repeated one costs nothing.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import multiprocessing
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, partial
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+import edgetam_pl
+from edgetam_pl.config import EvaluateConfig, ModelConfig
+from edgetam_pl.evaluation.clips import Clip
+from edgetam_pl.evaluation.datasets import DataSet, as_images, open_data
+from edgetam_pl.evaluation.export import Predictions
+from edgetam_pl.evaluation.eyes import EvaluatedModel, Eyes, Precision, evaluating
+from edgetam_pl.evaluation.promptable import Interaction
+from edgetam_pl.evaluation.recipe import Recipe
+from edgetam_pl.evaluation.report import VERSION, Report, Sequence, row_of_json, write_whole
+from edgetam_pl.evaluation.scoring import ObjectScore
+from edgetam_pl.evaluation.vos import evaluate_clip
+
+Result = tuple[Sequence, tuple[ObjectScore, ...]]
+
+
+def run(cfg: EvaluateConfig) -> Report | None:
+    """The command. None on ranks of torchrun that leave the report to the first.
+
+    Raises:
+        ValueError: a protocol, data set or checkpoint that does not fit; named, with the cure.
+    """
+    data = open_data(
+        cfg.dataset, cfg.root, sequences=cfg.sequences, split=cfg.split, limit=cfg.limit, unseen=cfg.unseen, strict=cfg.strict,
+        toy_size=cfg.model.image_size,
+    )  # fmt: skip
+    if cfg.protocol == "sa" and data.kind != "images":
+        data = as_images(data, every=cfg.every)
+    how = Interaction(cfg.clicks, cfg.rounds, cfg.threshold, cfg.corrected_are_prompted)
+    recipe = Recipe.of(
+        cfg.protocol,
+        data.rule,
+        prompt=cfg.prompt,
+        how=how,
+        skip_first_and_last=cfg.skip_first_and_last,
+        non_overlap=cfg.non_overlap,
+    )
+    if cfg.prompt != "mask" and cfg.protocol != "first_frame":
+        raise ValueError(
+            f"prompt={cfg.prompt} goes with protocol=first_frame; protocol={cfg.protocol} has prompts of its own."
+        )
+    if recipe.needs_model and not cfg.weights:
+        raise ValueError("weights is empty; give a checkpoint, or weights=random for a model that has learned nothing.")
+    if cfg.export and recipe.protocol not in ("vos", "first_frame", "repeat"):
+        raise ValueError(
+            f"export writes one prediction a frame; protocol={recipe.protocol} has many. Use vos or first_frame."
+        )
+    devices = _devices(cfg.device)
+    job = Job(
+        recipe=recipe,
+        data=data,
+        build=partial(load_model, cfg.model, cfg.weights, cfg.seed) if recipe.needs_model else None,
+        model=asdict(cfg.model) if recipe.needs_model else {},
+        bf16=cfg.precision == "bf16" or (cfg.precision == "auto" and devices[0].startswith("cuda")),
+        pictures=cfg.pictures,
+        cache=Path(cfg.cache),
+        fresh=cfg.fresh,
+        threads=cfg.threads,
+    )
+    if cfg.precision not in ("auto", "fp32", "bf16"):
+        raise ValueError(f"precision is {cfg.precision!r}; use auto, fp32 or bf16.")
+    weights_hash = hash_of_weights(job.build()) if job.build is not None else "none"
+    job = replace(job, weights_hash=weights_hash)
+    out = Path(cfg.out) if cfg.out else _folder_of(cfg, job)
+    if cfg.export:
+        job = replace(job, export=out / "predictions")
+    report = evaluate(job, devices=devices, workers=cfg.workers, title=f"{_name_of(cfg)} on {cfg.dataset}, {cfg.protocol}")
+    if report is None:
+        return None
+    weights = {"weights": Path(cfg.weights).name, "model": cfg.model.name} if recipe.needs_model else {"model": "none"}
+    report = replace(report, conditions={**weights, **report.conditions})
+    page = report.write(out)
+    print(report.table(limit=20))
+    print(f"{report.title}: " + ", ".join(f"{name} {value:.1f}" for name, value in report.headline().items()))
+    print(f"report: {page}")
+    return report
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a process needs to evaluate a sequence; can be sent to one."""
+
+    recipe: Recipe
+    data: DataSet
+    cache: Path
+    build: Callable[[], EvaluatedModel] | None = None
+    """Makes the model; None where the protocol needs none."""
+    weights_hash: str = "none"
+    model: Mapping[str, Any] = field(default_factory=dict)
+    """The model's configuration: weights alone do not say how they are used."""
+    bf16: bool = False
+    pictures: bool = True
+    fresh: bool = False
+    export: Path | None = None
+    """Folder of predictions, or None."""
+    threads: int = 0
+
+    def key(self, clip: Clip) -> str:
+        """Hash of everything that could change this sequence's numbers."""
+        said = [VERSION, self.weights_hash, self.model, self.recipe.plain(), self.bf16, clip.fingerprint(), hash_of_code()]
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def evaluate(job: Job, *, devices: list[str], workers: int = 1, title: str = "evaluation") -> Report | None:
+    """Evaluate every sequence that is not finished yet, and put the report together.
+
+    Under torchrun each rank takes its share, and the first one waits for the others and returns the report; others return
+    None.
+
+    Raises:
+        ValueError: a sequence that cannot be evaluated. Those finished before are kept.
+    """
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1 and devices == ["cuda"]:
+        devices = [f"cuda:{os.environ.get('LOCAL_RANK', '0')}"]
+    names = job.data.names[rank::world]
+    results: dict[str, Result] = {}
+    fingerprints: dict[str, str] = {}
+    with tqdm(total=len(names), desc=title, unit="sequence", disable=rank > 0 or None) as progress:
+        for name, result, fingerprint in _finished(job, names, devices, workers):
+            results[name], fingerprints[name] = result, fingerprint
+            progress.update()
+    if rank > 0:
+        return None
+    for name in job.data.names:
+        if name not in results:
+            results[name], fingerprints[name] = _awaited(job, name)
+    done = [results[name] for name in job.data.names]
+    report = Report(
+        title=title,
+        rows=tuple(row for _, rows in done for row in rows),
+        sequences=tuple(item for item, _ in done),
+        conditions=_conditions(job, done, [fingerprints[name] for name in job.data.names], devices[0]),
+    )
+    if not report.rows and job.export is None:
+        raise ValueError(
+            f"Nothing of {job.data.kind} can be scored: the truth of its frames is hidden, or there are too few. "
+            f"export=true writes predictions for the server that has it."
+        )
+    return report
+
+
+def load_model(model: ModelConfig, weights: str, seed: int) -> EvaluatedModel:
+    """The model with its weights, on the CPU.
+
+    Raises:
+        ValueError: no such checkpoint, or one of another model.
+    """
+    from edgetam_pl.build import build_model
+    from edgetam_pl.weights import load_into
+
+    torch.manual_seed(seed)
+    built = build_model(model)
+    return built.eval() if weights == "random" else load_into(built, weights).eval()
+
+
+def hash_of_weights(model: object) -> str:
+    """Of names, types and values, whatever file they came from."""
+    digest = hashlib.sha256()
+    if isinstance(model, torch.nn.Module):
+        for name, value in sorted(model.state_dict().items()):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    else:
+        digest.update(repr(model).encode())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def hash_of_code() -> str:
+    """Of the modules that make the numbers: after a change to them nothing old is taken for new."""
+    package = Path(edgetam_pl.__file__).parent
+    parts = ["types.py", *(f"{name}/*.py" for name in ("model", "tracking", "metrics", "evaluation"))]
+    digest = hashlib.sha256()
+    for path in sorted(path for part in parts for path in package.glob(part)):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+# ---------------------------------------------------------------------- one sequence
+
+
+@dataclass
+class _Worker:
+    """A process with its model."""
+
+    job: Job
+    device: torch.device
+    model: EvaluatedModel | None = None
+
+    def evaluate(self, name: str) -> tuple[str, Result, str]:
+        """One sequence, from what is kept or anew: name, result, fingerprint of the data."""
+        job, clip = self.job, self.job.data.clip(name)
+        key = job.key(clip)
+        exported = job.export is None or _exported(job.export, name) == key
+        kept = None if job.fresh else _kept(job, key)
+        if kept is not None and exported:
+            return name, *kept
+        predictions = None
+        if job.export is not None:
+            predictions = Predictions(job.export, clip, per_object=job.recipe.per_object)
+        result = evaluate_clip(
+            clip, job.recipe.answers(self._eyes(clip), clip), job.recipe.score, pictures=job.pictures,
+            export=None if predictions is None else predictions.write, person_seconds=job.recipe.person_seconds,
+        )  # fmt: skip
+        fingerprint = clip.fingerprint()
+        _keep(job, key, result, fingerprint)
+        if predictions is not None and job.export is not None:
+            predictions.finish()
+            write_whole(_mark(job.export, name), key.encode())
+        return name, result, fingerprint
+
+    def _eyes(self, clip: Clip) -> Eyes | None:
+        if self.job.build is None:
+            return None
+        if self.model is None:
+            self.model = self.job.build()
+            if isinstance(self.model, torch.nn.Module):
+                self.model.to(self.device)
+        return Eyes(self.model, clip, Precision(self.device, torch.bfloat16 if self.job.bf16 else None))
+
+
+def _keep(job: Job, key: str, result: Result, fingerprint: str) -> None:
+    item, rows = result
+    if item.picture is not None:
+        write_whole(job.cache / f"{key}.jpg", item.picture)
+    known = {
+        "fingerprint": fingerprint,
+        "sequence": asdict(replace(item, picture=None)),
+        "rows": [asdict(row) for row in rows],
+    }
+    write_whole(job.cache / f"{key}.json", json.dumps(known).encode())
+
+
+def _kept(job: Job, key: str) -> tuple[Result, str] | None:
+    file, picture = job.cache / f"{key}.json", job.cache / f"{key}.jpg"
+    if not file.is_file():
+        return None
+    known = json.loads(file.read_text())
+    rows = tuple(row_of_json(row) for row in known["rows"])
+    if job.pictures and rows and not picture.is_file():
+        return None
+    item = Sequence(**known["sequence"])
+    drawn = picture.read_bytes() if job.pictures and rows else None
+    return (replace(item, picture=drawn), rows), known["fingerprint"]
+
+
+def _mark(export: Path, name: str) -> Path:
+    """Beside the predictions, not among them: servers take the folder as it is."""
+    return export.with_name("predictions-done") / f"{name.replace('/', '_')}.key"
+
+
+def _exported(export: Path, name: str) -> str | None:
+    mark = _mark(export, name)
+    return mark.read_text() if mark.is_file() and (export / name).is_dir() else None
+
+
+# ---------------------------------------------------------------------- many sequences
+
+_worker: _Worker | None = None
+
+
+def _finished(job: Job, names: tuple[str, ...], devices: list[str], workers: int) -> Iterator[tuple[str, Result, str]]:
+    """Results as they come, in order."""
+    workers = max(workers, len(devices))
+    if workers == 1 or len(names) <= 1:
+        if job.threads:
+            torch.set_num_threads(job.threads)
+        worker = _Worker(job, torch.device(devices[0]))
+        for name in names:
+            with evaluating(worker.model):
+                result = worker.evaluate(name)
+            yield result
+        return
+    context = multiprocessing.get_context("spawn")
+    free: Queue[str] = context.Manager().Queue()
+    for number in range(workers):
+        free.put(devices[number % len(devices)])
+    threads = job.threads or max((os.cpu_count() or 1) // workers, 1)
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(job, free, threads)) as pool:
+        yield from pool.map(_evaluate, names)
+
+
+def _begin(job: Job, free: Queue[str], threads: int) -> None:
+    """A new process: take a device."""
+    global _worker
+    torch.set_num_threads(threads)
+    _worker = _Worker(job, torch.device(free.get()))
+
+
+def _evaluate(name: str) -> tuple[str, Result, str]:
+    assert _worker is not None, "the process has begun"
+    with evaluating(_worker.model):
+        return _worker.evaluate(name)
+
+
+def _awaited(job: Job, name: str) -> tuple[Result, str]:
+    """The result of a sequence that another rank evaluates. If that rank dies, torchrun ends this one too."""
+    key = job.key(job.data.clip(name))
+    while (kept := _kept(job, key)) is None:
+        time.sleep(0.2)
+    return kept
+
+
+# ---------------------------------------------------------------------- words for the report
+
+
+def _conditions(job: Job, done: list[Result], fingerprints: list[str], device: str) -> dict[str, Any]:
+    """What a reader needs to get the same numbers."""
+    rows = [row for _, rows in done for row in rows]
+    return {
+        "protocol": job.recipe.protocol,
+        "prompts": job.recipe.words,
+        "frame_rule": job.recipe.score.words,
+        "non_overlap": job.recipe.non_overlap,
+        "resolution": job.model.get("image_size", "native"),
+        "data": job.data.kind,
+        "note": job.data.rule.note,
+        "num_sequences": len(done),
+        "num_objects": len({(row.sequence, row.object) for row in rows}),
+        "num_scored_frames": len({(row.sequence, stem) for row in rows for stem in row.stems}),
+        "list_hash": job.data.list_hash,
+        "data_hash": hashlib.sha256("\n".join(fingerprints).encode()).hexdigest()[:12],
+        "weights_hash": job.weights_hash,
+        "precision": "bf16" if job.bf16 else "fp32",
+        "device": _device_name(device),
+        "version": edgetam_pl.__version__,
+        "torch": torch.__version__,
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def _devices(said: str) -> list[str]:
+    if said == "auto":
+        return ["cuda" if torch.cuda.is_available() else "cpu"]
+    devices = [word.strip() for word in said.split(",") if word.strip()]
+    for device in devices:
+        kind = device.partition(":")[0]
+        if kind not in ("cpu", "cuda", "mps"):
+            raise ValueError(f"device is {said!r}; use auto, cpu, mps, cuda, or a list such as cuda:0,cuda:1.")
+        if kind == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device is {said!r} and this machine has no CUDA device that torch can use; use cpu.")
+    return devices
+
+
+def _device_name(device: str) -> str:
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(torch.device(device))
+    return f"{device}, {platform.machine()}, {os.cpu_count()} cores"
+
+
+def _name_of(cfg: EvaluateConfig) -> str:
+    return cfg.model.name if cfg.protocol != "repeat" else "repeat"
+
+
+def _folder_of(cfg: EvaluateConfig, job: Job) -> Path:
+    prompt = f"-{cfg.prompt}" if cfg.protocol == "first_frame" else ""
+    return Path("runs/evaluate") / f"{_name_of(cfg)}-{job.weights_hash[:8]}" / f"{cfg.dataset}-{cfg.protocol}{prompt}"
