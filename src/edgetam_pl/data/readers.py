@@ -137,15 +137,16 @@ def davis(config: ShardsConfig) -> PaletteFolder:
 
 def mose(config: ShardsConfig) -> PaletteFolder:
     """MOSE: train/JPEGImages/VIDEO, train/Annotations/VIDEO. Only training masks are public."""
-    root = _part(_root(config), config.split or "train", config)
-    images, annotations = _folder(root, "JPEGImages", config), _folder(root, "Annotations", config)
     listed = config.split if config.split.endswith(".txt") else ""
+    root = _part(_root(config), "train" if listed else config.split or "train", config)
+    images, annotations = _folder(root, "JPEGImages", config), _folder(root, "Annotations", config)
     return PaletteFolder(images, annotations, _names(config, root, images, listed))
 
 
 def ytvos(config: ShardsConfig) -> PaletteFolder:
     """YouTube-VOS 2018/2019: train/JPEGImages/VIDEO, train/Annotations/VIDEO, train/meta.json."""
-    root = _part(_root(config), config.split or "train", config)
+    listed = config.split if config.split.endswith(".txt") else ""
+    root = _part(_root(config), "train" if listed else config.split or "train", config)
     images, annotations = _folder(root, "JPEGImages", config), _folder(root, "Annotations", config)
     meta = root / "meta.json"
     if not meta.is_file():
@@ -155,7 +156,6 @@ def ytvos(config: ShardsConfig) -> PaletteFolder:
         known = {name: frozenset(entry["objects"]) for name, entry in videos.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{meta} is not YouTube-VOS's meta.json ({error!r}); download it again.") from error
-    listed = config.split if config.split.endswith(".txt") else ""
     names = _names(config, root, images, listed)
     missing = [name for name in names if name not in known]
     if missing:
