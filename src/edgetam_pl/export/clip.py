@@ -81,8 +81,7 @@ def draw(num_frames: int, size: int, *, seed: int) -> CheckClip:
         frame = np.where(ball, np.roll(skins[BALL], t, axis=2), background)
         frame = np.where(bar, 0.3 + 0.2 * np.sin(60 * y), frame)
         frame = np.where(box, skins[BOX], frame)
-        noisy = frame + rng.normal(0, 0.01, frame.shape)
-        frames.append((noisy.clip(0, 1) * 255).astype(np.uint8))
+        frames.append((frame.clip(0, 1) * 255).astype(np.uint8))
         masks.append(np.stack([ball & ~bar & ~box, box]))
     return CheckClip(torch.from_numpy(np.stack(frames)), torch.from_numpy(np.stack(masks)), factor, size)
 

@@ -27,6 +27,7 @@ from edgetam_pl.export.backends import backend_of
 from edgetam_pl.export.check import (
     FrameRow,
     Measure,
+    Rollouts,
     Verdict,
     compare_contrasts,
     compare_parts,
@@ -35,11 +36,16 @@ from edgetam_pl.export.check import (
     largest_activations,
 )
 from edgetam_pl.export.clip import draw
+from edgetam_pl.export.estimate import estimate
+from edgetam_pl.export.estimate import lines as estimate_lines
+from edgetam_pl.export.golden import write_golden
 from edgetam_pl.export.manifest import FeatureEntry, Loop, Manifest, PartEntry
 from edgetam_pl.export.parts import Backend, Part, Program, Saved
+from edgetam_pl.export.readme import write_readme
 from edgetam_pl.model.track_anything import TrackAnything
 
 REPORT = "export_report.json"
+VALIDATOR = "validate_on_mac.py"
 NOT_ON_APPLE = "not run on Apple hardware"
 VISIBLE_BIAS = 5.0
 """Presence bias of weights=random: a model that sees nothing would compare nothing."""
@@ -75,7 +81,8 @@ class ExportReport:
     packages: list[PackageRow]
     seconds: dict[str, float]
     """Wall-clock seconds of each step."""
-    peak_rss_mb: float
+    peak_rss_mb: dict[str, float]
+    """Largest resident memory of the process up to the end of each step."""
     failures: list[str]
     worst: dict[str, dict[str, Any]]
     """Of each part and quantity, the number nearest to its bound."""
@@ -98,6 +105,8 @@ class ExportReport:
             mark = "" if row["ok"] else "  <- refused"
             lines.append(f"{key:<74} {row['value']:>10.4g} {row['bound']:>10.4g}{mark}")
         lines.append("")
+        if self.estimate:
+            lines += [*estimate_lines(self.estimate), ""]
         lines.append("seconds: " + ", ".join(f"{step} {seconds:.1f}" for step, seconds in self.seconds.items()))
         lines.append(
             f"Core ML itself: {self.apple_hardware}" if self.backend == "coreml" else f"phone: {self.apple_hardware}"
@@ -177,14 +186,30 @@ def export_packages(
         note("converting")
         saved = backend.convert(parts, draft, cfg)
         clock.lap("convert")
-        frames = gate(original, by_role, backend, saved, loop, cfg, precision, verdict, note)
+        rollouts = gate(original, by_role, backend, saved, loop, cfg, precision, verdict, note)
         clock.lap("gate")
-        report = _report(out, cfg, precision, saved, verdict, frames, clock)
+        report = _report(out, cfg, precision, saved, verdict, rollouts.rows, clock)
         if not verdict.ok:
             refused = out.with_name(out.name + ".refused.json")
             _write_json(refused, dataclasses.asdict(report))
             raise ExportRefused(_refusal(verdict.failures, refused), report)
-        contract.write(_manifest(cfg, precision, saved, loop, draft, checkpoint, checkpoint_sha256, report), draft)
+        note("golden files, manifest")
+        if cfg.golden:
+            write_golden(
+                draft,
+                by_role,
+                loop,
+                rollouts.expected,
+                frames=cfg.gate.frames,
+                short_frames=cfg.gate.short_frames,
+                seed=cfg.gate.seed,
+            )
+            shutil.copyfile(Path(__file__).with_name(VALIDATOR), draft / VALIDATOR)
+        blocks = len(original.memory_attention.blocks)
+        report.estimate = estimate(parts, saved, loop, precision=precision, blocks=blocks)
+        manifest = _manifest(cfg, precision, saved, loop, draft, checkpoint, checkpoint_sha256, report)
+        contract.write(manifest, draft)
+        write_readme(manifest, draft)
         clock.lap("write")
         report.seconds = clock.laps
         _write_json(draft / REPORT, dataclasses.asdict(report))
@@ -202,8 +227,8 @@ def gate(
     precision: str,
     verdict: Verdict,
     note: Note,
-) -> list[FrameRow]:
-    """Judge saved programs: part by part, over rollouts, and by their largest activations. Returns the rollouts' rows."""
+) -> Rollouts:
+    """Judge saved programs: part by part, over rollouts, and by their largest activations."""
     tolerance = tolerance_of(cfg, precision)
     clip = draw(cfg.gate.short_frames, loop.size, seed=cfg.gate.seed)
     note("part by part")
@@ -214,10 +239,10 @@ def gate(
     programs = {each.part.role: backend.load(each, rounded=True) for each in saved}
     bounds = {"error": tolerance.part, "decibel": tolerance.psnr}
     verdict += list(compare_parts(parts, programs, loop, clip, cfg.gate, label=precision, **bounds))
-    measures, rows = compare_rollouts(model, parts, programs, loop, cfg.gate, tolerance, note=note)
-    verdict += measures
+    rollouts = compare_rollouts(model, parts, programs, loop, cfg.gate, tolerance, note=note)
+    verdict += rollouts.measures
     verdict += list(largest_activations(parts, programs, bound=cfg.gate.largest))
-    return rows
+    return rollouts
 
 
 def tolerance_of(cfg: ExportConfig, precision: str) -> Tolerance:
@@ -291,7 +316,7 @@ def _report(
         passed=verdict.ok,
         packages=[PackageRow(each.part.name, each.path.name, contract.bytes_of(each.path)) for each in saved],
         seconds=clock.laps,
-        peak_rss_mb=_peak_rss_mb(),
+        peak_rss_mb=clock.peaks,
         failures=[str(measure) for measure in verdict.failures],
         worst=worst,
         frames=list(frames),
@@ -361,11 +386,13 @@ def versions() -> dict[str, str]:
 class _Clock:
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
+        self.peaks: dict[str, float] = {"start": _peak_rss_mb()}
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
         now = time.perf_counter()
         self.laps[name] = round(now - self._last, 2)
+        self.peaks[name] = _peak_rss_mb()
         self._last = now
 
 

@@ -1,0 +1,317 @@
+"""Does Core ML itself agree with torch? Run this on a Mac, in the folder that `edgetam export` has written.
+
+    pip install coremltools numpy pillow
+    python validate_on_mac.py                      # recommended compute units
+    python validate_on_mac.py --units cpuOnly      # or all, cpuAndGPU, cpuAndNeuralEngine
+
+It runs every package on its golden inputs, plays the golden rollouts with a ring buffer of its own (the loop of the
+README, in numpy), times each package, and asks Core ML where each operation would run. The report is `mac_report.json`.
+It needs neither torch nor the training project; what it compares with was computed by torch at export.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+UNITS = ("recommended", "all", "cpuAndGPU", "cpuOnly", "cpuAndNeuralEngine")
+UNUSED, PADDING, EMPTY = -2, -1, -1
+SCORES = ("iou_scores", "iou_score", "obj_score")
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    here = Path(__file__).resolve().parent
+    parser.add_argument("folder", nargs="?", type=Path, default=here, help="folder of manifest.json (default: the script's)")
+    parser.add_argument("--units", choices=UNITS, default="recommended", help="compute units (default: the manifest's)")
+    parser.add_argument("--runs", type=int, default=20, help="timed runs of each package (default 20)")
+    parser.add_argument("--frames", type=int, default=0, help="stop each rollout after this many frames (default: all)")
+    args = parser.parse_args(argv)
+    if platform.system() != "Darwin":
+        print("not run on Apple hardware: Core ML exists on macOS only. Copy this folder to a Mac and run the script there.")
+        return 3
+    programs = CoreMLPrograms(args.folder, args.units)
+    report = validate(args.folder, programs, frames=args.frames)
+    report["machine"] = f"{platform.platform()} {platform.processor()}"
+    report["units"] = dict(programs.units)
+    report["timing_ms"] = {role: programs.time(role, report["golden_inputs"][role], args.runs) for role in programs.models}
+    report["compute_plan"] = {role: programs.plan(role) for role in programs.models}
+    del report["golden_inputs"]
+    path = args.folder / "mac_report.json"
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    show(report)
+    print(f"report: {path}")
+    return 0 if report["passed"] else 1
+
+
+def validate(folder, predict, frames=0):
+    """The gate: `predict(role, inputs) -> outputs`, numpy in and out. Returns the report; `passed` is its verdict."""
+    folder = Path(folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    bounds = bounds_of(manifest)
+    rows, inputs = check_cases(folder, predict, bounds)
+    rows += check_rollouts(folder, manifest["loop"], predict, bounds, frames, manifest["thresholds"]["pixels"])
+    failures = [row for row in rows if not row["ok"]]
+    return {"passed": not failures, "failures": failures, "rows": rows, "bounds": bounds, "golden_inputs": inputs}
+
+
+def bounds_of(manifest):
+    """The bounds that the exporter applied to this kind of package."""
+    thresholds = manifest["thresholds"]
+    if manifest["compression"] in ("int8", "palette8"):
+        return thresholds["eight_bits"]
+    if manifest["compression"] != "none":
+        return thresholds["few_bits"]
+    return thresholds["exact" if manifest["precision"] == "fp32" else "half"]
+
+
+def check_cases(folder, predict, bounds):
+    """Every package on its golden inputs."""
+    index = json.loads((folder / "golden" / "cases.json").read_text())
+    arrays = np.load(folder / "golden" / "cases.npz")
+    rows, inputs = [], {}
+    for role, cases in index.items():
+        for case in cases:
+            given = {name: arrays[key] for name, key in case["inputs"].items()}
+            inputs.setdefault(role, given)
+            values = predict(role, given)
+            for name, key in case["outputs"].items():
+                truth = arrays[key].astype(np.float64)
+                value = np.asarray(values[name], dtype=np.float64).reshape(truth.shape)
+                peak = max(np.abs(truth).max(), 1.0 if name in SCORES else 1e-12)
+                error = float(np.abs(value - truth).max() / peak) if np.isfinite(value).all() else float("inf")
+                row = {"part": role, "where": f"{case['name']}, {name}", "error": error, "bound": bounds["part"]}
+                rows.append({**row, "ok": error <= bounds["part"]})
+    return rows, inputs
+
+
+def check_rollouts(folder, loop, predict, bounds, frames, pixels):
+    """The golden rollouts, by our own bank and our own answers; IoU with torch's mask on every answer."""
+    index = json.loads((folder / "golden" / "rollouts.json").read_text())
+    arrays = np.load(folder / "golden" / "rollouts.npz")
+    clip = arrays["frames"]
+    rows = []
+    for rollout in index["rollouts"]:
+        client, truths, truth_index = Client(loop, predict), arrays[f"{rollout['name']}/logits"], 0
+        entries = {int(t): said for t, said in rollout["entries"].items()}
+        first = [t for t, said in entries.items() if said[0] is not None]
+        order = first + [t for t in range(rollout["num_frames"]) if t not in first]
+        for t in order:
+            if frames and truth_index >= frames:
+                break
+            image = enlarge(clip[t], index["factor"], index["size"])
+            for logits in client.frame(t, image, entries.get(t, []), arrays, index["factor"]):
+                answer = rollout["answers"][truth_index]
+                overlap = iou(logits > 0, truths[truth_index] > 0, pixels)
+                row = {
+                    "part": "loop",
+                    "where": f"rollout {rollout['name']}, frame {t}",
+                    "torch_presence": answer["presence"],
+                }
+                rows.append({**row, "iou": overlap, "bound": bounds["iou"], "ok": overlap >= bounds["iou"]})
+                truth_index += 1
+    return rows
+
+
+class Client:
+    """One object's loop: what an app does, in numpy. The names are those of manifest.json."""
+
+    def __init__(self, loop, predict):
+        self.loop, self.predict = loop, predict
+        self.memories = [None] * loop["num_memories"]  # (frame, prompted, tokens)
+        self.pointers = [None] * loop["num_pointers"]  # (frame, prompted, pointer)
+
+    def frame(self, t, image, said, arrays, factor):
+        """Answers of one frame, in order; the last one is remembered."""
+        look = self.predict("image_encoder", {"image": image[None]})
+        high = {name: look[name] for name in ("feats_s0", "feats_s1") if name in look}
+        answers, memory = [], None
+        clicks, labels = [], []
+        embedding = look["image_embedding"]
+        for entry in said or [None]:
+            if entry is None:
+                step = self.predict("track_step", {"vision_features": look["vision_features"], **high, **self.slots(t)})
+                embedding, memory = step["image_embedding"], step["memory_out"]
+                answers.append((step["low_res_mask"][0, 0], step["obj_ptr"][0], step["obj_score"].item()))
+                continue
+            memory = None
+            if "mask" in entry:
+                answers.append(self.adopt(look, high, enlarge(arrays[entry["mask"]], factor, self.loop["size"])))
+                continue
+            clicks, labels = clicks + entry["points"], labels + entry["labels"]
+            previous = answers[-1][0] if answers else None
+            answers.append(self.ask(embedding, high, clicks, labels, previous))
+        logits, pointer, presence = answers[-1]
+        if memory is None:
+            inputs = {"vision_features": look["vision_features"], "mask_logits": logits[None, None], "binarize": np.zeros(1)}
+            if self.loop["memory_needs_presence"]:
+                inputs["obj_score"] = np.array([[presence]])
+            memory = self.predict("memory_encoder", inputs)["memory"]
+        store(self.memories, (t, bool(said), np.asarray(memory)[0]))
+        store(self.pointers, (t, bool(said), pointer))
+        return [answer[0] for answer in answers]
+
+    def ask(self, embedding, high, clicks, labels, previous):
+        """PromptDecoder, then the manifest's rules `choice` and `presence`."""
+        clamped = None if previous is None else np.clip(previous, -32, 32)[None, None]
+        found = self.decode(embedding, high, clicks, labels, clamped)
+        first = 1 if len(labels) <= 1 else 0
+        best = first + int(np.argmax(found["iou_scores"][0, first:])) if first else 0
+        presence = found["obj_score"].item()
+        mask = found["low_res_masks"][0, best]
+        if presence <= 0:
+            mask = np.full_like(mask, self.loop["absent_logit"])
+        return mask, found["obj_ptrs"][0, best], presence
+
+    def adopt(self, look, high, mask):
+        """The manifest's rule `mask_prompt`."""
+        kernel = np.array(self.loop["mask_kernel"])
+        low, given = self.loop["size"] // 4, self.loop["given_logit"]
+        blocks = mask.astype(np.float64).reshape(low, 4, low, 4)
+        shrunk = np.einsum("ayxb,yb->ax", blocks, kernel) + self.loop["mask_bias"]
+        found = self.decode(look["vision_features"], high, [], [], shrunk[None, None])
+        weights = shrink_weights(self.loop["size"], low)
+        logits = weights @ (given * (2.0 * mask - 1)) @ weights.T
+        pointer = found["obj_ptrs"][0, 0] if mask.any() else np.array(self.loop["absent_pointer"])
+        return logits, pointer, given if mask.any() else -given
+
+    def decode(self, embedding, high, clicks, labels, previous):
+        slots, low = self.loop["prompt_slots"], self.loop["size"] // 4
+        points, kinds = np.zeros((1, slots, 2), np.float32), np.full((1, slots), UNUSED, np.int32)
+        if clicks:
+            points[0, : len(clicks)], kinds[0, : len(labels)] = clicks, labels
+        else:
+            kinds[0, 0] = PADDING
+        mask = np.zeros((1, 1, low, low)) if previous is None else previous
+        inputs = {"image_embedding": embedding, **high, "points": points, "labels": kinds, "mask_input": mask}
+        return self.predict("prompt_decoder", {**inputs, "has_mask": np.full(1, float(previous is not None))})
+
+    def slots(self, t):
+        """The bank in TrackStep's shapes: the manifest's rule `bank`."""
+        loop = self.loop
+        memory = np.zeros((1, loop["num_memories"], loop["tokens"], loop["memory_dim"]))
+        age = np.full((1, loop["num_memories"]), EMPTY, np.int32)
+        for i, slot in enumerate(self.memories):
+            if slot is not None:
+                memory[0, i] = slot[2]
+                distance = t - slot[0]
+                age[0, i] = 0 if slot[1] else distance if 1 <= distance <= loop["recent_memories"] else EMPTY
+        pointers = np.zeros((1, loop["num_pointers"], loop["dim"]))
+        valid, ages = np.zeros((1, loop["num_pointers"])), np.zeros((1, loop["num_pointers"]), np.float32)
+        for i, slot in enumerate(self.pointers):
+            if slot is not None:
+                pointers[0, i], ages[0, i] = slot[2], t - slot[0]
+                valid[0, i] = ages[0, i] >= 0 if slot[1] else 1 <= ages[0, i] <= loop["recent_pointers"]
+        slots = {"memory": memory, "memory_age": age, "obj_ptrs": pointers, "obj_ptr_valid": valid}
+        return {**slots, "obj_ptr_age": ages} if loop["pointer_ages"] else slots
+
+
+def store(slots, entry):
+    """Own slot, else an empty one, else that of the farthest unprompted frame, else (prompted) of the farthest frame."""
+    t, prompted, _ = entry
+    own = [i for i, slot in enumerate(slots) if slot is not None and slot[0] == t]
+    empty = [i for i, slot in enumerate(slots) if slot is None]
+    passing = [i for i, slot in enumerate(slots) if slot is not None and not slot[1]]
+    chosen = own or empty or passing or (list(range(len(slots))) if prompted else [])
+    if own or empty:
+        slots[chosen[0]] = entry
+    elif chosen:
+        slots[max(chosen, key=lambda i: abs(t - slots[i][0]))] = entry
+
+
+def enlarge(small, factor, size):
+    """(..., s, s) -> (..., size, size) by repetition."""
+    return small.repeat(factor, -1).repeat(factor, -2)[..., :size, :size]
+
+
+def shrink_weights(size, low):
+    """(low, size): one axis of an antialiased bilinear resize."""
+    scale = size / low
+    centre = (np.arange(low)[:, None] + 0.5) * scale
+    weights = np.clip(1 - np.abs(np.arange(size)[None] + 0.5 - centre) / scale, 0, None)
+    return weights / weights.sum(1, keepdims=True)
+
+
+def iou(value, truth, pixels):
+    """IoU; 1 where the masks differ in at most `pixels` pixels."""
+    value, truth = np.squeeze(value), np.squeeze(truth)
+    if (value ^ truth).sum() <= pixels:
+        return 1.0
+    return float((value & truth).sum() / (value | truth).sum())
+
+
+class CoreMLPrograms:
+    """The packages under Core ML."""
+
+    def __init__(self, folder, units):
+        import coremltools as ct
+
+        self.ct, self.models, self.units, self.wire = ct, {}, {}, {}
+        names = {"all": "ALL", "cpuAndGPU": "CPU_AND_GPU", "cpuOnly": "CPU_ONLY", "cpuAndNeuralEngine": "CPU_AND_NE"}
+        for part in json.loads((folder / "manifest.json").read_text())["parts"]:
+            wanted = part["compute_units"] if units == "recommended" else units
+            options = {"function_name": part["function"]} if part["function"] else {}
+            path = str(folder / part["file"])
+            chosen = ct.ComputeUnit[names[wanted]]
+            self.models[part["role"]] = ct.models.MLModel(path, compute_units=chosen, **options)
+            self.units[part["role"]] = wanted
+            self.wire[part["role"]] = {feature["name"]: feature["dtype"] for feature in part["inputs"]}
+
+    def __call__(self, role, inputs):
+        return self.models[role].predict({name: self.sent(role, name, value) for name, value in inputs.items()})
+
+    def sent(self, role, name, value):
+        kind = self.wire[role][name]
+        if kind == "image":
+            from PIL import Image
+
+            return Image.fromarray(np.asarray(value, np.uint8)[0].transpose(1, 2, 0))
+        return np.asarray(value).astype({"fp16": np.float16, "fp32": np.float32, "int32": np.int32}[kind])
+
+    def time(self, role, inputs, runs):
+        """Milliseconds of one prediction: median, 95th percentile and worst, after two runs to warm up."""
+        sent = {name: self.sent(role, name, value) for name, value in inputs.items()}
+        spent = []
+        for run in range(runs + 2):
+            start = time.perf_counter()
+            self.models[role].predict(sent)
+            if run >= 2:
+                spent.append(1000 * (time.perf_counter() - start))
+        return {"median": float(np.median(spent)), "p95": float(np.percentile(spent, 95)), "max": max(spent)}
+
+    def plan(self, role):
+        """How many operations Core ML would run on which device."""
+        from coremltools.models.compute_plan import MLComputePlan
+
+        model = self.models[role]
+        plan = MLComputePlan.load_from_path(model.get_compiled_model_path(), model.compute_unit)
+        if plan.model_structure.program is None:
+            return {"no program": 0}
+        count = {}
+        for function in plan.model_structure.program.functions.values():
+            for operation in function.block.operations:
+                usage = plan.get_compute_device_usage_for_mlprogram_operation(operation)
+                device = "no device" if usage is None else type(usage.preferred_compute_device).__name__
+                count[device] = count.get(device, 0) + 1
+        return count
+
+
+def show(report):
+    """For people."""
+    verdict = "passed" if report["passed"] else "FAILED"
+    print(f"{verdict}: {len(report['rows'])} comparisons, {len(report['failures'])} failures")
+    for row in report["failures"][:20]:
+        print("  ", row)
+    for role, spent in report["timing_ms"].items():
+        print(f"{role:<16} median {spent['median']:7.1f} ms  p95 {spent['p95']:7.1f}  max {spent['max']:7.1f}  "
+              f"on {report['units'][role]}: {report['compute_plan'][role]}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())
