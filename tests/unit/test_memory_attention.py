@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -97,6 +99,26 @@ def test_a_memory_of_another_model_is_refused(attention: MemoryAttention, genera
     foreign = _memory(generator)._replace(grid=(4, 4))
     with pytest.raises(ValueError, match="reads 7 tokens on"):
         attention.gather(Recall(((0, foreign),)))
+
+
+def test_banks_of_every_length_run_through_one_compiled_graph(
+    attention: MemoryAttention, generator: torch.Generator
+) -> None:
+    graphs: list[torch.fx.GraphModule] = []
+
+    def count(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., object]:
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    blend = torch.compile(attention.blend, dynamic=True, backend=count)
+    f16, memory = torch.randn(1, C, *GRID, generator=generator), _memory(generator)
+    with torch.no_grad():
+        for t in range(3, 20):
+            frames = tuple((age, memory) for age in range(min(t, 7)))
+            keys = attention.gather(Recall(frames, tuple((age, memory.pointer) for age in range(1, min(t, 16)))))
+            assert torch.equal(blend(f16, keys), attention.blend(f16, keys))
+    assert len(graphs) == 1
 
 
 @pytest.fixture
