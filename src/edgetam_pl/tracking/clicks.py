@@ -92,12 +92,12 @@ def _deepest(region: np.ndarray) -> tuple[float, tuple[int, int]]:
 
 
 def _corners(masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Top left and bottom right (x, y), each (O, 2) float, of each mask (O, S, S)."""
-    columns, rows = masks.any(dim=1), masks.any(dim=2)  # (O, S), (O, S)
-    place = torch.arange(masks.shape[-1], device=masks.device)
-    last = masks.shape[-1] - 1
-    low = [torch.where(line, place, last).amin(dim=1) for line in (columns, rows)]
-    high = [torch.where(line, place, 0).amax(dim=1) for line in (columns, rows)]
+    """Top left and bottom right (x, y), each (O, 2) float, of each mask (O, H, W)."""
+    low, high = [], []
+    for line in (masks.any(dim=1), masks.any(dim=2)):  # columns (O, W), rows (O, H)
+        place, last = torch.arange(line.shape[1], device=masks.device), line.shape[1] - 1
+        low.append(torch.where(line, place, last).amin(dim=1))
+        high.append(torch.where(line, place, 0).amax(dim=1))
     return torch.stack(low, dim=1).float(), torch.stack(high, dim=1).float()
 
 
