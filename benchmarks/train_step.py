@@ -7,7 +7,10 @@ Both take one full step of Eq. 8 on the same clip: student through the bank with
 losses, backward, clipping, AdamW. The plain one is written here as SAM 2's trainer does it: eager; F4, F8 and F16 copied for
 every object (so the first self-attention of memory attention runs once per object); RepViT as timm makes it (depthwise 1x1
 convolutions channel by channel); all candidates of all answers up-sampled and compared at full resolution, kept for
-backward; a memory written after the last frame, which nobody reads; unfused AdamW.
+backward; a memory written after the last frame, which nobody reads; unfused AdamW; and on the CPU, memory attention with its
+scores written out, the only kernel that the release allows there (--plain-attention any lifts that).
+
+"ours, thrifty" recomputes some verbs in the backward pass (`training/recompute.py`, --thrifty names them).
 
 Before anything is timed, all take the step without dropout and must agree in loss and in gradient norm. Each contestant runs
 in processes of its own, in turn with the others, round after round. On the CPU, time is the CPU time of the process (other
@@ -27,11 +30,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from edgetam_pl.build import build_model
 from edgetam_pl.config import CompressorConfig, ModelConfig, PhaseConfig, StageConfig
@@ -40,12 +45,13 @@ from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.model.trunks import ChannelScale
 from edgetam_pl.tracking.bank import MemoryBank, RecallPolicy
 from edgetam_pl.tracking.prompters import PromptPlan, Replay, SimulatedClicks
-from edgetam_pl.tracking.step import Prompter, observe, remember
-from edgetam_pl.training.distillation import Teacher, VideoDistillation
+from edgetam_pl.tracking.step import Prompter, observe, remember, rollout
+from edgetam_pl.training.distillation import Teacher, Track, VideoDistillation, bank_for, per_object
 from edgetam_pl.training.optim import parameter_groups
-from edgetam_pl.types import FrameOutput, ImageFeatures, VideoBatch
+from edgetam_pl.training.recompute import THRIFTY, VERBS, Recomputed
+from edgetam_pl.types import Decoded, FrameOutput, ImageFeatures, Memory, Prompts, Recall, VideoBatch
 
-CONTESTANTS = ("plain", "ours", "ours, recomputing")
+CONTESTANTS = ("plain", "ours", "ours, thrifty")
 PROMPTS = ("masks", "points")
 
 RETURN_PAGES = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
@@ -72,19 +78,22 @@ def main() -> None:
 # --- the contestants ---
 
 
-def our_step(module: VideoDistillation, batch: VideoBatch, prompter: Prompter) -> Tensor:
-    """The loss of one step as training takes it."""
-    student = module.track(batch, prompter)
+def our_step(module: VideoDistillation, batch: VideoBatch, prompter: Prompter, verbs: Sequence[str] = ()) -> Tensor:
+    """The loss of one step as training takes it, with these verbs recomputed in the backward pass."""
+    model = Recomputed(module.student, tuple(verbs))
+    features = model.encode(model.normalise(batch.frames.flatten(0, 1)))
+    outputs = rollout(model, per_object(features, batch), prompter, num_frames=batch.num_frames, bank=bank_for(batch))
+    student = Track(features, outputs)
     teacher = module.teach(batch, student)
     return module.measure(batch, student, teacher).weighted(module.stage.weights).total
 
 
-def plain_step(module: VideoDistillation, batch: VideoBatch, prompter: Prompter) -> Tensor:
+def plain_step(module: VideoDistillation, batch: VideoBatch, prompter: Prompter, attention: str) -> Tensor:
     """The same loss, the plain way."""
     assert module.teacher is not None
-    f16, ours = _plain_track(module.student, batch, prompter)
+    f16, ours = _plain_track(PlainTracker(module.student, attention), batch, prompter)
     with torch.no_grad():
-        teacher_f16, theirs = _plain_track(module.teacher.model, batch, Replay(ours))
+        teacher_f16, theirs = _plain_track(PlainTracker(module.teacher.model, attention), batch, Replay(ours))
     weights, objects = module.stage.weights, batch.num_objects
     with torch.autocast(f16.device.type, enabled=False):
         task = sum(
@@ -95,14 +104,34 @@ def plain_step(module: VideoDistillation, batch: VideoBatch, prompter: Prompter)
         return task / objects + weights.img * img + weights.mem * (torch.stack(mem).mean() if mem else 0.0)
 
 
-def _plain_track(model: TrackAnything, batch: VideoBatch, prompter: Prompter) -> tuple[Tensor, tuple[FrameOutput, ...]]:
-    features = model.encode(model.normalise(batch.frames.flatten(0, 1)))
+@dataclass(frozen=True)
+class PlainTracker:
+    """The model's verbs, with memory attention under the release's choice of kernels."""
+
+    model: TrackAnything
+    attention: str
+
+    def attend(self, f16: Tensor, recall: Recall) -> Tensor:
+        if self.attention == "any":
+            return self.model.attend(f16, recall)
+        with sdpa_kernel(SDPBackend.MATH):
+            return self.model.attend(f16, recall)
+
+    def decode(self, f_m: Tensor, features: ImageFeatures, prompts: Prompts | None) -> Decoded:
+        return self.model.decode(f_m, features, prompts)
+
+    def memorize(self, f16: Tensor, decoded: Decoded) -> Memory:
+        return self.model.memorize(f16, decoded)
+
+
+def _plain_track(tracker: PlainTracker, batch: VideoBatch, prompter: Prompter) -> tuple[Tensor, tuple[FrameOutput, ...]]:
+    features = tracker.model.encode(tracker.model.normalise(batch.frames.flatten(0, 1)))
     bank = MemoryBank(policy=RecallPolicy(clip_length=batch.num_frames))
     outputs: dict[int, FrameOutput] = {}
     for t in prompter.order(batch.num_frames):
         frame: ImageFeatures = features.of(batch.video_of * batch.num_frames + t)  # copied for every object
-        outputs[t] = observe(model, bank, frame, t, prompter.at(t))
-        bank = remember(model, bank, frame, t, outputs[t])
+        outputs[t] = observe(tracker, bank, frame, t, prompter.at(t))
+        bank = remember(tracker, bank, frame, t, outputs[t])
     return features.f16, tuple(outputs[t] for t in range(batch.num_frames))
 
 
@@ -156,9 +185,7 @@ def _build(args: argparse.Namespace, name: str, dropout: float) -> VideoDistilla
         _as_timm_makes_it(student)
     stage = StageConfig(phases=[PhaseConfig(frames=args.frames, steps=20_000)])
     stage.optim.warmup = 100
-    module = VideoDistillation(
-        student, stage=stage, teacher=Teacher(teacher, args.teacher, ""), checkpointing=name == "ours, recomputing"
-    )
+    module = VideoDistillation(student, stage=stage, teacher=Teacher(teacher, args.teacher, ""))
     if args.channels_last and name != "plain":
         module.to(memory_format=torch.channels_last)
         teacher.to(memory_format=torch.channels_last)
@@ -189,8 +216,12 @@ def _prompter(args: argparse.Namespace, prompts: str, batch: VideoBatch) -> Simu
     return SimulatedClicks(batch.masks, plan, torch.Generator().manual_seed(2))
 
 
-def _step_of(name: str) -> Callable[[VideoDistillation, VideoBatch, Prompter], Tensor]:
-    return plain_step if name == "plain" else our_step
+def _step_of(args: argparse.Namespace, name: str) -> Callable[[VideoDistillation, VideoBatch, Prompter], Tensor]:
+    if name == "plain":
+        attention = args.plain_attention if args.device == "cpu" else "any"
+        return lambda module, batch, prompter: plain_step(module, batch, prompter, attention)
+    verbs = args.thrifty if name == "ours, thrifty" else ()
+    return lambda module, batch, prompter: our_step(module, batch, prompter, verbs)
 
 
 def _child(args: argparse.Namespace) -> dict[str, float]:
@@ -205,7 +236,7 @@ def _child(args: argparse.Namespace) -> dict[str, float]:
 
     def step() -> None:
         with torch.autocast(args.device, dtype=torch.bfloat16, enabled=args.bf16):
-            loss = _step_of(name)(module, batch, _prompter(args, args.prompts[0], batch))
+            loss = _step_of(args, name)(module, batch, _prompter(args, args.prompts[0], batch))
         loss.backward()
         nn.utils.clip_grad_norm_(module.student.parameters(), cfg.clip_norm)
         optimizer.step()
@@ -268,7 +299,7 @@ def _check_equal(args: argparse.Namespace) -> None:
         results = []
         for name in CONTESTANTS:
             module = _build(args, name, dropout=0.0).train()
-            loss = _step_of(name)(module, batch, _prompter(args, prompts, batch))
+            loss = _step_of(args, name)(module, batch, _prompter(args, prompts, batch))
             loss.backward()
             norm = torch.stack([p.grad.norm() for p in module.student.parameters() if p.grad is not None]).norm()
             results.append((loss.item(), norm.item()))
@@ -323,6 +354,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--channels-last", action="store_true", help="for ours")
+    parser.add_argument("--plain-attention", choices=("math", "any"), default="math", help="of plain, on the CPU")
+    parser.add_argument("--thrifty", nargs="+", choices=VERBS, default=list(THRIFTY), help="verbs to recompute")
     parser.add_argument("--rtol", type=float, default=1e-3, help="of the comparison before timing")
     parser.add_argument("--child", choices=CONTESTANTS, default=None, help=argparse.SUPPRESS)
     return parser.parse_args()
