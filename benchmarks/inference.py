@@ -5,7 +5,8 @@
 All contestants track one object from one click and go through the video side by side, a frame each in turn, so that
 whatever else the machine does disturbs all of them alike. A time is that of one tracked frame with a full bank, from
 pixels to a mask of the frame's size (the peers have resized and normalised their frames beforehand; we do it within the
-time). Without --weights the weights are random, with presence forced: the arithmetic is the same. The last line is JSON.
+time). On a CPU the processor time of each frame is told as well: it does not count what other programs took. Without
+--weights the weights are random, with presence forced: the arithmetic is the same. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ def main() -> int:
         frames = _frames(args)
         click = (0.5 * args.size, 0.5 * args.size)
         contestants, missing = _contestants(model, weights, frames, click, args)
-        times, logits = _race(contestants, args.frames)
-    result = _result(times, logits, missing, args)
+        wall, processor, logits = _race(contestants, args.frames)
+    result = _result(wall, processor, logits, missing, args)
     print(_card(result))
     print(json.dumps(result))
     return 0
@@ -101,32 +102,42 @@ def _contestants(
     return running, missing
 
 
-def _race(contestants: dict[str, Iterator[Tensor]], count: int) -> tuple[dict[str, list[float]], dict[str, list[Tensor]]]:
-    """Milliseconds of each timed frame, and the logits of every frame, by contestant."""
+def _race(
+    contestants: dict[str, Iterator[Tensor]], count: int
+) -> tuple[dict[str, list[float]], dict[str, list[float]], dict[str, list[Tensor]]]:
+    """Milliseconds of each timed frame by the clock and of the processor, and the logits of every frame, by contestant."""
     names = list(contestants)
-    times: dict[str, list[float]] = {name: [] for name in names}
+    wall: dict[str, list[float]] = {name: [] for name in names}
+    processor: dict[str, list[float]] = {name: [] for name in names}
     logits: dict[str, list[Tensor]] = {name: [] for name in names}
     for t in range(count):
         for name in names[t % len(names) :] + names[: t % len(names)]:  # nobody is always the first
             _wait()
-            begin = time.perf_counter()
+            begin, spent = time.perf_counter(), time.process_time()
             with torch.inference_mode():
                 answer = next(contestants[name])
             _wait()
             if t >= WARM_UP:
-                times[name].append(1000 * (time.perf_counter() - begin))
+                wall[name].append(1000 * (time.perf_counter() - begin))
+                processor[name].append(1000 * (time.process_time() - spent))
             logits[name].append(answer.float().cpu().clone())
         print(f"frame {t + 1} of {count}", file=sys.stderr, flush=True)
-    return times, logits
+    return wall, processor, logits
 
 
 def _result(
-    times: dict[str, list[float]], logits: dict[str, list[Tensor]], missing: dict[str, str], args: argparse.Namespace
+    wall: dict[str, list[float]],
+    processor: dict[str, list[float]],
+    logits: dict[str, list[Tensor]],
+    missing: dict[str, str],
+    args: argparse.Namespace,
 ) -> dict[str, Any]:
     entries: dict[str, Any] = {}
-    for name, measured in times.items():
-        ratios = [theirs / ours for theirs, ours in zip(measured, times[PLAIN])]
-        entry = {"ms": _spread(measured), "times_ours": _spread(ratios)}
+    for name, measured in wall.items():
+        entry: dict[str, Any] = {"ms": _spread(measured), "times_ours": _spread(_ratios(measured, wall[PLAIN]))}
+        if args.device == "cpu":
+            entry["processor_ms"] = _spread(processor[name])
+            entry["processor_times_ours"] = _spread(_ratios(processor[name], processor[PLAIN]))
         if name in ANCHORS:
             entry["agreement"] = {"with": ANCHORS[name], **_agreement(logits[name], logits[ANCHORS[name]])}
         entries[name] = entry
@@ -142,6 +153,10 @@ def _result(
         "contestants": entries,
         "left_out": missing,
     }
+
+
+def _ratios(theirs: list[float], ours: list[float]) -> list[float]:
+    return [a / b for a, b in zip(theirs, ours)]
 
 
 def _spread(values: list[float]) -> dict[str, float]:
@@ -168,7 +183,7 @@ def _card(result: dict[str, Any]) -> str:
         f"{result['weights']} weights, {result['video']} video",
         f"{where['device']}, {where['threads']} thread(s), torch {where['torch']}, {where['date']}",
         "",
-        f"{'':<34}{'ms per frame':>26}{'x ours':>22}   masks",
+        f"{'':<34}{'ms per frame':>22}{'x ours':>20}{'processor ms, x ours':>24}   masks",
     ]
     for name, entry in result["contestants"].items():
         ms, ratio = entry["ms"], entry["times_ours"]
@@ -181,7 +196,10 @@ def _card(result: dict[str, Any]) -> str:
                 f"{agreement['differing_pixels']} of {agreement['pixels']} pixels differ from {agreement['with']}, "
                 f"logits by {agreement['largest_logit_error']:.1e}"
             )
-        lines.append(f"{name:<34}{spread:>26}{ratios:>22}   {text}")
+        spent = ""
+        if "processor_ms" in entry:
+            spent = f"{entry['processor_ms']['median']:.0f}, {entry['processor_times_ours']['median']:.2f}"
+        lines.append(f"{name:<34}{spread:>22}{ratios:>20}{spent:>24}   {text}")
     lines += [f"{name:<34} left out: {reason}" for name, reason in result["left_out"].items()]
     return "\n".join(lines)
 

@@ -15,6 +15,7 @@ from edgetam_pl.model.attention import Keys
 from edgetam_pl.model.fuse import fuse
 from edgetam_pl.model.position import Rotation
 from edgetam_pl.model.track_anything import TrackAnything
+from edgetam_pl.onednn import use_onednn
 from edgetam_pl.types import Decoded, ImageFeatures, Memory, Prompts, Recall
 
 HIDDEN = -1e4
@@ -28,6 +29,8 @@ R = TypeVar("R")
 
 class FastTracker:
     """A model with its verbs exchanged for faster ones; what a session and a benchmark need of a tracker.
+
+    On a CPU, layers that are not compiled use oneDNN where it is faster (see `onednn`).
 
     Args:
         model: in evaluation mode; it is not changed.
@@ -60,6 +63,8 @@ class FastTracker:
         self.model = fuse(model) if fused else copy.deepcopy(model).eval().requires_grad_(False)
         if channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if compiled == "none" and next(model.parameters()).device.type == "cpu":
+            use_onednn(self.model)
         self.image_size = model.image_size
         self._capacity = capacity if cuda_graphs else None
         self._encode: Callable[[Tensor], ImageFeatures] = self.model.encode

@@ -176,6 +176,11 @@ class Session:
         answers = {number: track.answers[t] for number, track in self._tracks.items() if t in track.answers}
         return self._shown(t, answers)
 
+    def said(self, t: int) -> dict[int, Said]:
+        """What was said about frame t, by object."""
+        self._check_frame(t)
+        return {number: track.said[t] for number, track in self._tracks.items() if t in track.said}
+
     def candidates(self, object_id: int, t: int) -> FrameMasks:
         """All masks that the last prompt on frame t could mean (three after one click, else one), likeliest IoU first.
 

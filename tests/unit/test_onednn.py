@@ -1,0 +1,99 @@
+"""oneDNN's kernels in place of PyTorch's choice: the same numbers, and out of the way where they do not fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgetam_pl.build import build_model
+from edgetam_pl.config import CompressorConfig, ModelConfig
+from edgetam_pl.model.attention import Attention, WeightedSum
+from edgetam_pl.onednn import OneDnnConv, OneDnnLinear, OneDnnWeightedSum, use_onednn
+from edgetam_pl.types import NOTHING, Recall
+
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
+
+SMALL = ModelConfig(
+    image_size=512,
+    trunk_args={"embed_dim": (8, 16, 32, 64), "depth": (1, 1, 1, 1)},
+    dim=32,
+    memory_dim=16,
+    memory_ffn=32,
+    decoder_heads=2,
+    decoder_mlp=32,
+    compressor=CompressorConfig(global_latents=16, spatial_latents=16),
+)
+
+
+@pytest.mark.parametrize("shape", [(1, 1024, 24), (2, 2048, 24), (1, 32, 32, 24), (1, 7, 24), (3, 1000, 24)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_linear_layer_gives_the_same(shape: tuple[int, ...], bias: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(24, 40, bias=bias))
+    x = torch.randn(shape)
+    expected = model(x)
+    assert use_onednn(model)
+    assert type(model[0]) is OneDnnLinear
+    assert list(model.state_dict()) == (["0.weight", "0.bias"] if bias else ["0.weight"])
+    torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_only_plain_1x1_convolutions_are_exchanged() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(8, 16, 1), nn.Conv2d(16, 16, 1, groups=16), nn.Conv2d(16, 8, 3), nn.Conv2d(8, 8, 1, stride=2)
+    )
+    x = torch.randn(1, 8, 20, 20)
+    expected = model(x)
+    use_onednn(model)
+    assert [type(layer) is OneDnnConv for layer in model] == [True, False, False, False]
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.testing.assert_close(model(x.contiguous(memory_format=layout)), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("biased", [False, True])
+def test_attention_gives_the_same(rows: int, biased: bool) -> None:
+    torch.manual_seed(0)
+    q = torch.randn(1, 1, 1024, 32).expand(rows, -1, -1, -1)  # one image, shared by all objects
+    k, v = torch.randn(rows, 1, 300, 32), torch.randn(rows, 1, 300, 32)
+    bias = torch.randn(rows, 1, 1, 300) if biased else None
+    expected = WeightedSum()(q, k, v, bias)
+    torch.testing.assert_close(OneDnnWeightedSum()(q, k, v, bias), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_attention_of_several_heads_is_left_alone() -> None:
+    model = nn.ModuleList([Attention(16, inner=16, key_dim=16, heads=2), Attention(16, inner=16, key_dim=16)])
+    use_onednn(model)
+    assert [type(layer.weigh) is OneDnnWeightedSum for layer in model] == [False, True]  # type: ignore[union-attr]
+
+
+def test_a_whole_model_gives_the_same() -> None:
+    torch.manual_seed(0)
+    model = build_model(replace(SMALL)).eval().requires_grad_(False)
+    image = torch.randn(1, 3, 512, 512)
+
+    def answers() -> list[Tensor]:
+        features = model.encode(image)
+        first = model.decode(model.attend(features.f16, NOTHING), features, None)
+        memory = model.memorize(features.f16, first)
+        f_m = model.attend(features.f16, Recall(((0, memory), (1, memory)), ((1, memory.pointer),)))
+        return [features.f16, memory.tokens, f_m, model.decode(f_m, features, None, gate=False).logits]
+
+    expected = answers()
+    use_onednn(model)
+    for found, wanted in zip(answers(), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
+
+
+def test_under_autocast_pytorch_chooses() -> None:
+    model = nn.Sequential(nn.Linear(24, 40))
+    x = torch.randn(1, 1024, 24)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = model(x)
+        use_onednn(model)
+        assert model(x).dtype == torch.bfloat16
+        assert torch.equal(model(x), expected)
