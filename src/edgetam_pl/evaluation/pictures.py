@@ -10,25 +10,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edgetam_pl.evaluation.charts import COLOURS
 from edgetam_pl.evaluation.clips import Clip, Frame, Masks
 
 PANEL = 240
 """Width of one panel in pixels."""
 _GAP = 4
 _QUALITY = 82
-_COLOURS = np.array(
-    [
-        (230, 60, 60),
-        (50, 160, 240),
-        (80, 190, 80),
-        (245, 170, 30),
-        (170, 90, 220),
-        (20, 190, 180),
-        (240, 110, 190),
-        (150, 130, 60),
-    ],
-    dtype=np.uint8,
-)
+_COLOURS = np.array([tuple(bytes.fromhex(colour[1:])) for colour in COLOURS], dtype=np.uint8)
 _MISSED, _EXTRA = (40, 120, 255), (255, 70, 40)
 """Colours of the error panel: truth that was not found, and what was found where nothing is."""
 
@@ -72,12 +61,20 @@ def row(frame: Frame, truth: Masks, prediction: Masks, *, caption: str = "") -> 
     size = (PANEL, max(round(PANEL * height / width), 1))
     small = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
     shown, found = _small(truth, size), _small(prediction, size)
-    plain = small.copy()
-    cv2.putText(plain, caption, (6, size[1] - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 3, cv2.LINE_AA)
-    cv2.putText(plain, caption, (6, size[1] - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1, cv2.LINE_AA)
-    panels = [plain, overlay(small, shown), overlay(small, found), _error(small, shown, found)]
+    panels = [_captioned(small, caption), overlay(small, shown), overlay(small, found), _error(small, shown, found)]
     gap = np.full((size[1], _GAP, 3), 255, np.uint8)
     return np.concatenate([part for panel in panels for part in (panel, gap)][:-1], axis=1)
+
+
+def _captioned(frame: Frame, caption: str) -> NDArray[np.uint8]:
+    """The frame with words in a dark corner."""
+    result = frame.copy()
+    if caption:
+        (width, height), _ = cv2.getTextSize(caption, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)
+        bottom = len(result)
+        result[bottom - height - 10 :, : width + 12] = (result[bottom - height - 10 :, : width + 12] * 0.15).astype(np.uint8)
+        cv2.putText(result, caption, (6, bottom - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA)
+    return result
 
 
 def overlay(frame: Frame, masks: Masks, *, strength: float = 0.5) -> NDArray[np.uint8]:

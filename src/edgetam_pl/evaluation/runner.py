@@ -46,8 +46,8 @@ def run(cfg: EvaluateConfig) -> Report | None:
         ValueError: a protocol, data set or checkpoint that does not fit; named, with the cure.
     """
     data = open_data(
-        cfg.dataset, cfg.root, sequences=cfg.sequences, split=cfg.split, limit=cfg.limit, unseen=cfg.unseen, strict=cfg.strict,
-        toy_size=cfg.model.image_size,
+        cfg.dataset, cfg.root, sequences=cfg.sequences, split=cfg.split, limit=cfg.limit, unseen=cfg.unseen,
+        strict=cfg.strict, toy_size=cfg.model.image_size,
     )  # fmt: skip
     if cfg.protocol == "sa" and data.kind != "images":
         data = as_images(data, every=cfg.every)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 
@@ -50,6 +51,13 @@ def evaluate_vos(
                 )
                 for clip in clips
             ),
+            conditions={
+                "protocol": "vos",
+                "prompts": "the first mask of each object",
+                "frame_rule": rule.words,
+                "non_overlap": non_overlap,
+                "resolution": model.image_size,
+            },
         )
 
 
@@ -66,7 +74,9 @@ def clips_of(root: str, *, limit: int = 0, size: int = 128) -> list[Clip]:
 def repeat_first_mask(clips: Iterable[Clip], *, skip_first_and_last: bool = True, pictures: bool = True) -> Report:
     """The score of no tracker at all: each object's first mask, repeated on every frame."""
     rule = ScoreRule(skip_first_and_last=skip_first_and_last)
-    return collect("repeat", (evaluate_clip(clip, repeat(clip), rule, pictures=pictures) for clip in clips))
+    said = {"protocol": "repeat", "prompts": "no model: the first mask on every frame", "frame_rule": rule.words}
+    results = (evaluate_clip(clip, repeat(clip), rule, pictures=pictures) for clip in clips)
+    return collect("repeat", results, conditions=said)
 
 
 def evaluate_clip(
@@ -93,10 +103,12 @@ def evaluate_clip(
     return Sequence(clip.name, clip.num_frames, len(clip.objects), seconds, picture), rows
 
 
-def collect(title: str, results: Iterable[tuple[Sequence, tuple[ObjectScore, ...]]]) -> Report:
+def collect(
+    title: str, results: Iterable[tuple[Sequence, tuple[ObjectScore, ...]]], *, conditions: Mapping[str, Any] | None = None
+) -> Report:
     """The report of clips evaluated one by one."""
     done = list(results)
-    return Report(title, tuple(row for _, rows in done for row in rows), tuple(item for item, _ in done))
+    return Report(title, tuple(row for _, rows in done for row in rows), tuple(item for item, _ in done), conditions or {})
 
 
 def _telling_frames(clip: Clip, rows: tuple[ObjectScore, ...]) -> dict[int, str]:
