@@ -69,6 +69,7 @@ def build_model(cfg: ModelConfig) -> TrackAnything:
             cross_attention=cfg.cross_attention,
             pointer_age=cfg.pointer_age,
             dropout=cfg.dropout,
+            locality=cfg.locality,
         ),
         prompt_encoder=PromptEncoder(cfg.dim, image_size=cfg.image_size, grid=grid),
         mask_decoder=MaskDecoder(cfg.dim, heads=cfg.decoder_heads, mlp=cfg.decoder_mlp),

@@ -31,6 +31,10 @@ from edgetam_pl.pipeline_report import write_report
 HELD_OUT_SEED = 1_000_000
 """Held-out clips are drawn from seeds that no shard uses."""
 
+OBJECTS = 4
+"""Objects in a clip: more than the decoder has candidate masks. With three, three candidates that each took one object
+would always have one that is right, and nothing would need to be remembered."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -215,7 +219,7 @@ def held_out_clips(count: int, *, frames: int, size: int) -> list[Clip]:
     """Generated clips that no shard holds; objects that the first frame shows."""
     clips = []
     for number in range(count):
-        images, masks = toy_clip(HELD_OUT_SEED + number, num_frames=frames, size=size, num_objects=3)
+        images, masks = toy_clip(HELD_OUT_SEED + number, num_frames=frames, size=size, num_objects=OBJECTS)
         shown = [o for o in range(masks.shape[1]) if masks[0, o].any()]
         clips.append(Clip.of_arrays(f"held-out-{number:03d}", images, masks[:, shown]))
     return clips
@@ -241,12 +245,12 @@ def _scale(scale: str, part: str) -> list[str]:
 
 
 _DEMO = {
-    "shards_video": ["clips=400", "frames=32"],
-    "shards_image": ["clips=800", "frames=1"],
+    "shards_video": ["clips=400", "frames=32", f"objects={OBJECTS}"],
+    "shards_image": ["clips=800", "frames=1", f"objects={OBJECTS}"],
 }
 _SMOKE = {
-    "shards_video": ["clips=6", "frames=32"],
-    "shards_image": ["clips=8", "frames=1"],
+    "shards_video": ["clips=6", "frames=32", f"objects={OBJECTS}"],
+    "shards_image": ["clips=8", "frames=1", f"objects={OBJECTS}"],
     **{
         name: ["stage.optim.warmup=0", "stage.phases=" + phases]
         for name, phases in {

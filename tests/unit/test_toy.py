@@ -48,7 +48,7 @@ def test_masks_are_exact_and_never_overlap() -> None:
 def test_objects_hide_one_another_and_some_leave_and_return() -> None:
     returned, hidden = 0, 0
     for seed in range(12):
-        _, masks = toy_clip(seed, 32, 64, 3)
+        _, masks = toy_clip(seed, 32, 64, 3, speed=1.0)
         seen = masks.any(axis=(2, 3))  # (T, O)
         for track in seen.T:
             gone = np.flatnonzero(~track)

@@ -62,13 +62,16 @@ class Objective:
     the truth; every candidate's predicted IoU is. An absent object is asked for its absence only.
     """
 
-    def __init__(self, weights: Weights, distance: str = "mse", mask_size: int = 0) -> None:
-        """`mask_size` is the side at which masks are compared; 0: that of the truth."""
+    def __init__(self, weights: Weights, distance: str = "mse", mask_size: int = 0, candidates: str = "best") -> None:
+        """`mask_size` is the side at which masks are compared; 0: that of the truth. `candidates` is best (SAM 2) or all:
+        every candidate is held to the truth, so that it matters less which one is taken."""
+        if candidates not in {"best", "all"}:
+            raise ValueError(f"candidates is {candidates!r}; use best (SAM 2's rule) or all.")
         if distance not in DISTANCES:
             raise ValueError(f"There is no distance {distance!r}; choose one of {', '.join(DISTANCES)}.")
         if mask_size < 0:
             raise ValueError(f"mask_size is {mask_size}; give a side in pixels, or 0 for the full input resolution.")
-        self.weights, self.distance, self.mask_size = weights, distance, mask_size
+        self.weights, self.distance, self.mask_size, self.candidates = weights, distance, mask_size, candidates
 
     def __call__(
         self,
@@ -112,14 +115,15 @@ class Objective:
             # A mask given as the answer is known at full resolution; it has no gradient (SAM 2 release).
             given = self._resized(answer.prompts.mask[:, 0])[:, None]  # (O, 1, S, S)
             logits = torch.where(given, GIVEN_LOGIT, -GIVEN_LOGIT)
-        candidates = score(logits.detach() if logits.shape[1] > 1 else logits, truth)  # (O, M)
+        choose = logits.shape[1] > 1 and self.candidates == "best"
+        candidates = score(logits.detach() if choose else logits, truth)  # (O, M)
         chosen = candidates
-        if logits.shape[1] > 1:
+        if choose:
             best = (self.weights.focal * candidates.focal + self.weights.dice * candidates.dice).argmin(dim=1)  # (O,)
             # Only the best candidate has a gradient, so only it is differentiated: once more, alone.
             chosen = score(logits[torch.arange(len(best), device=best.device), best][:, None], truth)  # (O, 1)
         wrong_iou = (answer.iou.float() - candidates.iou).abs().mean(dim=1)  # (O, M) -> (O,)
-        terms = torch.stack([chosen.focal[:, 0], chosen.dice[:, 0], wrong_iou]) * present  # (3, O)
+        terms = torch.stack([chosen.focal.mean(dim=1), chosen.dice.mean(dim=1), wrong_iou]) * present  # (3, O)
         return torch.cat([terms, presence(answer.presence, present).T]).sum(dim=1)  # (4, O) -> (4,)
 
     def _resized(self, masks: Tensor) -> Tensor:

@@ -57,6 +57,8 @@ class MemoryAttention(nn.Module):
         cross_attention: full | landmarks | landmarks_key.
         pointer_age: give pointers the signed sine of their age (SAM 2.1) instead of zeros.
         dropout: training only.
+        locality: initial bias of the cross-attentions' queries and keys. Equal vectors turned by the rotation agree most
+            where their places agree, so a positive value starts the attention near its own place.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class MemoryAttention(nn.Module):
         cross_attention: str = "full",
         pointer_age: bool = False,
         dropout: float = 0.1,
+        locality: float = 0.0,
     ) -> None:
         super().__init__()
         self.dim, self.memory_dim = dim, memory_dim
@@ -87,6 +90,11 @@ class MemoryAttention(nn.Module):
         self.blocks = nn.ModuleList(
             MemoryBlock(dim, ffn=ffn, cross_attention=cross(), dropout=dropout) for _ in range(num_blocks)
         )
+        if locality:
+            for block in self.blocks:
+                assert isinstance(block, MemoryBlock)
+                nn.init.constant_(block.cross_attention.q_proj.bias, locality)
+                nn.init.constant_(block.cross_attention.k_proj.bias, locality)
         self.norm = nn.LayerNorm(dim)
         self.age = nn.Parameter(torch.empty(NUM_AGES, 1, 1, memory_dim))
         self.no_memory = nn.Parameter(torch.empty(1, 1, dim))

@@ -129,7 +129,7 @@ class Distillation(L.LightningModule):
         self.seed = seed
         self.card = card or {}
         self.checkpointing = checkpointing
-        self.objective = Objective(stage.weights, distance=stage.distance, mask_size=stage.mask_size)
+        self.objective = Objective(stage.weights, stage.distance, stage.mask_size, stage.candidates)
         self.last_track: tuple[VideoBatch, Track, Track | None] | None = None
         self._teacher = teacher
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import platform
 import secrets
@@ -46,6 +47,7 @@ def run(cfg: TrainConfig) -> Path:
         ValueError: a configuration that cannot work, refused before anything is allocated.
     """
     check(cfg)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its greetings and hints say nothing of this run
     out = Path(cfg.out)
     module = build_module(cfg)
     datamodule = ShardDataModule(cfg.data, stage=cfg.stage, image_size=cfg.model.image_size, seed=cfg.seed)
@@ -162,7 +164,7 @@ def fit_phase(
 
 def callbacks(cfg: TrainConfig, index: int) -> list[Callback]:
     """What watches and saves a phase."""
-    folder = Path(cfg.out) / "checkpoints"
+    folder, phase = Path(cfg.out) / "checkpoints", cfg.stage.phases[index]
     chosen: list[Callback] = [
         ModelCheckpoint(
             dirpath=folder,
@@ -176,7 +178,7 @@ def callbacks(cfg: TrainConfig, index: int) -> list[Callback]:
         PhaseDone(folder / f"phase{index + 1}-done.ckpt"),
         Throughput(),
         Curves(Path(cfg.out) / "curves.jsonl", every=cfg.logger.log_every),
-        TQDMProgressBar(refresh_rate=10),
+        StepsBar(phase.steps * phase.accumulate),
     ]
     if cfg.logger.panels_every:
         chosen.append(MaskPanels(Path(cfg.out) / "panels", every=cfg.logger.panels_every))
@@ -187,6 +189,18 @@ def callbacks(cfg: TrainConfig, index: int) -> list[Callback]:
     if cfg.stage.ema:
         chosen.append(EMAWeightAveraging(decay=cfg.stage.ema))
     return chosen
+
+
+class StepsBar(TQDMProgressBar):
+    """The progress of a phase: how many batches of how many, at what rate, and how long it will take."""
+
+    def __init__(self, batches: int) -> None:
+        super().__init__(refresh_rate=1)
+        self.batches = batches
+
+    @property
+    def total_train_batches(self) -> int:
+        return self.batches
 
 
 class PhaseDone(Callback):
