@@ -29,10 +29,11 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 import edgetam_pl
 from edgetam_pl import weights
 from edgetam_pl.build import build_model
-from edgetam_pl.config import ModelConfig, TrainConfig
+from edgetam_pl.config import ExportConfig, ModelConfig, TrainConfig
 from edgetam_pl.training.curves import Curves
 from edgetam_pl.training.datamodule import ShardDataModule
 from edgetam_pl.training.distillation import STAGES, Distillation, Teacher
+from edgetam_pl.training.export_callback import ExportOnFitEnd
 from edgetam_pl.training.panels import MaskPanels
 from edgetam_pl.training.phases import ProgressiveFrames, progress_of
 from edgetam_pl.training.throughput import Throughput
@@ -64,10 +65,6 @@ def run(cfg: TrainConfig) -> Path:
         fit_phase(cfg, module, datamodule, index, logger=logger, resume=resume)
     final = out / "weights.pt"
     weights.save_official(module.student, final)
-    if cfg.export_on_end:
-        from edgetam_pl.training.export_callback import export_after_training
-
-        export_after_training(module.student, cfg.model, out / "packages")
     return final
 
 
@@ -186,6 +183,8 @@ def callbacks(cfg: TrainConfig, index: int) -> list[Callback]:
         from edgetam_pl.training.validation import EvaluateDuringTraining
 
         chosen.append(EvaluateDuringTraining(cfg.validation, Path(cfg.out) / "validation"))
+    if cfg.export_on_end and index == len(cfg.stage.phases) - 1:
+        chosen.append(ExportOnFitEnd(ExportConfig(model=cfg.model, out=str(Path(cfg.out) / "packages"))))
     if cfg.stage.ema:
         chosen.append(EMAWeightAveraging(decay=cfg.stage.ema))
     return chosen
