@@ -141,7 +141,7 @@ class Demo:
             ],
         )
         report = export(cfg)
-        return {"packages": {name: size for name, size in report.sizes.items()}}
+        return {"packages": dict(report.sizes)}
 
     def _teacher(self) -> list[str]:
         return ["model@teacher=toy_teacher", f"teacher_weights={self.out / 'teacher' / 'weights.pt'}"]
@@ -252,7 +252,7 @@ _SMOKE = {
     "shards_video": ["clips=6", "frames=32", f"objects={OBJECTS}"],
     "shards_image": ["clips=8", "frames=1", f"objects={OBJECTS}"],
     **{
-        name: ["stage.optim.warmup=0", "stage.phases=" + phases]
+        name: ["stage.optim.warmup=0", "stage.optim.cooldown=0", "stage.phases=" + phases]
         for name, phases in {
             "teacher": "[{frames:2,steps:2,batch:1}]",
             "stage1": "[{frames:1,steps:2,batch:2}]",

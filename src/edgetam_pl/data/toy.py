@@ -29,7 +29,7 @@ def toy_clip(
     num_objects: int,
     *,
     camera: float = 0.02,
-    speed: float = 0.7,
+    speed: float = 0.6,
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """A generated clip and the masks of its objects. The same arguments give the same clip; one frame makes an image.
 
@@ -107,7 +107,7 @@ class _Thing:
         swing = rng.uniform(0.08, 0.28, 2)
         if traveller:
             swing[rng.integers(2)] = rng.uniform(0.55, 0.8)
-        shrink = min(1.0, (4 / count) ** 0.5)
+        shrink = min(1.0, (3 / count) ** 0.5)
         return _Thing(
             skin=_skin(rng, hue),
             shape=_silhouette(rng, SHAPES[rng.integers(len(SHAPES))]),
@@ -115,7 +115,7 @@ class _Thing:
             swing=swing,
             period=rng.uniform(22, 44, 2) / speed * (1.4 if traveller else 1.0),
             phase=rng.uniform(0, 2 * np.pi, 2),
-            side=rng.uniform(0.26, 0.46) * shrink,
+            side=rng.uniform(0.24, 0.4) * shrink,
             breath=rng.uniform(0.05, 0.25),
             stretch=rng.uniform(0.75, 1.33),
             spin=rng.uniform(-0.09, 0.09) * speed,

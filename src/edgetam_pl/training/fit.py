@@ -23,6 +23,7 @@ from typing import Any
 
 import lightning as L
 import torch
+import wandb
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import Logger, WandbLogger
 
@@ -60,9 +61,13 @@ def run(cfg: TrainConfig) -> Path:
     if progress.checkpoint is not None and not progress.inside:
         weights.load_into(module.student, progress.checkpoint)
     logger = make_logger(cfg, out)
-    for index in range(progress.phase, len(cfg.stage.phases)):
-        resume = progress.checkpoint if progress.inside and index == progress.phase else None
-        fit_phase(cfg, module, datamodule, index, logger=logger, resume=resume)
+    try:
+        for index in range(progress.phase, len(cfg.stage.phases)):
+            resume = progress.checkpoint if progress.inside and index == progress.phase else None
+            fit_phase(cfg, module, datamodule, index, logger=logger, resume=resume)
+    finally:
+        if isinstance(logger, WandbLogger):
+            wandb.finish()  # or the next training of this process would log into this run
     final = out / "weights.pt"
     weights.save_official(module.student, final)
     return final
