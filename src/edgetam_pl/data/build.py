@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from multiprocessing import get_context
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,7 @@ def _here(cfg: ShardsConfig, plan: Plan, numbers: Iterable[int]) -> None:
                 for _ in build_shard(cfg, plan, number):
                     bar.update()
             return
-        with ProcessPoolExecutor(processes, mp_context=get_context("forkserver"), initializer=_quiet) as pool:
+        with ProcessPoolExecutor(processes, mp_context=_forks(), initializer=_quiet) as pool:
             waiting = deque(todo)
             running: dict[Future[int], int] = {}
             try:
@@ -185,6 +186,13 @@ def _here(cfg: ShardsConfig, plan: Plan, numbers: Iterable[int]) -> None:
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+
+
+def _forks() -> ForkServerContext:
+    """Processes that begin with this module loaded, which costs seconds, and with nothing else."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def _quiet() -> None:

@@ -7,10 +7,13 @@ epoch. Workers only share the work: their number changes nothing, and a run is r
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import sys
 import zlib
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing.context import BaseContext
 from typing import Any
 
 import cv2
@@ -284,7 +287,12 @@ class ShardLoader:
     def __init__(self, steps: Steps, *, count: int, workers: int, max_skips: float) -> None:
         self.steps, self.count, self.workers, self.max_skips = steps, count, workers, max_skips
         self.skips: Counter[str] = Counter()
-        self.drawn = 0
+        for source in steps.sources:
+            self.skips.update(source.shards.skipped)
+            for note in source.shards.notes:
+                _LOG.warning("%s: left out: %s", source.name, note)
+        self.drawn = 0  # samples tried
+        self.skipped = 0  # of these
         self.batches = 0
         self._recent: list[Skip] = []
         self._start = 0
@@ -297,6 +305,7 @@ class ShardLoader:
             batch_size=None,
             sampler=range(start, self.count),
             num_workers=self.workers,
+            multiprocessing_context=_clean_processes() if self.workers else None,
             collate_fn=_same,
             worker_init_fn=_one_thread,
             pin_memory=torch.cuda.is_available(),
@@ -342,7 +351,8 @@ class ShardLoader:
             self._recent = [*self._recent[-63:], skip]
             if self.skips[str(skip.cause)] <= _SHOWN:
                 _LOG.warning("skipped: %s: %s", skip.cause, skip.message)
-        total = sum(self.skips.values())
+        self.skipped += len(parcel.skips)
+        total = self.skipped
         if total > self.max_skips * max(self.drawn, 100):
             raise BrokenDataError(
                 f"{total} of {self.drawn} samples cannot be used, more than the {self.max_skips:.0%} that data.max_skips "
@@ -448,6 +458,16 @@ def _spread(values: NDArray[np.int64], where: NDArray[np.bool_]) -> NDArray[np.i
     out = np.zeros(len(where), np.int64)
     out[where] = values
     return out
+
+
+def _clean_processes() -> BaseContext:
+    """Workers are not forked from this process: OpenCV's threads, CUDA and loggers would come along half dead, and the
+    first warp would wait for ever. They are forked from a process that has loaded this module and done nothing else."""
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def _same(parcel: Any) -> Any:

@@ -308,9 +308,7 @@ def sav(config: ShardsConfig) -> SAV | SAVFolders:
         return SAVFolders(images, annotations, _names(config, root, images))
     videos = {path.stem: path for path in sorted(root.rglob("*.mp4"))}
     if not videos:
-        raise ValueError(
-            f"{root} holds no .mp4; SA-V's training set is sav_000001.mp4 with sav_000001_manual.json etc."
-        )
+        raise ValueError(f"{root} holds no .mp4; SA-V's training set is sav_000001.mp4 with sav_000001_manual.json etc.")
     listed = _listed(config, root)
     chosen = videos if listed is None else {name: videos[name] for name in listed if name in videos}
     return SAV(_nonempty(chosen, config), config.annotations, config.every)
@@ -554,9 +552,7 @@ def _checked(masks: Mapping[str, Any], where: str, *, size: tuple[int, int] | No
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise BadSampleError(Cause.MASK, f"{where}: a mask is no COCO RLE ({error!r:.60})") from error
         if size is not None and own != size:
-            raise BadSampleError(
-                Cause.MASK_SIZE, f"{where}: mask {own[0]} x {own[1]}, image {size[0]} x {size[1]}"
-            )
+            raise BadSampleError(Cause.MASK_SIZE, f"{where}: mask {own[0]} x {own[1]}, image {size[0]} x {size[1]}")
         if isinstance(counts, list):  # COCO's uncompressed form
             if not all(isinstance(n, int) and n >= 0 for n in counts) or not counts:
                 raise BadSampleError(Cause.MASK, f"{where}: uncompressed counts that are not natural numbers")

@@ -15,6 +15,7 @@ import json
 import os
 import tarfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -293,9 +294,22 @@ class ShardSet:
                 f"out=runs/toy), then set data.sources.N.shards to that folder."
             )
         self.place, self.name = place, name
+        self.skipped: Counter[str] = Counter()  # what is left out before the first sample is drawn
+        self.notes: list[str] = []
         if place.endswith(".tar"):
-            self.addresses = list(braceexpand.braceexpand(place))
-            records = [record_of(load_index(address)) for address in self.addresses]
+            self.addresses, records = [], []
+            for address in braceexpand.braceexpand(place):
+                try:
+                    index = load_index(address)
+                except BadSampleError as error:
+                    self.skipped[str(error.cause)] += 1
+                    self.notes.append(str(error))
+                    continue
+                self.addresses.append(address)
+                records.append(record_of(index))
+                if not index.settings:  # not built here: what its structure shows is news
+                    self.skipped.update(index.skipped)
+                    self.notes.extend(index.notes)
             self.kind: str | None = None
         else:
             manifest = read_manifest(place)
@@ -305,7 +319,7 @@ class ShardSet:
         self.records = records
         self.counts = np.array([record.samples for record in records], np.int64)
         if not self.counts.sum():
-            raise ValueError(f"The shards of {name!r} at {place} hold no sample.")
+            raise ValueError(f"The shards of {name!r} at {place} hold no sample. {' '.join(self.notes[:3])}".rstrip())
 
     def __len__(self) -> int:
         return int(self.counts.sum())
@@ -396,23 +410,41 @@ def load_index(address: str) -> Index:
 def scan(path: Path) -> Index:
     """Index a tar by its structure. Headers are read, since only they know how many frames a sample has.
 
-    Raises:
-        BadSampleError: broken structure, a member that would leave the folder if unpacked, no end mark.
+    What is broken is left out and counted in the index: members with unsafe names, samples without header or with missing
+    frames, and everything behind a torn place.
     """
     groups: dict[str, list[Member]] = {}
+    errors: list[BadSampleError] = []
+    torn = ""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        for info in walk(file, size, name=str(path)):
-            if not info.isreg():
-                continue
-            key, suffix = split_name(info.name)
-            groups.setdefault(key, []).append(Member(suffix, info.offset_data, info.size, None))
+        try:
+            for info in walk(file, size, name=str(path)):
+                if info.isreg():
+                    try:
+                        key, suffix = split_name(info.name)
+                    except BadSampleError as error:
+                        errors.append(error)
+                        continue
+                    groups.setdefault(key, []).append(Member(suffix, info.offset_data, info.size, None))
+        except BadSampleError as error:
+            errors.append(error)
+            torn = next(reversed(groups), "")  # its last members may be behind the torn place
     entries = []
     for key, members in groups.items():
         entry = Entry(key, 0, 0, tuple(members))
-        header = schema.decode_header(read_members(str(path), entry, ["json"])["json"])
-        entries.append(Entry(key, header.num_frames, len(header.objects), tuple(members)))
-    return Index(path.name, size, "", "", tuple(entries))
+        try:
+            header = schema.decode_header(read_members(str(path), entry, ["json"])["json"])
+            missing = {schema.image_suffix(t) for t in range(header.num_frames)} - {member.suffix for member in members}
+            if missing:
+                raise BadSampleError(Cause.MEMBER_MISSING, f"{key} in {path} has no {min(missing)}")
+            entries.append(Entry(key, header.num_frames, len(header.objects), tuple(members)))
+        except BadSampleError as error:
+            if error.cause is not Cause.MEMBER_MISSING or key != torn:
+                errors.append(error)
+    skipped = Counter(str(error.cause) for error in errors)
+    notes = {error.cause: str(error) for error in reversed(errors)}
+    return Index(path.name, size, "", "", tuple(entries), skipped=dict(skipped), notes=tuple(notes.values()))
 
 
 def walk(file: BinaryIO, size: int, *, name: str) -> Iterable[tarfile.TarInfo]:

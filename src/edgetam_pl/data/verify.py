@@ -1,0 +1,170 @@
+"""`edgetam shards verify DIR`: are these shards what was written? Sizes, checksums, structure, every image and mask."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import os
+import sys
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import BinaryIO
+
+import simplejpeg
+from tqdm import tqdm
+
+from edgetam_pl.data import sample as schema
+from edgetam_pl.data import storage
+from edgetam_pl.data.faults import BadSampleError, Cause
+from edgetam_pl.data.shards import ShardRecord, load_index, read_manifest, record_of, split_name, walk
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is wrong with one shard."""
+
+    shard: str
+    samples: int
+    faults: tuple[tuple[Cause, str], ...]
+
+
+def main(argv: list[str]) -> int:
+    """0: all is well; 1: something is broken; the report says what, by cause."""
+    parser = argparse.ArgumentParser(
+        prog="edgetam shards verify",
+        description="Check shards against their manifest: sizes, sha256, tar structure, and decode every image and mask.",
+    )
+    parser.add_argument("place", metavar="DIR", help="folder or URL with a manifest.json, or a .tar")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
+    parser.add_argument("--show", type=int, default=20, help="faults that are told in full (default: 20)")
+    args = parser.parse_args(argv)
+    verdicts = verify(args.place, processes=args.processes)
+    faults = [fault for verdict in verdicts for fault in verdict.faults]
+    samples = sum(verdict.samples for verdict in verdicts)
+    for _, message in faults[: args.show]:
+        print(message)
+    if len(faults) > args.show:
+        print(f"... and {len(faults) - args.show} more (--show {len(faults)})")
+    print(f"{args.place}: {len(verdicts)} shards, {samples} samples decoded, {len(faults)} faults")
+    for cause, count in Counter(cause for cause, _ in faults).most_common():
+        print(f"  {count:6d}  {cause}")
+    broken = [verdict.shard for verdict in verdicts if verdict.faults]
+    if broken:
+        print(
+            f"Broken shards: {', '.join(broken[:10])}{' ...' if len(broken) > 10 else ''}. Remove each with its .index.json "
+            f"and manifest.json, then run the command that built them again: only these are made anew."
+        )
+    return 1 if faults else 0
+
+
+def verify(place: str, *, processes: int = 1) -> list[Verdict]:
+    """A verdict on every shard.
+
+    Raises:
+        ValueError: the place is no folder of shards.
+    """
+    if place.endswith(".tar"):
+        jobs = [(place, None)]
+    else:
+        jobs = [(storage.join(place, record.name), record) for record in read_manifest(place).shards]
+    bar = tqdm(total=len(jobs), unit=" shards", desc="verify", file=sys.stderr, disable=len(jobs) < 2)
+    with bar:
+        if processes <= 1 or len(jobs) < 2:
+            verdicts = []
+            for address, record in jobs:
+                verdicts.append(check_shard(address, record))
+                bar.update()
+            return verdicts
+        with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=_forks()) as pool:
+            futures = [pool.submit(check_shard, address, record) for address, record in jobs]
+            for future in futures:
+                future.add_done_callback(lambda _: bar.update())
+            return [future.result() for future in futures]
+
+
+def _forks() -> ForkServerContext:
+    """Processes that begin with this module loaded, which costs seconds, and with nothing else."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def check_shard(address: str, record: ShardRecord | None) -> Verdict:
+    """Check one shard: its bytes against the manifest's line, its members against one another."""
+    faults: list[tuple[Cause, str]] = []
+    try:
+        if storage.is_remote(address):
+            data = storage.read(address)
+            samples = _check_stream(io.BytesIO(data), len(data), address, record, faults)
+        else:
+            path = Path(address)
+            with path.open("rb") as file:
+                samples = _check_stream(file, path.stat().st_size, address, record, faults)
+    except BadSampleError as error:
+        faults.append((error.cause, f"{address}: {error}"))
+        samples = 0
+    except OSError as error:
+        faults.append((Cause.SHARD_UNREADABLE, f"{address}: {error.strerror}"))
+        samples = 0
+    if record is not None:
+        try:
+            if record_of(load_index(address)) != record:
+                faults.append((Cause.TAR, f"{address}: index and manifest disagree"))
+        except BadSampleError as error:
+            faults.append((error.cause, f"{address}: {error}"))
+    return Verdict(address, samples, tuple(faults))
+
+
+def _check_stream(
+    file: BinaryIO, size: int, address: str, record: ShardRecord | None, faults: list[tuple[Cause, str]]
+) -> int:
+    """Decode all samples of a tar; how many are good."""
+    if record is not None:
+        if size != record.bytes:
+            cause = Cause.SHARD_TRUNCATED if size < record.bytes else Cause.TAR
+            faults.append((cause, f"{address}: {size} bytes; the manifest says {record.bytes}"))
+        elif hashlib.file_digest(file, "sha256").hexdigest() != record.sha256:
+            faults.append((Cause.CHECKSUM, f"{address}: sha256 is not the manifest's"))
+        file.seek(0)
+    good, found = 0, 0
+    members: dict[str, bytes] = {}
+    current = ""
+
+    def finish() -> None:
+        nonlocal good, found
+        if not members:
+            return
+        found += 1
+        try:
+            sample = schema.decode(members)
+            for t, image in enumerate(sample.images):
+                try:
+                    simplejpeg.decode_jpeg(image, strict=False)
+                except ValueError as error:
+                    raise BadSampleError(Cause.IMAGE, f"frame {t} cannot be decoded ({error})") from error
+            good += 1
+        except BadSampleError as error:
+            faults.append((error.cause, f"{address}: {current}: {error}"))
+
+    for info in walk(file, size, name=address):
+        if not info.isreg():
+            continue
+        try:
+            key, suffix = split_name(info.name)
+        except BadSampleError as error:
+            faults.append((error.cause, f"{address}: {error}"))
+            continue
+        if key != current:
+            finish()
+            members, current = {}, key
+        file.seek(info.offset_data)
+        members[suffix] = file.read(info.size)
+    finish()
+    if record is not None and found != record.samples:
+        faults.append((Cause.MEMBER_MISSING, f"{address}: {found} samples; the manifest says {record.samples}"))
+    return good

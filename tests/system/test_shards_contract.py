@@ -1,0 +1,383 @@
+"""The loader among processes: ranks and workers, two gloo ranks in step, kill -9 and resume, flat memory, bad networks."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import ClassVar
+
+import fsspec
+import pytest
+
+from edgetam_pl.config import DataConfig, DataSource, ShardsConfig
+from edgetam_pl.data import shards, storage
+from edgetam_pl.data.build import run
+from edgetam_pl.data.loader import BrokenDataError, ShardLoader, build_loader
+
+
+def build(out: Path, **changes: object) -> Path:
+    values: dict[str, object] = {"clips": 20, "frames": 4, "size": 32, "objects": 2, "group": 7, "processes": 1}
+    run(ShardsConfig(source="toy", out=str(out), **(values | changes)))  # type: ignore[arg-type]
+    return out
+
+
+@pytest.fixture(scope="module")
+def twenty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("twenty"))
+
+
+@pytest.fixture(scope="module")
+def thirteen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("thirteen"), clips=13, frames=1, group=6)
+
+
+def loader(
+    places: list[str],
+    *,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+    steps: int = 20,
+    batch: int = 1,
+    max_skips: float = 0.05,
+) -> ShardLoader:
+    kinds = ["image" if "thirteen" in place else "video" for place in places]
+    sources = [DataSource(name=f"s{i}", shards=place, kind=kind) for i, (place, kind) in enumerate(zip(places, kinds))]
+    return build_loader(
+        DataConfig(sources, workers=workers, max_skips=max_skips),
+        image_size=32,
+        num_frames=3,
+        batch=batch,
+        max_objects=2,
+        steps=steps,
+        seed=3,
+        rank=rank,
+        world_size=world,
+        train=True,
+    )
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_f2_ranks_by_workers_see_the_same_steps_nothing_twice_and_all(twenty: Path, world: int) -> None:
+    """F2: ranks 1 to 4, workers 0 to 3, real tars, real worker processes."""
+    steps = -(-20 // world)
+    by_workers = []
+    for workers in range(4):
+        keys = [
+            [b.keys[0] for b in loader([str(twenty)], rank=r, world=world, workers=workers, steps=steps)]
+            for r in range(world)
+        ]
+        assert {len(mine) for mine in keys} == {steps}
+        by_workers.append(keys)
+    assert all(keys == by_workers[0] for keys in by_workers)  # the number of workers changes nothing
+    drawn = [by_workers[0][r][k].split("@")[0] for k in range(steps) for r in range(world)]
+    assert len(set(drawn[:20])) == 20
+
+
+RANK = """
+    import sys
+    sys.path.insert(0, {here!r})
+
+    def main():
+        import torch
+        import torch.distributed as dist
+        from test_shards_contract import loader
+
+        rank = int(sys.argv[1])
+        dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+        made = loader([{twenty!r}, {thirteen!r}], rank=rank, world=2, workers=1, steps=3 * 20)
+        steps = 0
+        for batch in made:
+            consumed = made.steps.consumed(made.batches)
+            epochs = [consumed[0] // 20, consumed[1] // 13]
+            mine = torch.tensor([made.batches, int(batch.source == "s1"), batch.num_frames, *epochs])
+            theirs = [torch.empty_like(mine) for _ in range(2)]
+            dist.all_gather(theirs, mine)
+            assert torch.equal(*theirs), theirs
+            steps += 1
+        count = torch.tensor([steps])
+        dist.all_reduce(count)
+        assert count.item() == 2 * 60, count
+        assert min(epochs) >= 1 and max(epochs) >= 2, epochs
+        print("in step")
+
+    if __name__ == "__main__":
+        main()
+"""
+
+
+def test_f1_two_gloo_ranks_stay_in_step_over_three_epochs_of_uneven_shards(
+    twenty: Path, thirteen: Path, tmp_path: Path
+) -> None:
+    """F1: 20 clips in shards of 7, 7, 6 and 13 images in 6, 6, 1, on two ranks: the same step, source and epoch always."""
+    script = tmp_path / "rank.py"
+    text = textwrap.dedent(RANK).format(here=str(Path(__file__).parent), twenty=str(twenty), thirteen=str(thirteen))
+    script.write_text(text)
+    meeting = tmp_path / "meeting"
+    ranks = [
+        subprocess.Popen([sys.executable, str(script), str(r), str(meeting)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for r in range(2)
+    ]
+    for process in ranks:
+        out, err = process.communicate(timeout=600)
+        assert process.returncode == 0, err.decode()[-2000:]
+        assert b"in step" in out
+
+
+TRAINING = """
+    import sys
+    sys.path.insert(0, {here!r})
+
+    def main():
+        import json, os
+        from pathlib import Path
+        import torch
+        from test_shards_contract import loader
+
+        log, state = Path(sys.argv[1]), Path(sys.argv[2])
+        torch.manual_seed(0)
+        torch.set_num_threads(1)
+        model = torch.nn.Conv2d(3, 1, 3, padding=1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        made = loader([{twenty!r}, {thirteen!r}], workers=2, steps=80)
+        if state.exists():
+            saved = torch.load(state)
+            model.load_state_dict(saved["model"])
+            made.load_state_dict(saved["loader"])
+        for batch in made:
+            frames = batch.frames[batch.video_of].flatten(0, 1).float() / 255
+            masks = batch.masks.transpose(0, 1).flatten(0, 1)[:, None].float()
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(model(frames), masks)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            with log.open("a") as file:
+                file.write(json.dumps([made.batches, batch.keys, loss.item()]) + "\\n")
+            torch.save({{"model": model.state_dict(), "loader": made.state_dict()}}, str(state) + ".partial")
+            os.replace(str(state) + ".partial", state)
+
+    if __name__ == "__main__":
+        main()
+"""
+
+
+def test_f10_kill_minus_nine_then_resume_sees_the_same_samples_and_losses(
+    twenty: Path, thirteen: Path, tmp_path: Path
+) -> None:
+    script = tmp_path / "training.py"
+    text = textwrap.dedent(TRAINING).format(here=str(Path(__file__).parent), twenty=str(twenty), thirteen=str(thirteen))
+    script.write_text(text)
+
+    def records(log: Path) -> dict[int, list[object]]:
+        return {line[0]: line for line in map(json.loads, log.read_text().splitlines())}
+
+    whole = tmp_path / "whole.jsonl"
+    subprocess.run([sys.executable, str(script), str(whole), str(tmp_path / "whole.pt")], check=True, timeout=600)
+    log, state = tmp_path / "killed.jsonl", tmp_path / "killed.pt"
+    process = subprocess.Popen([sys.executable, str(script), str(log), str(state)])
+    try:
+        while not (log.exists() and len(log.read_text().splitlines()) >= 17):
+            assert process.poll() is None
+            time.sleep(0.005)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    before = len(log.read_text().splitlines())
+    assert 17 <= before <= 30
+    subprocess.run([sys.executable, str(script), str(log), str(state)], check=True, timeout=600)
+    uninterrupted, resumed = records(whole), records(log)
+    assert len(resumed) == 80
+    following = [k for k in sorted(resumed) if k > before][:50]
+    assert len(following) == 50
+    assert all(resumed[k] == uninterrupted[k] for k in following)  # keys and losses, exactly
+
+
+def test_f8_memory_is_flat_over_two_thousand_samples(twenty: Path) -> None:
+    program = textwrap.dedent(
+        f"""
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from test_shards_contract import loader
+
+        def resident():
+            return int(open("/proc/self/statm").read().split()[1]) * 4096 / 1e6
+
+        marks = []
+        for number, batch in enumerate(loader([{str(twenty)!r}], steps=2000), start=1):
+            if number in (400, 2000):
+                marks.append(resident())
+        print(marks[1] - marks[0])
+        """
+    )
+    grown = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=600).stdout
+    assert float(grown) < 8, f"{grown} MB more after 2000 samples than after 400"
+
+
+# ------------------------------------------------------------------------------------------------------------ networks
+
+
+class Flaky(SimpleHTTPRequestHandler):
+    """A server of files with ranges, which can forget ranges, fail now and then, or fail for good."""
+
+    ranges: ClassVar[bool] = True
+    failures: ClassVar[dict[str, int]] = {}
+    cut: ClassVar[str] = ""
+    served: ClassVar[int] = 0
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        name = self.path.rsplit("/", 1)[-1]
+        if self.failures.get(name, 0) > 0:
+            self.failures[name] -= 1
+            self.send_error(503)
+            return
+        path = Path(self.translate_path(self.path))
+        if not path.is_file():
+            self.send_error(404)
+            return
+        data = path.read_bytes()
+        wanted = self.headers.get("Range")
+        if wanted and self.ranges:
+            first, last = (int(n) for n in wanted.removeprefix("bytes=").split("-"))
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
+            data = data[first : last + 1]
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if name == self.cut:  # the connection breaks in the middle of the shard
+            self.wfile.write(data[: len(data) // 2])
+            self.wfile.flush()
+            self.connection.close()
+            return
+        Flaky.served += len(data)
+        self.wfile.write(data)
+
+
+@pytest.fixture
+def server(twenty: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setattr(storage, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(Flaky, "ranges", True)
+    monkeypatch.setattr(Flaky, "failures", {})
+    monkeypatch.setattr(Flaky, "cut", "")
+    monkeypatch.setattr(Flaky, "served", 0)
+    shards.load_index.cache_clear()
+    made = ThreadingHTTPServer(("127.0.0.1", 0), partial(Flaky, directory=str(twenty)))
+    thread = threading.Thread(target=made.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{made.server_port}"
+    made.shutdown()
+    made.server_close()
+
+
+def keys(made: ShardLoader) -> list[str]:
+    return [batch.keys[0] for batch in made]
+
+
+def test_shards_on_a_web_server_are_the_same_shards_and_only_the_chosen_frames_travel(twenty: Path, server: str) -> None:
+    local = keys(loader([str(twenty)]))
+    assert keys(loader([server])) == local
+    total = sum(path.stat().st_size for path in twenty.glob("*.tar"))
+    indices = sum(path.stat().st_size for path in twenty.glob("*.json"))
+    assert Flaky.served < total + indices  # three of four frames of each clip, no padding
+
+
+def test_a_server_without_ranges_works_too(twenty: Path, server: str) -> None:
+    Flaky.ranges = False
+    assert keys(loader([server], steps=4)) == keys(loader([str(twenty)], steps=4))
+
+
+def test_f9_a_read_that_fails_is_tried_again(twenty: Path, server: str) -> None:
+    Flaky.failures = {"shard-000000.tar": 3, "shard-000001.index.json": 2, "manifest.json": 1}
+    made = loader([server])
+    assert keys(made) == keys(loader([str(twenty)]))
+    assert not made.skips
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_f9_a_shard_that_keeps_failing_is_skipped_and_counted_and_training_goes_on(
+    server: str, cut: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """F9: the stream breaks in the middle of a shard, or the server answers 503, for good."""
+    if cut:
+        Flaky.cut = "shard-000001.tar"
+    else:
+        Flaky.failures = {"shard-000001.tar": 10**9}
+    made = loader([server], max_skips=0.9)
+    with caplog.at_level(logging.WARNING):
+        seen = keys(made)
+    assert len(seen) == 20
+    assert set(made.skips) == {"shard unreadable"}
+    assert "shard-000001.tar" in caplog.text
+    with pytest.raises(BrokenDataError, match=r"shard-000001\.tar"):
+        keys(loader([server], max_skips=0.01))
+
+
+def test_any_fsspec_address_will_do(twenty: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.put(str(twenty), "/bucket/shards", recursive=True)
+    local = keys(loader([str(twenty)]))
+    assert keys(loader(["memory://bucket/shards"])) == local
+    assert len(keys(loader(["memory://bucket/shards/shard-{000000..000002}.tar"]))) == 20
+
+
+# ----------------------------------------------------------------------------------------------------------- building
+
+
+BUILD = """
+    import sys
+    from edgetam_pl.config import ShardsConfig
+    from edgetam_pl.data.build import run
+
+    if __name__ == "__main__":
+        run(ShardsConfig(source="toy", out=sys.argv[1], clips=60, frames=6, size=96, group=4, processes=2))
+"""
+
+
+def test_a_build_killed_with_minus_nine_continues_and_gives_the_same_shards(tmp_path: Path) -> None:
+    script = tmp_path / "build.py"
+    script.write_text(textwrap.dedent(BUILD))
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run([sys.executable, str(script), str(whole)], check=True, capture_output=True, timeout=600)
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(killed)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while len(list(killed.glob("*.index.json"))) < 3:
+        assert process.poll() is None
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (killed / "manifest.json").exists()
+    finished = {path: path.stat().st_mtime_ns for path in killed.glob("*.index.json")}
+    assert 3 <= len(finished) < 15
+    subprocess.run([sys.executable, str(script), str(killed)], check=True, capture_output=True, timeout=600)
+    assert all(path.stat().st_mtime_ns == before for path, before in finished.items())
+    names = sorted(path.name for path in whole.iterdir())
+    assert sorted(path.name for path in killed.iterdir() if not path.name.startswith(".")) == names
+    for name in names:
+        assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
+
+
+def test_slurm_arrays_through_submitit_build_the_same_shards(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    one = build(tmp_path / "one")
+    many = build(tmp_path / "many", launcher="slurm", jobs=2, slurm={"cluster": "local", "timeout_min": 5})
+    for path in one.glob("shard-*"):
+        assert path.read_bytes() == (many / path.name).read_bytes()
