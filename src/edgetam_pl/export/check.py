@@ -292,8 +292,8 @@ def largest_activations(parts: Mapping[str, Part], programs: Mapping[str, Progra
         if not isinstance(program, Interpreter):
             continue
         peaks = [(peak.value, name, peak.operation) for name, peak in program.peaks.items() if peak.fp16]
-        if peaks:
-            value, name, operation = max(peaks)
+        if peaks:  # in program order: where values first grow too large is the cause, what follows is not
+            value, name, operation = next((peak for peak in peaks if not peak[0] <= bound), max(peaks))
             yield Measure(parts[role].name, f"{operation} {name}", "largest fp16 activation", value, bound)
 
 

@@ -14,6 +14,9 @@ from edgetam_pl.types import BACKGROUND, BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, FOREGRO
 BASE = 256
 """Frames are drawn at up to this side and enlarged by repetition, so that they also fit beside the packages."""
 
+LEAST_FRAMES = 4
+"""Frames that a rollout needs for a prompt, a tracked frame and a correction."""
+
 BALL, BOX = 0, 1
 """Index of the two objects."""
 
@@ -106,8 +109,7 @@ def scenarios(clip: CheckClip, *, short_frames: int) -> tuple[Scenario, ...]:
     """
     last = clip.num_frames - 1
     short = min(short_frames, clip.num_frames)
-    if short < 4:
-        raise ValueError(f"a rollout of {short} frames shows nothing; gate.frames and gate.short_frames must be at least 4.")
+    assert short >= LEAST_FRAMES, f"a rollout of {short} frames shows nothing"
     early, late = max(1, last // 5), max(2, last * 3 // 4)
     click = {
         0: [_click(clip, 0, BALL, FOREGROUND)],

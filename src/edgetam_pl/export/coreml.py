@@ -14,7 +14,7 @@ from edgetam_pl import __version__
 from edgetam_pl.config import ExportConfig
 from edgetam_pl.export.extras import coremltools, hush
 from edgetam_pl.export.mil_interpreter import Interpreter
-from edgetam_pl.export.parts import Feature, Part, Saved
+from edgetam_pl.export.parts import PRECISIONS, Feature, Part, Saved, one_of
 
 SYSTEMS = ("ios17", "ios18")
 COMPRESSIONS = ("none", "int8", "palette8", "palette6", "palette4")
@@ -28,16 +28,18 @@ class CoreML:
 
     name = "coreml"
     suffix = ".mlpackage"
+    needs = ("coremltools",)
 
     def precision(self, config: ExportConfig) -> str:
         if config.system not in SYSTEMS:
             raise ValueError(f"system={config.system} is not a Core ML target here; use one of {', '.join(SYSTEMS)}.")
+        one_of("attention", config.attention, ("decomposed", "fused"))
+        one_of("precision", config.precision, PRECISIONS)
         if config.attention == "fused" and config.system == "ios17":
             raise ValueError("attention=fused needs system=ios18: Core ML has no fused attention before it.")
         if config.multifunction and config.system == "ios17":
             raise ValueError("multifunction=true needs system=ios18: earlier systems load packages of one function only.")
-        if config.compression not in COMPRESSIONS:
-            raise ValueError(f"compression={config.compression} is not known; use one of {', '.join(COMPRESSIONS)}.")
+        one_of("compression", config.compression, COMPRESSIONS)
         if config.compression == "palette4" and config.system == "ios17":
             raise ValueError("compression=palette4 needs system=ios18: grouped palettes came with it.")
         return "fp16" if config.precision == "auto" else config.precision

@@ -43,10 +43,10 @@ def hush() -> Iterator[None]:
 
     `edgetam doctor` judges versions; here the same warning with every call would only hide the messages that matter.
     """
-    names = ("coremltools", "onnxscript", "onnx_ir", "torch.onnx", "torch.export")
+    names = ("coremltools", "onnxscript", "onnx_ir", "torch.onnx", "torch.export", "torch.__trace")
     levels = {name: logging.getLogger(name).level for name in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in names:  # torch's trace writes a record per node for whoever listens: much of a conversion's time
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")

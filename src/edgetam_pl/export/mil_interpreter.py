@@ -184,7 +184,9 @@ class Interpreter:
 
     def _note(self, kind: str, name: str, value: Tensor, fp16: bool) -> None:
         low, high = (bound.item() for bound in value.aminmax()) if value.numel() else (0.0, 0.0)
-        largest = max(-low, high) if np.isfinite([low, high]).all() else float("inf")
+        if not np.isfinite([low, high]).all():
+            return  # what follows an overflow; the overflow itself was a finite number, before it was rounded
+        largest = max(-low, high)
         known = self.peaks.get(name)
         if known is None or largest > known.value:
             self.peaks[name] = Peak(kind, largest, fp16)

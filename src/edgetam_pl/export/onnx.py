@@ -14,7 +14,7 @@ from edgetam_pl import __version__
 from edgetam_pl.config import ExportConfig
 from edgetam_pl.export.coreml import example_of
 from edgetam_pl.export.extras import hush, require
-from edgetam_pl.export.parts import Feature, Part, Saved
+from edgetam_pl.export.parts import PRECISIONS, Feature, Part, Saved, one_of
 
 OPSET = 20
 
@@ -47,6 +47,7 @@ class Onnx:
 
     name = "onnx"
     suffix = ".onnx"
+    needs = ("onnx", "onnxscript", "onnxruntime")
 
     def precision(self, config: ExportConfig) -> str:
         for name, value, only in (
@@ -56,6 +57,7 @@ class Onnx:
         ):
             if value != only:
                 raise ValueError(f"{name}={value} is a Core ML option; backend=onnx takes {name}={only}.")
+        one_of("precision", config.precision, PRECISIONS)
         return "fp32" if config.precision == "auto" else config.precision
 
     def wire(self, feature: Feature, precision: str) -> str:

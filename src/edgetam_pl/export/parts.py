@@ -16,6 +16,15 @@ PADDING_LABEL, UNUSED_LABEL = -1, -2
 """Label of SAM's not-a-point token, and of a prompt slot that is to be ignored altogether."""
 
 
+PRECISIONS = ("auto", "fp16", "fp32")
+
+
+def one_of(key: str, value: str, legal: Sequence[str]) -> None:
+    """Refuse a value that is not among the legal ones."""
+    if value not in legal:
+        raise ValueError(f"{key}={value} is not known; use one of {', '.join(legal)}.")
+
+
 @dataclass(frozen=True)
 class Feature:
     """One input or output of a program."""
@@ -79,6 +88,8 @@ class Backend(Protocol):
 
     name: str
     suffix: str
+    needs: tuple[str, ...]
+    """Optional packages without which nothing goes."""
 
     def precision(self, config: ExportConfig) -> str:
         """fp16 or fp32. Raises ValueError for a target that the format does not have."""

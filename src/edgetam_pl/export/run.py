@@ -35,9 +35,10 @@ from edgetam_pl.export.check import (
     compare_verbs,
     largest_activations,
 )
-from edgetam_pl.export.clip import draw
+from edgetam_pl.export.clip import LEAST_FRAMES, draw
 from edgetam_pl.export.estimate import estimate
 from edgetam_pl.export.estimate import lines as estimate_lines
+from edgetam_pl.export.extras import require
 from edgetam_pl.export.golden import write_golden
 from edgetam_pl.export.manifest import FeatureEntry, Loop, Manifest, PartEntry
 from edgetam_pl.export.parts import Backend, Part, Program, Saved
@@ -170,6 +171,12 @@ def export_packages(
     out = Path(out)
     backend = backend_of(cfg.backend)
     precision = backend.precision(cfg)
+    for package in backend.needs:
+        require(package)
+    if min(cfg.gate.frames, cfg.gate.short_frames) < LEAST_FRAMES:
+        raise ValueError(
+            f"gate.frames and gate.short_frames must be at least {LEAST_FRAMES}; shorter rollouts show nothing."
+        )
     _check_folder(out)
     clock = _Clock()
     original = prepared_reference(model)
