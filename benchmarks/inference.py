@@ -44,6 +44,9 @@ HALF = "ours, bfloat16"
 ANCHORS = {"edgetam-dimos": PLAIN, "huggingface": LIKE_HF, HALF: PLAIN}
 """Whose masks each contestant should reproduce: Hugging Face always binarizes the memory of a prompted frame."""
 
+Times = dict[str, list[float]]
+"""Milliseconds by contestant."""
+
 WARM_UP = 8
 """Frames that are not timed: spatial memories are complete from frame 7 on."""
 
@@ -102,13 +105,11 @@ def _contestants(
     return running, missing
 
 
-def _race(
-    contestants: dict[str, Iterator[Tensor]], count: int
-) -> tuple[dict[str, list[float]], dict[str, list[float]], dict[str, list[Tensor]]]:
+def _race(contestants: dict[str, Iterator[Tensor]], count: int) -> tuple[Times, Times, dict[str, list[Tensor]]]:
     """Milliseconds of each timed frame by the clock and of the processor, and the logits of every frame, by contestant."""
     names = list(contestants)
-    wall: dict[str, list[float]] = {name: [] for name in names}
-    processor: dict[str, list[float]] = {name: [] for name in names}
+    wall: Times = {name: [] for name in names}
+    processor: Times = {name: [] for name in names}
     logits: dict[str, list[Tensor]] = {name: [] for name in names}
     for t in range(count):
         for name in names[t % len(names) :] + names[: t % len(names)]:  # nobody is always the first
@@ -126,8 +127,8 @@ def _race(
 
 
 def _result(
-    wall: dict[str, list[float]],
-    processor: dict[str, list[float]],
+    wall: Times,
+    processor: Times,
     logits: dict[str, list[Tensor]],
     missing: dict[str, str],
     args: argparse.Namespace,

@@ -69,8 +69,10 @@ def main() -> None:
     for round_ in range(args.rounds):
         for prompts in args.prompts:
             for name in CONTESTANTS:
-                timed, weighed = _spawn(name, prompts, {}), _spawn(name, prompts, RETURN_PAGES)
-                found.setdefault((prompts, name), []).append({"seconds": timed["seconds"], "bytes": weighed["bytes"]})
+                runs = found.setdefault((prompts, name), [])
+                runs.append(_spawn(name, prompts, {}))
+                if args.device == "cpu":  # a peak does not vary as time does: weighed once
+                    runs[-1]["bytes"] = runs[0]["bytes"] if round_ else _spawn(name, prompts, RETURN_PAGES)["bytes"]
         print(f"round {round_ + 1} of {args.rounds} done", file=sys.stderr)
     _report(args, found)
 
@@ -312,23 +314,24 @@ def _report(args: argparse.Namespace, found: dict[tuple[str, str], list[dict[str
     rows = []
     for (prompts, name), runs in found.items():
         base = found[prompts, CONTESTANTS[0]]
-        seconds, megabytes = _spread(runs, "seconds", 1), _spread(runs, "bytes", 2**20)
+        seconds, mebibytes = _spread(runs, "seconds", 1), _spread(runs, "bytes", 2**20)[0]
         rows.append(
             {
                 "prompts": prompts,
                 "contestant": name,
                 "seconds": seconds,
-                "step_mib": megabytes,
+                "step_mib": round(mebibytes),
                 "faster": round(_spread(base, "seconds", 1)[0] / seconds[0], 3),
-                "memory": round(megabytes[0] / _spread(base, "bytes", 2**20)[0], 3),
+                "memory": round(mebibytes / _spread(base, "bytes", 2**20)[0], 3),
             }
         )
-    print(f"\n{'prompts':8} {'contestant':18} {'s/step':>24} {'MiB of the step':>24} {'faster':>8} {'memory':>8}")
+    print(f"\n{'prompts':8} {'contestant':14} {'s/step':>18} {'MiB of the step':>16} {'faster':>8} {'memory':>7}")
     for row in rows:
-        s, m = row["seconds"], row["step_mib"]
+        median, least, most = row["seconds"]
+        seconds = f"{median:.2f} [{least:.2f}-{most:.2f}]"
         print(
-            f"{row['prompts']:8} {row['contestant']:18} {f'{s[0]:.2f} [{s[1]:.2f}-{s[2]:.2f}]':>24} "
-            f"{f'{m[0]:.0f} [{m[1]:.0f}-{m[2]:.0f}]':>24} {'x' + format(row['faster'], '.2f'):>8} {row['memory']:>8.2f}"
+            f"{row['prompts']:8} {row['contestant']:14} {seconds:>18} {row['step_mib']:>16} "
+            f"{'x' + format(row['faster'], '.2f'):>8} {row['memory']:>7.2f}"
         )
     settings = {key: value for key, value in vars(args).items() if key != "child"}
     print(json.dumps({"settings": settings, "torch": torch.__version__, "rows": rows}))
