@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from edgetam_pl.build import build_model
+from edgetam_pl.config import ShowConfig
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.types import Decoded, ImageFeatures, Memory, Recall
 
@@ -25,6 +27,13 @@ class Verb(NamedTuple):
     name: str
     gives: str  # shapes of what it returns
     flops: int  # two per multiply-add
+
+
+def run(cfg: ShowConfig) -> None:
+    """Print the configured model; its parameters take no memory."""
+    with torch.device("meta"):
+        model = build_model(cfg.model)
+    print(describe(model))
 
 
 def describe(model: TrackAnything) -> str:

@@ -11,6 +11,7 @@ import pickle
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -107,6 +108,43 @@ def save_official(model: TrackAnything, path: str | Path) -> None:
     write({"model": {name: t.float() if t.is_floating_point() else t for name, t in state.items()}}, Path(path))
 
 
+class Contents(NamedTuple):
+    """What a checkpoint holds."""
+
+    state: dict[str, Tensor]
+    """Tensors by official name, whatever the file's own names are."""
+    official: bool
+    """An official file; otherwise one of our checkpoints."""
+    card: dict[str, Any] | None
+    """What our training says of the model: its configuration, teacher, steps."""
+
+
+def contents(path: str | Path) -> Contents:
+    """Read a checkpoint without knowing its model.
+
+    Raises:
+        ValueError: no such file, or not a checkpoint of a TrackAnything.
+    """
+    path = Path(path)
+    content = _load(path)
+    state, official = _states(content, path)
+    if not official:
+        state = {official_name(name): tensor for name, tensor in state.items()}
+    card = content.get("edgetam_pl") if isinstance(content, Mapping) else None
+    return Contents(state, official, dict(card) if isinstance(card, Mapping) else None)
+
+
+def save_ours(model: TrackAnything, path: str | Path, card: dict[str, Any]) -> None:
+    """Write the model as our training names it: {"state_dict": student.*, "edgetam_pl": card}. Plain values in the card.
+
+    Raises:
+        ValueError: the model is fused.
+    """
+    _refuse_fused(model)
+    state = {STUDENT + name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    write({"state_dict": state, "edgetam_pl": card}, Path(path))
+
+
 def load_trunk(model: TrackAnything, path: str | Path) -> TrackAnything:
     """Load a classifier of timm (ImageNet; .pth or .safetensors) into the model's trunk; its head is left out.
 
@@ -179,7 +217,10 @@ _ROWS = tuple((_pattern(ours), theirs) for ours, theirs in NAMES)
 
 def _read(path: Path) -> tuple[dict[str, Tensor], bool]:
     """The state dict in a file, and whether its names are official."""
-    content = _load(path)
+    return _states(_load(path), path)
+
+
+def _states(content: object, path: Path) -> tuple[dict[str, Tensor], bool]:
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
         return _tensors(content["model"]), True
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
