@@ -60,6 +60,7 @@ def training(shards: Path, out: Path, *words: str, phases: str, stage: str = "to
         "data.shuffle=4",
         f"out={out}",
         "stage.optim.warmup=0",
+        "stage.optim.cooldown=0",
         f"stage.phases=[{phases}]",
         "stage.prompts.point_prob=0.5",
         "logger=none",
@@ -120,12 +121,12 @@ def test_no_key_of_the_teacher_is_saved_and_its_hash_is(shards: Path, teacher: P
     assert all(key.startswith("student.") for key in saved["state_dict"])
     assert saved["edgetam_pl"]["teacher"]["name"] == "toy"
     assert len(saved["edgetam_pl"]["teacher"]["sha256"]) == 64
-    optimised = {
-        id(p) for group in fit.build_module(cfg).configure_optimizers()["optimizer"].param_groups for p in group["params"]
-    }  # type: ignore[index]
     module = fit.build_module(cfg)
     assert module.teacher is not None
-    assert not optimised & {id(p) for p in module.teacher.model.parameters()}
+    groups = module.configure_optimizers()["optimizer"].param_groups  # type: ignore[index,call-overload]
+    optimised = {id(parameter) for group in groups for parameter in group["params"]}
+    assert optimised
+    assert not optimised & {id(parameter) for parameter in module.teacher.model.parameters()}
 
 
 def test_another_teacher_is_refused_on_resume(shards: Path, teacher: Path, tmp_path: Path) -> None:
@@ -220,8 +221,9 @@ def test_a_truncated_checkpoint_is_named_and_the_one_before_is_used(
 ) -> None:
     cfg = training(shards, tmp_path, "checkpoint_every=1", phases="{frames:2,steps:3,batch:1,distil:false}")
     fit.run(cfg)
+    (tmp_path / "weights.pt").unlink()
     done = tmp_path / "checkpoints" / "phase1-done.ckpt"
     done.write_bytes(done.read_bytes()[:1000])
     fit.run(cfg)
     assert "phase1-done.ckpt is incomplete" in capsys.readouterr().out
-    assert torch.load(done, weights_only=True)["edgetam_pl"]["steps_done"] == 3
+    assert (tmp_path / "weights.pt").is_file()

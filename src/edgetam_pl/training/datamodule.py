@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import lightning as L
@@ -49,7 +49,7 @@ class ShardDataModule(L.LightningDataModule):
         if self.first_batch:
             loader.load_state_dict({"batches": self.first_batch})
         self.loader = loader
-        return loader
+        return _Batches(loader)
 
     def state_dict(self) -> dict[str, Any]:
         assert self.trainer is not None
@@ -57,3 +57,14 @@ class ShardDataModule(L.LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.phase_index, self.first_batch = state_dict["phase"], state_dict["batches"]
+
+
+class _Batches:
+    """A loader without its state methods. Lightning fetches one batch ahead and would save the loader's own count, which
+    runs ahead of what was trained on; the count that matters is the module's."""
+
+    def __init__(self, loader: Iterable[VideoBatch]) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[VideoBatch]:
+        return iter(self.loader)
