@@ -24,15 +24,34 @@ pytestmark = pytest.mark.slow
 def shards(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("real")
     for kind, source, folder, limit in (("video", "davis", "davis16_train", 2), ("image", "images", "coco_dev", 8)):
-        words = [f"source={source}", f"root={shared / 'data' / folder}", f"out={root / kind}", f"limit={limit}", "processes=1"]
+        words = [
+            f"source={source}",
+            f"root={shared / 'data' / folder}",
+            f"out={root / kind}",
+            f"limit={limit}",
+            "processes=1",
+        ]
         build_shards(composed(ShardsConfig, command="shards", overrides=words)[0])
         assert json.loads((root / kind / "manifest.json").read_text())["samples"] >= 2
     return root
 
 
 def train(out: Path, *words: str) -> list[dict[str, float]]:
-    common = ["model=edgetam", "model.image_size=256", f"out={out}", "logger=none", "logger.log_every=1", "logger.panels_every=0"]
-    small = ["data.workers=0", "data.shuffle=4", "stage.optim.warmup=0", "stage.optim.cooldown=0", "stage.optim.clip_norm=1.0"]
+    common = [
+        "model=edgetam",
+        "model.image_size=256",
+        f"out={out}",
+        "logger=none",
+        "logger.log_every=1",
+        "logger.panels_every=0",
+    ]
+    small = [
+        "data.workers=0",
+        "data.shuffle=4",
+        "stage.optim.warmup=0",
+        "stage.optim.cooldown=0",
+        "stage.optim.clip_norm=1.0",
+    ]
     cfg = composed(TrainConfig, command="train", overrides=[*common, *small, *words])[0]
     fit.run(cfg)
     return read_lines(out / "curves.jsonl")
@@ -70,7 +89,13 @@ def test_from_real_video_to_packages(shared: Path, shards: Path, tmp_path: Path)
     saved = torch.load(weights, weights_only=True)["model"]
     assert sum(saved[key].numel() for key in saved) == 13_895_794 + 47_354  # parameters and buffers
 
-    words = ["model=edgetam", "model.image_size=256", f"weights={weights}", "dataset=davis16", f"out={tmp_path / 'evaluation'}"]
+    words = [
+        "model=edgetam",
+        "model.image_size=256",
+        f"weights={weights}",
+        "dataset=davis16",
+        f"out={tmp_path / 'evaluation'}",
+    ]
     words += [f"root={shared / 'data' / 'davis16_dev'}", "limit=2", "pictures=false", f"cache={tmp_path / 'cache'}"]
     report = evaluate(composed(EvaluateConfig, command="evaluate", overrides=words)[0])
     assert report is not None
