@@ -60,13 +60,14 @@ class OneDnnWeightedSum(WeightedSum):
     """Attention of one head without bias, in blocks of queries."""
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-        if bias is not None or q.shape[1] != 1 or q.shape[2] < MANY or q.shape[2] % ROWS or not _suits(q):
+        if bias is not None or q.shape[1] != 1 or q.shape[2] < MANY or q.shape[2] % ROWS or q.device.type != "cpu":
             return super().forward(q, k, v, bias)
         answers = []
-        for queries, keys, values in zip(q[:, 0], k[:, 0] / math.sqrt(q.shape[-1]), v[:, 0].transpose(1, 2)):
+        # also under autocast: float32 here is faster than PyTorch's bfloat16, and nothing is rounded before the softmax
+        for queries, keys, values in zip(q[:, 0].float(), k[:, 0].float() / math.sqrt(q.shape[-1]), v[:, 0].float().mT):
             blocks = (_over_tokens(block, keys).softmax(dim=-1) for block in queries.split(ROWS))
             answers.append(torch.cat([_over_tokens(shares, values) for shares in blocks]))  # (N, d)
-        return torch.stack(answers).unsqueeze(1)  # (B, 1, N, d)
+        return torch.stack(answers).unsqueeze(1).to(q.dtype)  # (B, 1, N, d)
 
 
 def _suits(x: Tensor) -> bool:

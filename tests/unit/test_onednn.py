@@ -65,6 +65,15 @@ def test_attention_gives_the_same(rows: int, biased: bool) -> None:
     torch.testing.assert_close(OneDnnWeightedSum()(q, k, v, bias), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_attention_in_bfloat16_is_no_less_exact() -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 1, rows, 32).bfloat16() for rows in (1024, 300, 300))
+    exact = WeightedSum()(q.double(), k.double(), v.double())
+    usual, ours = WeightedSum()(q, k, v), OneDnnWeightedSum()(q, k, v)
+    assert ours.dtype == torch.bfloat16
+    assert (ours - exact).abs().mean() <= 1.01 * (usual - exact).abs().mean()
+
+
 def test_attention_of_several_heads_is_left_alone() -> None:
     model = nn.ModuleList([Attention(16, inner=16, key_dim=16, heads=2), Attention(16, inner=16, key_dim=16)])
     use_onednn(model)
