@@ -69,7 +69,8 @@ def chart(
     if len(lines) > 1:
         keys = "".join(f'<span><i style="background:{line.colour}"></i>{html.escape(line.name)}</span>' for line in lines)
         parts.append(f'<div class="legend">{keys}</div>')
-    return f'<figure class="chartbox" style="width:{width}px"><figcaption>{html.escape(y_title)}</figcaption>{"".join(parts)}</figure>'
+    caption = f"<figcaption>{html.escape(y_title)}</figcaption>"
+    return f'<figure class="chartbox" style="width:{width}px">{caption}{"".join(parts)}</figure>'
 
 
 def _segments(line: Line) -> list[list[tuple[float, float]]]:

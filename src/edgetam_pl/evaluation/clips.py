@@ -140,7 +140,7 @@ class ArrayFrames:
         return self.pixels[t]
 
     def fingerprint(self) -> str:
-        return hashlib.sha256(np.ascontiguousarray(self.pixels)).hexdigest()
+        return hashlib.sha256(self.pixels.tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class ArrayTruths:
 
     @property
     def objects(self) -> tuple[ClipObject, ...]:
-        visible = self.masks.any(axis=(2, 3))  # (T, O)
+        visible = np.any(self.masks, axis=(2, 3))  # (T, O)
         every = tuple(range(len(self.masks)))
         return tuple(ClipObject(str(o + 1), int(visible[:, o].argmax()), every) for o in range(self.masks.shape[1]))
 

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import cv2
@@ -126,7 +126,7 @@ def open_data(
         return _toy(str(root) or "toy", sequences=sequences, limit=limit, size=toy_size)
     base = Path(root)
     if not base.is_dir():
-        raise ValueError(f"There is no folder {base}; give data.root, the folder that holds {kind}.")
+        raise ValueError(f"There is no folder {base}; give root, the folder that holds {kind}.")
     rule = RULES[kind]
     opener, available = _image_opener(base) if kind == "images" else _video_opener(base, rule, unseen)
     names = _chosen(base, rule, available, sequences, split)
@@ -167,10 +167,9 @@ class FileFrames:
     def stems(self) -> tuple[str, ...]:
         return tuple(path.stem for path in self.paths)
 
-    @cached_property
+    @property
     def size(self) -> tuple[int, int]:
-        height, width = self.read(0).shape[:2]
-        return height, width
+        return _size_of(self.paths[0])
 
     def read(self, t: int) -> Frame:
         return read_frame(self.paths[t])
@@ -236,7 +235,7 @@ class RleTruths:
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{self.path} has no annotations as in SA-1B ({error!r}).") from error
 
-    @cached_property
+    @property
     def objects(self) -> tuple[ClipObject, ...]:
         return tuple(ClipObject(str(i), 0, (0,)) for i in range(1, len(self._annotations) + 1))
 
@@ -262,7 +261,13 @@ def read_frame(path: Path) -> Frame:
     pixels = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None:
         raise ValueError(f"{path} cannot be read as an image; it may be damaged or missing.")
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+@lru_cache(maxsize=4096)
+def _size_of(path: Path) -> tuple[int, int]:
+    height, width = read_frame(path).shape[:2]
+    return height, width
 
 
 def numbered(paths: Sequence[Path]) -> list[Path]:
@@ -553,7 +558,7 @@ def _complete(opener: Opener, names: list[str], *, strict: bool) -> list[str]:
     if lacking and strict:
         first = next(iter(lacking.values()))
         others = f" ({len(lacking) - 1} more such)" if len(lacking) > 1 else ""
-        raise ValueError(f"{first}{others}. Complete the data, or leave such sequences out with data.strict=false.")
+        raise ValueError(f"{first}{others}. Complete the data, or leave such sequences out with strict=false.")
     return [name for name in names if name not in lacking]
 
 

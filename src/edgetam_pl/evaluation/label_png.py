@@ -87,7 +87,7 @@ def _inflated(path: Path, content: bytes, height: int, width: int) -> Labels | N
     """The fast way; None when rows are filtered."""
     try:
         raw = zlib_ng.decompress(b"".join(_idat(content)), bufsize=height * (width + 1))
-    except (zlib_ng.error, struct.error) as error:
+    except (zlib_ng.error, struct.error) as error:  # pyright: ignore[reportGeneralTypeIssues] (its stub names an instance)
         raise ValueError(f"{path} is damaged ({error}); write it again.") from error
     if len(raw) != height * (width + 1):
         raise ValueError(f"{path} is damaged: {len(raw)} bytes of pixels, expected {height * (width + 1)}. Write it again.")

@@ -10,7 +10,6 @@ from typing import Any
 
 from edgetam_pl.evaluation.charts import COLOURS, Line, chart
 from edgetam_pl.evaluation.report import Report, Sequence
-from edgetam_pl.evaluation.scoring import ObjectScore
 
 INLINE_BYTES = 16_000_000
 """Pictures up to this are part of the page; more of them stay in files beside it."""
@@ -120,7 +119,7 @@ def tiles(values: dict[str, float]) -> str:
     return f'<div class="tiles">{inner}</div>'
 
 
-def conditions(values: Any) -> str:
+def conditions(values: Mapping[str, Any]) -> str:
     """What a reader needs to get the same numbers."""
     rows = "".join(
         f"<dt>{html.escape(_LABELS.get(name, name))}</dt><dd>{html.escape(_word(value))}</dd>"

@@ -59,7 +59,7 @@ def row(frame: Frame, truth: Masks, prediction: Masks, *, caption: str = "") -> 
     """Frame, truth, prediction and error of (H, W, 3) and two (O, H, W), side by side."""
     height, width = frame.shape[:2]
     size = (PANEL, max(round(PANEL * height / width), 1))
-    small = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+    small = np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
     shown, found = _small(truth, size), _small(prediction, size)
     panels = [_captioned(small, caption), overlay(small, shown), overlay(small, found), _error(small, shown, found)]
     gap = np.full((size[1], _GAP, 3), 255, np.uint8)

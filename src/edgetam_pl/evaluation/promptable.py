@@ -109,7 +109,7 @@ class _OnlinePerson:
         def ask(answer: Decoded | None) -> Prompts | None:
             nonlocal good_enough
             if answer is not None and good_enough is None:
-                good_enough = region_similarity(_mask(self.eyes, answer), truth) >= self.how.threshold
+                good_enough = bool(region_similarity(_mask(self.eyes, answer), truth) >= self.how.threshold)
             return None if good_enough else correct(answer)
 
         return ask

@@ -92,7 +92,7 @@ class Tally:
         else:
             j = region_similarity(prediction, truth)
             f = np.full_like(j, np.nan)
-        shown = truth.any(axis=(1, 2)) | prediction.any(axis=(1, 2))
+        shown = np.any(truth | prediction, axis=(1, 2))
         for row, index in enumerate(indices):
             scores = self._found.setdefault((answer.round, index), [])
             if scores or shown[row] or self.rule.counts_from != "appearance":
