@@ -70,6 +70,7 @@ class _Adapter(nn.Module):
         super().__init__()
         self.names = tuple(names)
         self.model = model
+        self.eval()
 
     def named(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
         return dict(zip(self.names, tensors, strict=True))
