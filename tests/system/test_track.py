@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -11,6 +13,8 @@ import pytest
 import torch
 from pycocotools import mask as coco
 
+import edgetam_pl.track
+import edgetam_pl.tracking.session
 from edgetam_pl.build import build_model
 from edgetam_pl.compose import composed
 from edgetam_pl.config import BenchConfig
@@ -192,6 +196,13 @@ def test_a_run_that_breaks_leaves_nothing_behind(clip: Path, weights: Path, monk
     with pytest.raises(ValueError, match="disk is full"):
         main([str(clip), "--point", "20,30", "--weights", str(weights), "--out", str(clip.with_name("out.mp4")), *TOY])
     assert not [path for path in clip.parent.iterdir() if "out" in path.name]
+
+
+@pytest.mark.parametrize("module", [edgetam_pl.track, edgetam_pl.tracking.session])
+def test_the_examples_in_the_documentation_run(module: ModuleType) -> None:
+    found = doctest.testmod(module)
+    assert found.attempted > 0
+    assert found.failed == 0
 
 
 def test_the_released_predictor_is_one_flag() -> None:

@@ -73,6 +73,14 @@ class Session:
         fill_holes: fills holes when `options.fill_holes_area` asks for it.
 
     Nothing is changed by a call that raises ValueError.
+
+    >>> from edgetam_pl.track import load_tracker
+    >>> from edgetam_pl.video import open_video
+    >>> session = Session(load_tracker("toy", "random"), open_video(np.zeros((3, 48, 64, 3), np.uint8)))
+    >>> session.prompt(1, 0, points=[(20, 30)]).masks.shape
+    torch.Size([1, 48, 64])
+    >>> [out.frame for out in session.propagate()]
+    [0, 1, 2]
     """
 
     def __init__(
