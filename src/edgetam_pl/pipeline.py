@@ -106,7 +106,8 @@ class Demo:
         if name == "stage1":
             shards = [f"data.sources.0.shards={self.out / 'shards' / 'image'}"]
         data = "toy_images" if name == "stage1" else "toy"
-        overrides = [*words, f"data={data}", *shards, f"out={self.out / name}", *_scale(self.scale, name)]
+        logs = ["logger.panels_every=40", "logger.log_every=10"]
+        overrides = [*words, f"data={data}", *shards, f"out={self.out / name}", *logs, *_scale(self.scale, name)]
         cfg, _ = composed(TrainConfig, command="train", overrides=overrides)
         path = train(cfg)
         return {"weights": str(path.relative_to(self.out))}

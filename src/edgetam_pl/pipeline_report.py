@@ -23,7 +23,8 @@ h1{font-size:1.6rem;margin-bottom:.2rem} h2{font-size:1.15rem;margin-top:2.2rem;
 table{border-collapse:collapse;margin:.8rem 0} td,th{padding:.3rem .9rem .3rem 0;text-align:left}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums} .cards{display:flex;gap:1rem;flex-wrap:wrap}
 .card{border:1px solid #dde2ea;border-radius:8px;padding:.7rem 1.1rem;min-width:8rem} .card b{display:block;font-size:1.7rem}
-.note{color:#5a6375;font-size:.92rem} img{max-width:100%;height:auto} figure{margin:1rem 0} figcaption{color:#5a6375}
+.note{color:#5a6375;font-size:.92rem} img{max-width:100%;height:auto}
+.grid{display:grid;grid-template-columns:1fr 1fr;gap:0 1.2rem} figure{margin:1rem 0} figcaption{color:#5a6375}
 """
 
 
@@ -69,7 +70,8 @@ the first frame's mask, first and last frame not counted. They say that the mach
 <h2>Accuracy on held-out clips</h2>
 <table><tr><th></th><th class="n">J</th><th class="n">F</th><th class="n">J&amp;F</th></tr>{rows}</table>
 <h2>Curves</h2>{_curves(out)}
-<h2>Masks</h2>{_overlays(out)}
+<h2>Masks</h2><p class="note">frame, truth, prediction, error (blue: missed, red: too much)</p>
+<div class="grid">{_overlays(out)}</div>
 <h2>Packages for the phone</h2><table>{packages}</table>
 <p class="note">Each package was loaded back and compared with the checkpoint; the figures are in packages/manifest.json.
 Not run on Apple hardware.</p>
@@ -106,7 +108,7 @@ def _curves(out: Path) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     plt.close(figure)
-    return _image(buffer.getvalue(), "losses and agreement with the teacher, by stage")
+    return _figure(buffer.getvalue(), "png", "losses and agreement with the teacher, by stage")
 
 
 def _plot(axis: Any, steps: list[float], values: list[float | None], label: str) -> None:
@@ -126,16 +128,20 @@ def _smoothed(values: list[float], *, weight: float = 0.8) -> list[float]:
 
 
 def _overlays(out: Path) -> str:
+    """The first clips as the student and the teacher followed them, and the last panel of stage 2."""
     figures = []
     for name in ("student", "teacher"):
-        for path in sorted((out / "evaluation" / name).rglob("*.png"))[:3]:
-            figures.append(_image(path.read_bytes(), f"{name}: {path.stem}"))
-    for path in sorted((out / "stage2" / "panels").glob("*.png"))[-1:]:
-        figures.append(_image(path.read_bytes(), "stage 2, last panel: frame, truth, student, teacher"))
-    return "".join(figures) or '<p class="note">no pictures were written</p>'
+        pictures = sorted((out / "evaluation" / name / "pictures").iterdir())
+        figures += [_image(path, f"{name}, {path.stem}") for path in pictures[:3]]
+    panels = sorted((out / "stage2" / "panels").glob("*.png"))
+    figures += [_image(path, "stage 2, last panel: frame, truth, student, teacher") for path in panels[-1:]]
+    return "".join(figures)
 
 
-def _image(content: bytes, caption: str) -> str:
-    data = base64.b64encode(content).decode()
-    said = html.escape(caption)
-    return f'<figure><img alt="{said}" src="data:image/png;base64,{data}"><figcaption>{said}</figcaption></figure>'
+def _image(path: Path, caption: str) -> str:
+    return _figure(path.read_bytes(), {".jpg": "jpeg"}.get(path.suffix, path.suffix[1:]), caption)
+
+
+def _figure(content: bytes, kind: str, caption: str) -> str:
+    data, said = base64.b64encode(content).decode(), html.escape(caption)
+    return f'<figure><img alt="{said}" src="data:image/{kind};base64,{data}"><figcaption>{said}</figcaption></figure>'

@@ -31,7 +31,8 @@ class ImageFeatures(NamedTuple):
 
     def of(self, index: Tensor | slice) -> ImageFeatures:
         """The features of the chosen images, one row per entry of `index` (usually `video_of`: one row per object)."""
-        return ImageFeatures(*(None if level is None else level[index] for level in self))
+        f4, f8 = (None if level is None else level[index] for level in (self.f4, self.f8))
+        return ImageFeatures(f4, f8, self.f16[index])
 
 
 class Prompts(NamedTuple):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import colorsys
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -29,7 +30,7 @@ def toy_clip(
     num_objects: int,
     *,
     camera: float = 0.02,
-    speed: float = 0.6,
+    speed: float = 0.35,
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """A generated clip and the masks of its objects. The same arguments give the same clip; one frame makes an image.
 
@@ -57,6 +58,7 @@ def toy_clip(
             f"toy_clip was asked for {num_frames} frames of {height} x {width} with {num_objects} objects; "
             f"it needs at least 1 frame, 1 object and 16 pixels a side."
         )
+    rng, things = np.random.default_rng(seed), []
     for attempt in range(_ATTEMPTS):
         rng = np.random.default_rng([seed, num_objects, attempt])
         wheel = rng.random()
@@ -153,7 +155,8 @@ def _background(rng: np.random.Generator, height: int, width: int) -> NDArray[np
 def _look(scenery: NDArray[np.uint8], dx: float, dy: float, height: int, width: int) -> NDArray[np.uint8]:
     """The part of the scenery that the camera sees, (H, W, 3)."""
     matrix = np.array([[1, 0, dx * width - width / 8], [0, 1, dy * height - height / 8]])
-    return cv2.warpAffine(scenery, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    seen: Any = cv2.warpAffine(scenery, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    return seen
 
 
 def _clouds(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float32]:
@@ -206,7 +209,9 @@ def _silhouette(rng: np.random.Generator, shape: str) -> NDArray[np.uint8]:
         radii, turns = np.hypot(*corners.T), np.arctan2(corners[:, 1], corners[:, 0])
     else:  # blob
         turns = np.linspace(0, 2 * np.pi, 64, endpoint=False)
-        waves = sum(rng.uniform(0.05, 0.2) * np.cos(k * turns + rng.uniform(0, 2 * np.pi)) for k in (2, 3, 4))
+        waves = sum(
+            (rng.uniform(0.05, 0.2) * np.cos(k * turns + rng.uniform(0, 2 * np.pi)) for k in (2, 3, 4)), np.zeros(64)
+        )
         radii = 0.75 + waves
         radii /= radii.max()
     outline = np.stack([middle + reach * radii * np.cos(turns), middle + reach * radii * np.sin(turns)], axis=1)
