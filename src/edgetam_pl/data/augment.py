@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -113,7 +114,7 @@ def recolour(image: Pixels, steps: Sequence[ColourStep], spare: Pixels | None = 
         The recoloured picture, and what FILL becomes: the border is recoloured like the picture.
     """
     channels = image.shape[2]
-    small = np.ascontiguousarray(image[::4, ::4])
+    small: Any = np.ascontiguousarray(image[::4, ::4])
     fill = np.zeros((1, 1, channels), np.uint8)
     fill[..., :3] = FILL
     current, other = image, np.empty_like(image) if spare is None else spare

@@ -296,7 +296,7 @@ def _store(cfg: ShardsConfig, frame: Frame) -> _Stored:
     if cfg.short_side and min(original) > cfg.short_side:
         scale = cfg.short_side / min(original)
         size = (max(round(original[0] * scale), 1), max(round(original[1] * scale), 1))
-        pixels = simplejpeg.decode_jpeg(image, strict=False) if pixels is None else pixels
+        pixels = schema.decode_jpeg(image or b"") if pixels is None else pixels
         pixels = cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_AREA)
         image = None
     if image is None:
@@ -328,19 +328,17 @@ def _image(cfg: ShardsConfig, frame: Frame) -> tuple[bytes | None, NDArray[np.ui
         raise BadSampleError(Cause.IMAGE, f"{frame.image} cannot be read ({error.strerror})") from error
     if not data:
         raise BadSampleError(Cause.MEMBER_EMPTY, f"{frame.image} is empty")
-    try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        if height * width > rle.MAX_PIXELS:
-            raise BadSampleError(Cause.IMAGE_SIZE, f"{frame.image} claims {height} x {width} pixels")
-        if colours in {"YCbCr", "Gray", "RGB"}:
-            if cfg.check:
-                simplejpeg.decode_jpeg(data)
-            return data, None, (height, width)
-    except BadSampleError:
-        raise
-    except ValueError as error:
-        if data[:2] == b"\xff\xd8":
-            raise BadSampleError(Cause.IMAGE, f"{frame.image} cannot be decoded ({error})") from error
+    if data[:2] == b"\xff\xd8":
+        try:
+            height, width, colours = schema.jpeg_header(data)
+            if height * width > rle.MAX_PIXELS:
+                raise BadSampleError(Cause.IMAGE_SIZE, f"claims {height} x {width} pixels")
+            if colours in {"YCbCr", "Gray", "RGB"}:
+                if cfg.check:
+                    schema.decode_jpeg(data, strict=True)
+                return data, None, (height, width)
+        except BadSampleError as error:
+            raise BadSampleError(error.cause, f"{frame.image}: {error.message}") from error
     pixels = _any_image(frame.image)
     return None, pixels, (pixels.shape[0], pixels.shape[1])
 

@@ -19,7 +19,7 @@ class Choice:
 
     def label(self, header: Header) -> str:
         """A name from which people can find the clip again: KEY@first frame number, < when played backwards."""
-        arrow = "<" if len(self.frames) > 1 and self.frames[0] > self.frames[-1] else ""
+        arrow = "<" if self.frames[:1] > self.frames[-1:] else ""
         return f"{header.key}@{header.frames[self.frames[0]]}{arrow}"
 
 

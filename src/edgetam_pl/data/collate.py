@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
-import simplejpeg
 import torch
 from numpy.typing import NDArray
 
 from edgetam_pl.data import augment, rle
+from edgetam_pl.data import sample as schema
 from edgetam_pl.data.augment import Look
 from edgetam_pl.data.clips import Choice
-from edgetam_pl.data.faults import BadSampleError, Cause
-from edgetam_pl.data.sample import Header, check_image
+from edgetam_pl.data.faults import BadSampleError
+from edgetam_pl.data.sample import Header
 from edgetam_pl.types import VideoBatch
 
 _PLANES = 8
@@ -40,7 +41,7 @@ def collate(clips: Sequence[Clip], *, image_size: int, source: str) -> VideoBatc
     """A batch of uint8 frames and bool masks at S x S; clips of one length.
 
     Raises:
-        BadSampleError: an image or a mask of one of the clips cannot be decoded. Its message begins with the sample's key.
+        BadSampleError: an image or a mask of one of the clips cannot be decoded. `place` says which.
     """
     num_frames = len(clips[0].choice.frames)
     video_of = [b for b, clip in enumerate(clips) for _ in clip.choice.objects]
@@ -50,7 +51,10 @@ def collate(clips: Sequence[Clip], *, image_size: int, source: str) -> VideoBatc
     first = 0
     for b, clip in enumerate(clips):
         last = first + len(clip.choice.objects)
-        draw.clip(clip, frames[b].numpy(), masks[:, first:last].numpy())
+        try:
+            draw.clip(clip, frames[b].numpy(), masks[:, first:last].numpy())
+        except BadSampleError as error:
+            raise BadSampleError(error.cause, error.message, place=b) from error
         first = last
     labels = tuple(clip.choice.label(clip.header) for clip in clips)
     return VideoBatch(frames, masks, torch.tensor(video_of, dtype=torch.int64), labels, source)
@@ -97,7 +101,7 @@ class _Draw:
         if steps and early:
             picture, fill = augment.recolour(picture, steps, self._buffer("spare", picture.shape))
         if look.warped:
-            drawn = cv2.warpAffine(
+            drawn: Any = cv2.warpAffine(
                 cv2.cvtColor(picture, cv2.COLOR_RGB2RGBA, dst=self._buffer("four", (*picture.shape[:2], 4))),
                 look.inverse(picture.shape[:2], (side, side)),
                 (side, side),
@@ -109,7 +113,7 @@ class _Draw:
         else:
             if look.flip:
                 picture = cv2.flip(picture, 1, dst=self._buffer("flipped", picture.shape))
-            drawn = picture
+            drawn: Any = picture
             if picture.shape[:2] != (side, side):
                 drawn = cv2.resize(
                     picture,
@@ -132,7 +136,7 @@ class _Draw:
             for plane, track in enumerate(runs[first : first + _PLANES]):
                 if track is not None:
                     rle.paint(rle.resample(track, header.size, (side, side)) if sampled else track, 1 << plane, canvas)
-            packed = self._buffer("packed", (side, side))
+            packed: Any = self._buffer("packed", (side, side))
             if sampled:
                 cv2.transpose(canvas, dst=packed)
                 if look.flip:
@@ -146,17 +150,11 @@ class _Draw:
 
     def _decoded(self, image: bytes, header: Header, frame: int) -> NDArray[np.uint8]:
         """The picture (H', W', 3): no smaller than S x S, but scaled down while decoding where that is possible."""
-        check_image(image, header, frame)
+        schema.check_image(image, header, frame)
         try:
-            return simplejpeg.decode_jpeg(
-                image,
-                min_height=self.side,
-                min_width=self.side,
-                buffer=self._buffer("decoded", (*header.size, 3)),
-                strict=False,
-            )
-        except ValueError as error:
-            raise BadSampleError(Cause.IMAGE, f"{header.key}: frame {frame} cannot be decoded ({error})") from error
+            return schema.decode_jpeg(image, least=self.side, buffer=self._buffer("decoded", (*header.size, 3)))
+        except BadSampleError as error:
+            raise BadSampleError(error.cause, f"{header.key}: frame {frame}: {error.message}") from error
 
     def _buffer(self, name: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         buffer = self.buffers.get(name)

@@ -28,12 +28,14 @@ class Cause(StrEnum):
 
 
 class BadSampleError(ValueError):
-    """A sample that cannot be used. `cause` is what it is counted under; the message names the thing."""
+    """A sample that cannot be used. `cause` is what it is counted under; the message names the thing. `place` is its place
+    in a batch, where it was met in one."""
 
-    def __init__(self, cause: Cause, message: str) -> None:
-        super().__init__(cause, message)  # both, so that it survives pickling between processes
+    def __init__(self, cause: Cause, message: str, place: int = -1) -> None:
+        super().__init__(cause, message, place)  # all, so that it survives pickling between processes
         self.cause = cause
         self.message = message
+        self.place = place
 
     def __str__(self) -> str:
         return f"{self.cause}: {self.message}"

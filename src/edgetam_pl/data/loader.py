@@ -202,7 +202,7 @@ class Steps(Dataset[Any]):
                 batch = collate(clips, image_size=self.image_size, source=source.name)
                 return _Parcel(batch, tuple(skips), drawn)
             except BadSampleError as error:  # rare: what the checksums cannot see
-                b = next(b for b, clip in enumerate(clips) if error.message.startswith(f"{clip.header.key}:"))
+                b = error.place
                 skips.append(Skip(error.cause, source.shards.place, error.message))
                 if len(skips) >= STAND_INS:
                     raise _exhausted(source, skips) from error

@@ -43,7 +43,10 @@ class Frame:
 class Reader(Protocol):
     """A data set. `frames` may be called in any process, for any item, in any order."""
 
-    kind: str  # video | image
+    @property
+    def kind(self) -> str:
+        """video | image"""
+        ...
 
     def items(self) -> list[str]:
         """Names of all videos or images, in a fixed order."""
@@ -102,7 +105,7 @@ class PaletteFolder:
             raise BadSampleError(Cause.ANNOTATION, f"{path} shows object {strange}, which meta.json does not list")
 
 
-def read_labels(path: Path) -> dict[str, Mask]:
+def read_labels(path: Path) -> dict[str, NDArray[np.bool_]]:
     """The objects of a label PNG: {"1": mask (H, W), ...}, empty ones left out.
 
     Raises:
@@ -384,7 +387,11 @@ class ImageFolder:
     def frames(self, item: str) -> Iterator[Frame | BadSampleError]:
         image, labels = self.pairs[item]
         try:
-            masks = {name: mask for name, mask in read_labels(labels).items() if np.mean(mask) < self.max_area}
+            masks: dict[str, Mask] = {
+                name: mask
+                for name, mask in read_labels(labels).items()
+                if np.count_nonzero(mask) < self.max_area * mask.size
+            }
         except BadSampleError as error:
             yield error
             return
@@ -531,7 +538,7 @@ def every_frame(path: Path, every: int, *, only: frozenset[int] | None = None) -
             stream = container.streams.video[0]
             for number, frame in enumerate(container.decode(stream)):
                 if number % every == 0 and (only is None or number in only):
-                    yield number, frame.to_ndarray(format="rgb24")
+                    yield number, frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
     except (FFmpegError, OSError, ValueError) as error:
         if isinstance(error, BadSampleError):
             raise

@@ -6,6 +6,8 @@ done here, because its C reader trusts its input, and because runs can be resamp
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
@@ -28,7 +30,8 @@ def encode(mask: NDArray[np.bool_]) -> str:
     >>> bool((decode(encode(mask), (4, 5)) == mask).all())
     True
     """
-    return coco.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"].decode("ascii")
+    counts: Any = coco.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"]
+    return counts.decode("ascii")
 
 
 def encode_many(masks: NDArray[np.bool_]) -> list[str | None]:

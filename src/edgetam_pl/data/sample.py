@@ -17,7 +17,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import simplejpeg
+from numpy.typing import NDArray
 
 from edgetam_pl.data import rle
 from edgetam_pl.data.faults import BadSampleError, Cause
@@ -161,13 +163,36 @@ def check_image(image: bytes, header: Header, frame: int) -> None:
     if not image:
         raise BadSampleError(Cause.MEMBER_EMPTY, f"frame {frame} of {header.key} is empty")
     try:
-        height, width, _, _ = simplejpeg.decode_jpeg_header(image, strict=False)
-    except ValueError as error:
-        raise BadSampleError(Cause.IMAGE, f"frame {frame} of {header.key} is no JPEG ({error})") from error
+        height, width, _ = jpeg_header(image)
+    except BadSampleError as error:
+        raise BadSampleError(Cause.IMAGE, f"frame {frame} of {header.key}: {error.message}") from error
     if (height, width) != header.size:
         raise BadSampleError(
             Cause.IMAGE_SIZE, f"frame {frame} of {header.key} is {height} x {width}; its header says {header.size}"
         )
+
+
+def jpeg_header(data: bytes) -> tuple[int, int, str]:
+    """(height, width, colour space) of a JPEG. Raises BadSampleError(IMAGE)."""
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+    except (ValueError, KeyError) as error:  # KeyError: the decoder's name for a colour space it never heard of
+        raise BadSampleError(Cause.IMAGE, f"no JPEG header ({error})") from error
+    return int(height), int(width), str(colours)
+
+
+def decode_jpeg(
+    data: bytes, *, least: int = 0, buffer: NDArray[np.uint8] | None = None, strict: bool = False
+) -> NDArray[np.uint8]:
+    """RGB pixels (H, W, 3): scaled down while decoding as far as both sides stay at least `least`.
+
+    Raises:
+        BadSampleError: IMAGE. With `strict` also where libjpeg would only warn.
+    """
+    try:
+        return simplejpeg.decode_jpeg(data, min_height=least, min_width=least, buffer=buffer, strict=strict)
+    except (ValueError, KeyError) as error:
+        raise BadSampleError(Cause.IMAGE, f"the JPEG cannot be decoded ({error})") from error
 
 
 def safe_key(name: str, first_frame: int) -> str:

@@ -20,12 +20,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import braceexpand
 import numpy as np
-import webdataset
 from numpy.typing import NDArray
+from webdataset.writer import TarWriter
 
 from edgetam_pl.data import sample as schema
 from edgetam_pl.data import storage
@@ -197,7 +197,7 @@ class ShardWriter:
     def __enter__(self) -> ShardWriter:
         self.file = self.partial.open("wb")
         self.hashing = _Hashing(self.file)
-        self.tar = webdataset.TarWriter(self.hashing, user="edgetam", group="edgetam", encoder=False, mtime=0)
+        self.tar = TarWriter(cast(Any, self.hashing), user="edgetam", group="edgetam", encoder=False, mtime=0)
         return self
 
     def add(self, sample: Sample) -> None:

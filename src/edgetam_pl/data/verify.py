@@ -15,7 +15,6 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import BinaryIO
 
-import simplejpeg
 from tqdm import tqdm
 
 from edgetam_pl.data import sample as schema
@@ -120,6 +119,13 @@ def check_shard(address: str, record: ShardRecord | None) -> Verdict:
     return Verdict(address, samples, tuple(faults))
 
 
+def _sha256(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
 def _check_stream(
     file: BinaryIO, size: int, address: str, record: ShardRecord | None, faults: list[tuple[Cause, str]]
 ) -> int:
@@ -128,7 +134,7 @@ def _check_stream(
         if size != record.bytes:
             cause = Cause.SHARD_TRUNCATED if size < record.bytes else Cause.TAR
             faults.append((cause, f"{address}: {size} bytes; the manifest says {record.bytes}"))
-        elif hashlib.file_digest(file, "sha256").hexdigest() != record.sha256:
+        elif _sha256(file) != record.sha256:
             faults.append((Cause.CHECKSUM, f"{address}: sha256 is not the manifest's"))
         file.seek(0)
     good, found = 0, 0
@@ -144,9 +150,9 @@ def _check_stream(
             sample = schema.decode(members)
             for t, image in enumerate(sample.images):
                 try:
-                    simplejpeg.decode_jpeg(image, strict=False)
-                except ValueError as error:
-                    raise BadSampleError(Cause.IMAGE, f"frame {t} cannot be decoded ({error})") from error
+                    schema.decode_jpeg(image)
+                except BadSampleError as error:
+                    raise BadSampleError(error.cause, f"frame {t}: {error.message}") from error
             good += 1
         except BadSampleError as error:
             faults.append((error.cause, f"{address}: {current}: {error}"))
