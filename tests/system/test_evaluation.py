@@ -17,7 +17,7 @@ from edgetam_pl.evaluation.promptable import Interaction, pvs_offline, pvs_onlin
 from edgetam_pl.evaluation.protocols import Answer, follow
 from edgetam_pl.evaluation.report import Report
 from edgetam_pl.evaluation.scoring import ScoreRule
-from edgetam_pl.evaluation.vos import collect, evaluate_clip, evaluate_vos, repeat_first_mask
+from edgetam_pl.evaluation.vos import collect, evaluate_clip, evaluate_vos, glance, repeat_first_mask
 
 ALL_FRAMES = ScoreRule(skip_first_and_last=False)
 REGIONS = ScoreRule(skip_first_and_last=False, boundary=False)
@@ -154,6 +154,14 @@ def test_the_model_is_put_back_as_it_was() -> None:
     model = Module()
     evaluate_vos(model, [clip])
     assert (model.training, model.part.training, model.frozen.training) == (True, True, False)
+
+
+def test_a_glance_has_numbers_and_pictures_for_a_logger() -> None:
+    clips = [moving_squares(name="one"), moving_squares(name="other")]
+    found = glance(Oracle(clips), clips)
+    assert found.values == {"j": 100.0, "f": 100.0, "jf": 100.0}
+    assert set(found.pictures) == {"one", "other"}
+    assert all(picture.ndim == 3 and picture.dtype == np.uint8 for picture in found.pictures.values())
 
 
 def test_a_short_clip_without_a_scored_frame_has_no_row() -> None:

@@ -96,6 +96,13 @@ def encode_jpeg(picture: NDArray[np.uint8]) -> bytes:
     return encoded.tobytes()
 
 
+def decode_jpeg(content: bytes) -> NDArray[np.uint8]:
+    """(H, W, 3) RGB of what `encode_jpeg` wrote."""
+    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    assert pixels is not None, "our own picture can be decoded"
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
 def _error(frame: Frame, truth: Masks, prediction: Masks) -> NDArray[np.uint8]:
     """The frame in grey, with what was missed and what was too much of any object."""
     grey = cv2.cvtColor(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from edgetam_pl.evaluation.clips import Clip
 from edgetam_pl.evaluation.datasets import open_data
 from edgetam_pl.evaluation.eyes import EvaluatedModel, Eyes, Precision, evaluating
-from edgetam_pl.evaluation.pictures import KeptMasks, strip
+from edgetam_pl.evaluation.pictures import KeptMasks, decode_jpeg, strip
 from edgetam_pl.evaluation.protocols import Answer, follow, repeat
 from edgetam_pl.evaluation.report import Report, Sequence
 from edgetam_pl.evaluation.scoring import ObjectScore, ScoreRule, Tally
 
-__all__ = ["Clip", "Report", "clips_of", "evaluate_vos", "repeat_first_mask"]
+__all__ = ["Clip", "Report", "clips_of", "evaluate_vos", "glance", "repeat_first_mask"]
 
 
 def evaluate_vos(
@@ -24,7 +26,7 @@ def evaluate_vos(
     clips: Iterable[Clip],
     *,
     title: str = "vos",
-    device: torch.device | str = "cpu",
+    device: torch.device | str = "model",
     autocast: torch.dtype | None = None,
     skip_first_and_last: bool = True,
     non_overlap: bool = True,
@@ -33,14 +35,15 @@ def evaluate_vos(
     """Follow every object of every clip from its first mask, and score it (DAVIS 2017 rule).
 
     Args:
-        model: on `device` already. It is put in evaluation mode, and back as it was.
+        model: it is put in evaluation mode, and back as it was.
         clips: read one after another; one is in memory at a time.
+        device: where the model is; `model` asks its parameters.
         autocast: bfloat16 as in published results, or None.
         skip_first_and_last: leave out the given frame and the last one.
         non_overlap: a pixel belongs to one object at most.
         pictures: draw frame, truth, prediction and error of each clip.
     """
-    precision = Precision(torch.device(device), autocast)
+    precision = Precision(_place_of(model) if device == "model" else torch.device(device), autocast)
     rule = ScoreRule(skip_first_and_last=skip_first_and_last)
     with evaluating(model):
         return collect(
@@ -59,6 +62,26 @@ def evaluate_vos(
                 "resolution": model.image_size,
             },
         )
+
+
+class Glance(NamedTuple):
+    """A short look at a model while it trains."""
+
+    values: dict[str, float]
+    """j, f and jf in 0 ... 100."""
+    pictures: dict[str, NDArray[np.uint8]]
+    """(H, W, 3) RGB by clip: frame, truth, prediction, error."""
+
+
+def glance(model: EvaluatedModel, clips: Iterable[Clip]) -> Glance:
+    """Follow a few clips from their first masks: for callbacks, every so many steps. The model comes back as it was.
+
+    Any rank may look alone: nothing is communicated. To share clips among ranks, give each its own, and put the means of
+    `evaluate_vos(...).rows` into a `JF` with `add`, which reduces.
+    """
+    report = evaluate_vos(model, clips)
+    pictures = {item.name: decode_jpeg(item.picture) for item in report.sequences if item.picture is not None}
+    return Glance({"j": report.j, "f": report.f, "jf": report.jf}, pictures)
 
 
 def clips_of(root: str, *, limit: int = 0, size: int = 128) -> list[Clip]:
@@ -125,3 +148,8 @@ def _telling_frames(clip: Clip, rows: tuple[ObjectScore, ...]) -> dict[int, str]
     ends = sorted(means, key=lambda stem: number[stem])
     chosen = {ends[0]: "first", ends[-1]: "last", worst: "worst"}
     return {number[stem]: f"{stem} {said} J {100 * means[stem]:.0f}" for stem, said in chosen.items()}
+
+
+def _place_of(model: object) -> torch.device:
+    first = next(model.parameters(), None) if isinstance(model, torch.nn.Module) else None
+    return torch.device("cpu") if first is None else first.device

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.loggers import WandbLogger
 
 from edgetam_pl.config import ValidationConfig
 from edgetam_pl.training.curves import STEP, write_line
@@ -27,17 +28,15 @@ class EvaluateDuringTraining(L.Callback):
         if step == self.last or step % self.validation.every or not trainer.is_global_zero:
             return
         self.last = step
-        from edgetam_pl.evaluation.vos import clips_of, evaluate_vos
+        from edgetam_pl.evaluation.vos import clips_of, glance
 
-        model = pl_module.student
         clips = clips_of(self.validation.root, size=batch.frames.shape[-1], limit=self.validation.clips)
-        was_training = [module for module in model.modules() if module.training]
-        model.eval()
-        report = evaluate_vos(model, clips, title=f"step {step}")
-        for module in was_training:
-            module.training = True
-        values = {"val/j": report.j, "val/f": report.f, "val/jf": report.jf}
+        seen = glance(pl_module.student, clips)
+        values = {f"val/{name}": value for name, value in seen.values.items()}
         self.folder.mkdir(parents=True, exist_ok=True)
         write_line(self.folder / "jf.jsonl", {STEP: step, **values})
         for logger in trainer.loggers:
             logger.log_metrics({STEP: float(step), **values})
+            if isinstance(logger, WandbLogger) and seen.pictures:
+                captions = [f"{name}: frame, truth, prediction, error" for name in seen.pictures]
+                logger.log_image("val/masks", list(seen.pictures.values()), caption=captions)
