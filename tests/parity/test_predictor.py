@@ -25,6 +25,8 @@ from edgetam_pl.weights import official_name
 
 from .reference import fill, zoo
 
+pytestmark = pytest.mark.slow
+
 SIZE, FRAMES = 256, 5
 OURS = {"trunk": "repvit_m1", "image_size": SIZE, "compressor": {"global_latents": 32, "spatial_latents": 64}}
 THEIRS = {

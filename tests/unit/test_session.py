@@ -305,6 +305,16 @@ def test_a_correction_changes_what_follows() -> None:
     assert torch.equal(second[7], corrected)
 
 
+def test_a_correction_is_found_again_by_a_pass_from_far_away() -> None:
+    session, tracker = a_session(count=40, corrections_are_prompted=False)
+    session.prompt(1, 0, points=[(5, 7)])
+    list(session.propagate())
+    corrected = session.prompt(1, 38, points=[(9, 9)]).logits
+    outputs = logits_of(list(session.propagate(0)), 1)
+    assert torch.equal(outputs[38], corrected[0])
+    assert [age for age, _ in tracker.recalled[-1].frames] == [0, 6, 5, 4, 3, 2, 1]  # frame 39 reads frame 38
+
+
 def test_memories_are_made_when_propagation_starts_once_a_frame() -> None:
     session, tracker = a_session()
     for x in (3, 5, 9):

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,44 +20,14 @@ from torch import Tensor
 
 from edgetam_pl.tracking.bank import MemoryBank, RecallPolicy
 from edgetam_pl.tracking.frames import EndOfVideo, FrameMasks, Frames
+from edgetam_pl.tracking.kept import Answer, Track, Unwritten, joined, remembered_frames, row
 from edgetam_pl.tracking.options import HoleFilling, OptionedTracker, SessionOptions, SessionTracker
 from edgetam_pl.tracking.said import Said, heard
 from edgetam_pl.tracking.step import Ask, observe, remember
-from edgetam_pl.types import Decoded, FrameOutput, ImageFeatures, Memory, Prompts
+from edgetam_pl.types import Decoded, FrameOutput, ImageFeatures, Prompts
 
 SUPPRESSED_LOGIT = -10.0
 """Without overlap, a pixel that another object wins has at most this logit (SAM 2 release)."""
-
-
-class Answer(NamedTuple):
-    """What is kept of an object on a frame."""
-
-    logits: Tensor  # (1, 1, S/4, S/4) float32
-    presence: Tensor  # (1, 1)
-    iou: Tensor  # (1, 1)
-    tracked: bool = False  # has a propagation passed here? Then a click is a correction
-    backwards: bool = False
-
-
-class Unwritten(NamedTuple):
-    """An answer to a person, not yet in the bank: memories are made when propagation starts, once per frame."""
-
-    decoded: Decoded
-    prompted: bool
-
-
-@dataclass(frozen=True)
-class Track:
-    """Everything known of one object."""
-
-    bank: MemoryBank
-    said: Mapping[int, Said] = field(default_factory=dict)
-    unwritten: Mapping[int, Unwritten] = field(default_factory=dict)
-    answers: Mapping[int, Answer] = field(default_factory=dict)
-
-    def facing(self, backwards: bool) -> MemoryBank:
-        """The bank, read in the direction of travel."""
-        return replace(self.bank, policy=replace(self.bank.policy, backwards=backwards))
 
 
 class Session:
@@ -299,8 +268,10 @@ class Session:
                 continue
             track = self._written(track)
             if t in track.said:  # a person has spoken: that is the answer
-                answer = track.answers[t]._replace(tracked=True, backwards=backwards)
-                done[number] = self._within_reach(replace(track, answers={**track.answers, t: answer}), t)
+                answer, bank = track.answers[t]._replace(tracked=True, backwards=backwards), track.bank
+                if t in track.corrected:
+                    bank = bank.write(t, track.corrected[t], prompted=False)
+                done[number] = self._within_reach(replace(track, bank=bank, answers={**track.answers, t: answer}), t)
             else:
                 silent[number] = track
         for numbers in self._together(silent):
@@ -312,13 +283,13 @@ class Session:
         """Which objects go through the network together: one each, or all that remember the same frames."""
         if not self.options.batch_objects:
             return [(number,) for number in tracks]
-        history = {number: _remembered_frames(track.bank) for number, track in tracks.items()}
+        history = {number: remembered_frames(track.bank) for number, track in tracks.items()}
         return [tuple(group) for _, group in groupby(sorted(tracks, key=history.__getitem__), key=history.__getitem__)]
 
     def _followed(self, tracks: list[Track], t: int, backwards: bool) -> list[Track]:
         """The tracks after frame t, on which nobody said anything."""
         features, tracker = self._features_of(t), self._with_options()
-        bank = _joined([track.facing(backwards) for track in tracks])
+        bank = joined([track.facing(backwards) for track in tracks])
         output = observe(tracker, bank, features, t, _silence)
         memory = dict(remember(tracker, bank, features, t, output).recent)[t]
         shown = self._filled(output.final)
@@ -326,7 +297,7 @@ class Session:
         return [
             replace(
                 track,
-                bank=track.facing(backwards).write(t, memory if len(tracks) == 1 else _row(memory, i), prompted=False),
+                bank=track.facing(backwards).write(t, memory if len(tracks) == 1 else row(memory, i), prompted=False),
                 answers={
                     **track.answers,
                     t: Answer(best[i : i + 1], presence[i : i + 1], iou[i : i + 1], True, backwards),
@@ -337,13 +308,15 @@ class Session:
 
     def _written(self, track: Track) -> Track:
         """The track with the memories of what was said since the last time."""
-        bank = track.bank
+        bank, corrected = track.bank, dict(track.corrected)
         for t, (decoded, prompted) in sorted(track.unwritten.items()):
             final = decoded if prompted else decoded._replace(prompts=None)  # remembered as a frame that was only tracked
             features = self._features_of(t)
             output = FrameOutput((final,), features.f16, recalled=False)
             bank = remember(self._with_options(by_hand=True), bank, features, t, output)
-        return replace(track, bank=bank, unwritten={})
+            if not prompted:
+                corrected[t] = dict(bank.recent)[t]
+        return replace(track, bank=bank, corrected=corrected, unwritten={})
 
     def _within_reach(self, track: Track, t: int) -> Track:
         """The track without answers that nobody can ask for again: as many are kept as there are memories."""
@@ -444,36 +417,3 @@ def _after_one_answer(prompts: Prompts) -> Ask:
 def _best_iou(decoded: Decoded) -> Tensor:
     """(O, 1) predicted IoU of the chosen candidate."""
     return decoded.iou.float().amax(dim=1, keepdim=True)
-
-
-def _remembered_frames(bank: MemoryBank) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    return tuple(t for t, _ in bank.prompted), tuple(t for t, _ in bank.recent)
-
-
-def _joined(banks: list[MemoryBank]) -> MemoryBank:
-    """One bank for several objects that remember the same frames."""
-    if len(banks) == 1:
-        return banks[0]
-
-    def rows(choose: Callable[[MemoryBank], tuple[tuple[int, Memory], ...]]) -> tuple[tuple[int, Memory], ...]:
-        return tuple(
-            (
-                entries[0][0],
-                Memory(
-                    torch.cat([memory.tokens for _, memory in entries]),
-                    torch.cat([memory.pos.expand_as(memory.tokens) for _, memory in entries]),
-                    torch.cat([memory.pointer for _, memory in entries]),
-                    entries[0][1].grid,
-                ),
-            )
-            for entries in zip(*(choose(bank) for bank in banks))
-        )
-
-    return replace(banks[0], prompted=rows(lambda bank: bank.prompted), recent=rows(lambda bank: bank.recent))
-
-
-def _row(memory: Memory, index: int) -> Memory:
-    """The memory of one object of several, in storage of its own so that it can be forgotten alone."""
-    part = slice(index, index + 1)
-    pos = memory.pos if memory.pos.shape[0] == 1 else memory.pos[part].clone()
-    return Memory(memory.tokens[part].clone(), pos, memory.pointer[part].clone(), memory.grid)
