@@ -26,6 +26,8 @@ from edgetam_pl.compose import composed
 from edgetam_pl.config import ExportConfig, ModelConfig, ShardsConfig, TrainConfig
 from edgetam_pl.data.toy import toy_clip
 from edgetam_pl.evaluation.vos import Clip, Report, evaluate_vos, repeat_first_mask
+from edgetam_pl.export import ExportRefused
+from edgetam_pl.export import run as export_packages
 from edgetam_pl.pipeline_report import write_report
 
 HELD_OUT_SEED = 1_000_000
@@ -129,20 +131,21 @@ class Demo:
         return {name: _scores(report) for name, report in reports.items()}
 
     def export(self) -> dict[str, Any]:
-        from edgetam_pl.export import run as export
-
-        cfg, _ = composed(
-            ExportConfig,
-            command="export",
-            overrides=[
-                "model=toy",
-                f"weights={self.student}",
-                f"out={self.out / 'packages'}",
-                *_scale(self.scale, "export"),
-            ],
-        )
-        report = export(cfg)
-        return {"packages": dict(report.sizes)}
+        """fp16 packages, or fp32 ones when the gate finds that rounding changes this student's answers too much."""
+        refused: list[str] = []
+        for precision in ("fp16", "fp32"):
+            words = ["model=toy", f"weights={self.student}", f"out={self.out / 'packages'}", f"precision={precision}"]
+            cfg, _ = composed(ExportConfig, command="export", overrides=[*words, *_scale(self.scale, "export")])
+            try:
+                report = export_packages(cfg)
+            except ExportRefused as refusal:
+                if precision == "fp32":
+                    raise
+                refused = str(refusal).splitlines()
+                print(f"{refusal}\nfp16 was refused; fp32 packages are made instead.", flush=True)
+                continue
+            return {"packages": dict(report.sizes), "precision": report.precision, "refused": refused}
+        raise AssertionError("fp32 either returns or raises")
 
     def _teacher(self) -> list[str]:
         return ["model@teacher=toy_teacher", f"teacher_weights={self.out / 'teacher' / 'weights.pt'}"]
@@ -201,6 +204,7 @@ def summarise(records: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "repeat_jf": scores["repeat"]["jf"],
         "seconds": round(sum(record["seconds"] for record in records.values()), 1),
         "packages": records["export"]["packages"],
+        "precision": records["export"]["precision"],
         "versions": versions(),
     }
 

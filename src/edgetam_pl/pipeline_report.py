@@ -73,8 +73,8 @@ the first frame's mask, first and last frame not counted. They say that the mach
 <h2>Masks</h2><p class="note">frame, truth, prediction, error (blue: missed, red: too much)</p>
 <div class="grid">{_overlays(out)}</div>
 <h2>Packages for the phone</h2><table>{packages}</table>
-<p class="note">Each package was loaded back and compared with the checkpoint; the figures are in packages/manifest.json.
-Not run on Apple hardware.</p>
+<p class="note">{summary["precision"]}. Each package was loaded back and compared with the checkpoint, part by part and over
+64 frames; the figures are in packages/manifest.json. Not run on Apple hardware.</p>{_refusal(records["export"]["refused"])}
 <h2>Where the time went</h2><table>{times}</table>
 <p class="note">{html.escape(versions)}</p></body></html>"""
     path = out / "report.html"
@@ -125,6 +125,14 @@ def _smoothed(values: list[float], *, weight: float = 0.8) -> list[float]:
         current = weight * current + (1 - weight) * value
         smooth.append(current)
     return smooth
+
+
+def _refusal(lines: list[str]) -> str:
+    """Why fp16 was not shipped, if it was not."""
+    if not lines:
+        return ""
+    said = "<br>".join(html.escape(line) for line in lines)
+    return f'<p class="note">fp16 was tried first and refused, so these packages compute in fp32:<br>{said}</p>'
 
 
 def _overlays(out: Path) -> str:
