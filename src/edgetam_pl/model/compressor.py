@@ -198,9 +198,11 @@ class Perceiver2D(Compressor):
 
     def _windows(self, x: Tensor, size: torch.Size) -> Tensor:
         """x (O, HW, D) -> (O N_l, tokens of a window, D)."""
-        rows, columns = self.grid
-        x = x.unflatten(1, (rows, size[0] // rows, columns, size[1] // columns))  # (O, n, y, n, x, D)
-        return x.transpose(2, 3).flatten(3, 4).flatten(0, 2)
+        (rows, columns), dim = self.grid, x.shape[-1]
+        height, width = size[0] // rows, size[1] // columns
+        # objects and rows of windows share a dimension, as do columns and channels: phones like at most four
+        x = x.reshape(-1, height, columns, width * dim).transpose(1, 2)  # (O n, n, y, x D)
+        return x.reshape(-1, height * width, dim)
 
 
 def _feed_forward(dim: int) -> nn.Sequential:
