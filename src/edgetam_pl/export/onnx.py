@@ -101,6 +101,8 @@ class Onnx:
             )
             graph = require("onnxruntime.transformers.onnx_model").OnnxModel(halved)
             graph.topological_sort()  # the casts at inputs come last otherwise
+            _once(graph.model.graph)
+            del graph.model.graph.value_info[:]  # types from before
             return graph.model
 
     def _describe(self, model: Any, part: Part) -> None:
@@ -113,6 +115,15 @@ class Onnx:
 
 
 _NUMPY = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int32)": np.int32}
+
+
+def _once(graph: Any) -> None:
+    """Drop casts that the tool has written twice, which it does where two nodes that stay in fp32 read the same value."""
+    made: set[str] = set()
+    for node in list(graph.node):
+        if node.op_type == "Cast" and node.output[0] in made:
+            graph.node.remove(node)
+        made.update(node.output)
 
 
 def _angle_nodes(graph: Any) -> list[str]:
