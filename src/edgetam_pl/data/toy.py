@@ -30,7 +30,7 @@ def toy_clip(
     num_objects: int,
     *,
     camera: float = 0.02,
-    speed: float = 0.3,
+    speed: float = 0.25,
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """A generated clip and the masks of its objects. The same arguments give the same clip; one frame makes an image.
 
