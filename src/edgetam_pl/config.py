@@ -231,6 +231,8 @@ class LoggerConfig:
     """Steps between mask panels (frame, truth, student, teacher); 0: none."""
     log_every: int = 20
     """Steps between logged losses."""
+    gradient_shares_every: int = 0
+    """Steps between logs of each loss term's share in the loss and in the gradient; 0: never. Costs a backward pass a term."""
     artifacts: bool = False
     """Upload checkpoints and export packages as W&B artifacts."""
 
@@ -477,7 +479,9 @@ class EvaluateConfig:
     non_overlap: bool | None = None
     """A pixel has one object, in answers only; null: as the data set has it."""
     out: str = ""
-    """Folder of report.html, report.json, pictures and predictions; empty: one below runs/evaluate, by model and protocol."""
+    """Folder of report.html, report.json, result.json, pictures and predictions; empty: one below runs/evaluate."""
+    label: str = ""
+    """The row of experiments/README.md that this result belongs to, e.g. tab3a_pooled; empty: the model's name."""
     cache: str = "runs/evaluate/cache"
     """Finished sequences, by weights, protocol and data; shared by all evaluations."""
     fresh: bool = False

@@ -73,11 +73,12 @@ document.querySelectorAll('th button').forEach(button => button.addEventListener
 """
 
 _LABELS = {
-    "protocol": "Protocol", "prompts": "Prompts", "frame_rule": "Frames scored", "non_overlap": "One object a pixel",
+    "protocol": "Protocol", "prompt": "Prompt", "prompts": "Prompts", "set": "Folder", "label": "Label", "rule": "Rule",
+    "frame_rule": "Frames scored", "non_overlap": "One object a pixel",
     "resolution": "Input side", "data": "Data", "note": "Note", "num_sequences": "Sequences", "num_objects": "Objects",
     "num_scored_frames": "Frames scored, in all", "list_hash": "Hash of the list", "data_hash": "Hash of the data",
     "weights": "Weights", "weights_hash": "Hash of the weights", "model": "Model", "precision": "Precision",
-    "device": "Device", "version": "edgetam-pl", "torch": "torch", "date": "Date", "rule": "Rule",
+    "device": "Device", "version": "edgetam-pl", "torch": "torch", "date": "Date",
 }  # fmt: skip
 
 

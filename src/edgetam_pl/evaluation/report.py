@@ -136,6 +136,14 @@ class Report:
             "rows": [asdict(row) for row in self.rows],
         }
 
+    def summary(self) -> dict[str, Any]:
+        """The JSON without frames and sequences: what a table needs, small enough to be kept for ever."""
+        whole = self.as_json()
+        objects = [
+            {"sequence": r.sequence, "object": r.object, "round": r.round, "score": round(r.score, 4)} for r in self.rows
+        ]
+        return {**{k: v for k, v in whole.items() if k not in ("rows", "sequences")}, "objects": objects}
+
     @classmethod
     def of_json(cls, values: Mapping[str, Any], *, folder: Path | None = None) -> Report:
         """The inverse of `as_json`; pictures are read from `folder` where it has them.
@@ -171,13 +179,15 @@ class Report:
         return cls.of_json(values, folder=file.parent / "pictures")
 
     def write(self, folder: Path) -> Path:
-        """report.json, report.html and pictures; returns the page. Files appear whole or not at all."""
+        """report.html, report.json, result.json (for `make tables`) and pictures; returns the page. Files appear whole or
+        not at all."""
         from edgetam_pl.evaluation.page import page
 
         for item in self.sequences:
             if item.picture is not None:
                 write_whole(folder / "pictures" / f"{item.name}.jpg", item.picture)
         write_whole(folder / "report.json", json.dumps(self.as_json(), indent=1).encode())
+        write_whole(folder / "result.json", json.dumps(self.summary(), indent=1).encode())
         write_whole(folder / "report.html", page(self).encode())
         return folder / "report.html"
 

@@ -92,8 +92,9 @@ def run(cfg: EvaluateConfig) -> Report | None:
     report = evaluate(job, devices=devices, workers=cfg.workers, title=f"{_name_of(cfg)} on {cfg.dataset}, {cfg.protocol}")
     if report is None:
         return None
-    weights = {"weights": Path(cfg.weights).name, "model": cfg.model.name} if recipe.needs_model else {"model": "none"}
-    report = replace(report, conditions={**weights, **report.conditions})
+    who = {"model": cfg.model.name, "weights": Path(cfg.weights).name} if recipe.needs_model else {"model": "none"}
+    where = {"set": Path(cfg.root).name, "label": cfg.label}
+    report = replace(report, conditions={**who, **report.conditions, **where})
     page = report.write(out)
     print(report.table(limit=20))
     print(f"{report.title}: " + ", ".join(f"{name} {value:.1f}" for name, value in report.headline().items()))
@@ -335,6 +336,7 @@ def _conditions(job: Job, done: list[Result], fingerprints: list[str], device: s
     rows = [row for _, rows in done for row in rows]
     return {
         "protocol": job.recipe.protocol,
+        "prompt": job.recipe.prompt if job.recipe.protocol == "first_frame" else "",
         "prompts": job.recipe.words,
         "frame_rule": job.recipe.score.words,
         "non_overlap": job.recipe.non_overlap,
