@@ -94,6 +94,16 @@ def test_only_the_first_mask_is_given_and_the_rest_is_tracked() -> None:
     assert oracle.encoded == 9  # once a frame, for all objects
 
 
+def test_the_memory_of_a_given_mask_is_made_from_its_low_resolution_logits() -> None:
+    clip = moving_squares(frames=3)
+    oracle = Oracle([clip])
+    evaluate_vos(oracle, [clip])
+    assert oracle.calls[0].said.mask is not None
+    assert oracle.memorized[0].prompts is not None
+    assert oracle.memorized[0].prompts.mask is None
+    assert len(oracle.memorized) == 2  # nobody would read that of the last frame
+
+
 def test_objects_that_appear_later_are_joined_where_they_start() -> None:
     clip = moving_squares(frames=8, objects=3, appear=(0, 3, 3))
     oracle = Oracle([clip])

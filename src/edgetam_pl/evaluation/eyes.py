@@ -89,6 +89,10 @@ class Eyes:
             return self.model.decode(f_m, features, prompts, gate=self.gate)
 
     def memorize(self, f16: Tensor, decoded: Decoded) -> Memory:
+        """The memory of a given mask is made from its S/4 logits, as that of any other answer (SAM 2 release, in its VOS
+        evaluation; in training it is made from the mask itself)."""
+        if decoded.prompts is not None and decoded.prompts.mask is not None:
+            decoded = decoded._replace(prompts=decoded.prompts._replace(mask=None))
         with self.precision.context():
             return self.model.memorize(f16, decoded)
 
