@@ -105,14 +105,15 @@ def measure(tracker: OptionedTracker, image: Tensor, *, count: int, cfg: BenchCo
             "memorize": times(lambda: tracker.memorize(features.f16, decoded)),
             "step": step,
         }
-        return {verb: summary(_timed(work[verb], image.device, warmup=cfg.warmup, repeats=cfg.repeats)) for verb in VERBS}
+        return {verb: _timed(work[verb], image.device, warmup=cfg.warmup, repeats=cfg.repeats) for verb in VERBS}
 
 
-def summary(milliseconds: list[float]) -> dict[str, float]:
-    """Median, 95th percentile and largest of the measured times."""
+def summary(milliseconds: list[float], processor: list[float] | None = None) -> dict[str, float]:
+    """Median, 95th percentile and largest of the measured times; of the processor's time the median."""
     ordered = sorted(milliseconds)
     at_95 = ordered[min(len(ordered) - 1, round(0.95 * (len(ordered) - 1)))]
-    return {"p50": round(statistics.median(ordered), 3), "p95": round(at_95, 3), "max": round(ordered[-1], 3)}
+    found = {"p50": round(statistics.median(ordered), 3), "p95": round(at_95, 3), "max": round(ordered[-1], 3)}
+    return found if processor is None else {**found, "processor": round(statistics.median(processor), 3)}
 
 
 def card(result: dict[str, Any]) -> str:
@@ -130,6 +131,8 @@ def card(result: dict[str, Any]) -> str:
     for count, verbs in result["objects"].items():
         cells = "".join(f"{verbs[verb]['p50']:>11.1f} /{verbs[verb]['p95']:>7.1f}" for verb in VERBS)
         lines.append(f"{count:>7}  {cells}{1000 / verbs['step']['p50']:>10.2f}")
+        if "processor" in verbs["step"]:
+            lines.append(f"{'':>7}  " + "".join(f"{verbs[verb]['processor']:>11.1f} cpu    " for verb in VERBS).rstrip())
     return "\n".join([*lines, "", f"peak memory {result['peak_mb']:.0f} MB"])
 
 
@@ -145,18 +148,20 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _timed(function: Callable[[], object], device: torch.device, *, warmup: int, repeats: int) -> list[float]:
-    """Milliseconds of each call, the device's work included."""
+def _timed(function: Callable[[], object], device: torch.device, *, warmup: int, repeats: int) -> dict[str, float]:
+    """Milliseconds of a call, the device's work included; on a CPU also the processor's time, which other programs do not
+    lengthen as they do the clock's."""
     for _ in range(warmup):
         function()
-    milliseconds = []
+    milliseconds, processor = [], []
     for _ in range(repeats):
         _wait(device)
-        begin = time.perf_counter()
+        begin, spent = time.perf_counter(), time.process_time()
         function()
         _wait(device)
         milliseconds.append(1000 * (time.perf_counter() - begin))
-    return milliseconds
+        processor.append(1000 * (time.process_time() - spent))
+    return summary(milliseconds, processor if device.type == "cpu" else None)
 
 
 def _wait(device: torch.device) -> None:
