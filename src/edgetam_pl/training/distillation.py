@@ -7,7 +7,7 @@ The modules move values between functions that know nothing of Lightning: `rollo
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -24,6 +24,7 @@ from edgetam_pl.tracking.bank import MemoryBank, RecallPolicy
 from edgetam_pl.tracking.prompters import PromptPlan, Replay, SimulatedClicks, draw_plan
 from edgetam_pl.tracking.step import Features, Prompter, Tracker, observe, rollout
 from edgetam_pl.training import optim
+from edgetam_pl.training.forensics import Case, Watch, gradient_shares, loss_shares
 from edgetam_pl.types import Decoded, FrameOutput, ImageFeatures, Memory, Prompts, Recall, VideoBatch
 
 
@@ -132,6 +133,9 @@ class Distillation(L.LightningModule):
         self.objective = Objective(stage.weights, stage.distance, stage.mask_size, stage.candidates)
         self.last_track: tuple[VideoBatch, Track, Track | None] | None = None
         self._teacher = teacher
+        self.watch = Watch()
+        self.gradient_shares_every = 0
+        """Steps between logs of how much each term pulls; 0: never. Costs one backward pass a term."""
 
     def enter(self, index: int) -> None:
         """Begin phase `index`: what is trained, counted from which step. Called before the strategy wraps the module."""
@@ -153,14 +157,31 @@ class Distillation(L.LightningModule):
 
     def training_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:
         torch.manual_seed(self._key("dropout", per_rank=True))
-        student = self.track(batch, self.prompter(batch))
+        prompter = self.prompter(batch)
+        student = self.track(batch, prompter)
         teacher = self.teach(batch, student) if self.teacher is not None else None
         losses = self.measure(batch, student, teacher)
         self.last_track = (batch, student, teacher)
+        self.watch.note(batch, student.outputs, prompter.order(batch.num_frames), losses, self._seeds())
         total = losses.weighted(self.stage.weights).total
         self._log(losses, total, batch)
         self.batches_seen += 1
         return total
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """All ranks stop together when a loss or gradient of one of them is not finite (`forensics`)."""
+        self.watch.judge(
+            self.student,
+            self._again,
+            gradients=self.trainer.precision != "16-mixed",
+            step=self.steps_done,
+            rank=self.global_rank,
+            card={"model": self.card.get("model"), "stage": asdict(self.stage), "phase": self.phase_index},
+        )
+
+    def _again(self, case: Case) -> Track:
+        with self.trainer.precision_plugin.forward_context():
+            return take_again(self, case)
 
     def track(self, batch: VideoBatch, prompter: Prompter) -> Track:
         tracker = Recomputed(self.student) if self.checkpointing else None
@@ -211,10 +232,10 @@ class Distillation(L.LightningModule):
     def on_train_start(self) -> None:
         if self._teacher is not None:
             self._teacher.model.to(self.device)
-        self._hold_still()
+        self.hold_still()
 
     def on_train_batch_start(self, batch: VideoBatch, batch_idx: int) -> None:
-        self._hold_still()  # Lightning returns the whole module to train mode after every validation
+        self.hold_still()  # Lightning returns the whole module to train mode after every validation
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         teacher = None if self._teacher is None else {"name": self._teacher.name, "sha256": self._teacher.sha256}
@@ -235,7 +256,7 @@ class Distillation(L.LightningModule):
                 f"{self._teacher.name} ({self._teacher.sha256[:12]}). Give the same teacher, or start a new run (out=...)."
             )
 
-    def _hold_still(self) -> None:
+    def hold_still(self) -> None:
         """A frozen encoder is also in eval mode: its BatchNorm statistics do not move."""
         if self.phase.freeze_encoder:
             self.student.image_encoder.trunk.eval()
@@ -250,9 +271,20 @@ class Distillation(L.LightningModule):
     def _generator(self, purpose: str, *, per_rank: bool) -> torch.Generator:
         return torch.Generator().manual_seed(self._key(purpose, per_rank=per_rank))
 
+    def _seeds(self) -> dict[str, int]:
+        return {
+            "dropout": self._key("dropout", per_rank=True),
+            "clicks": self._key("clicks", per_rank=True),
+            "plan": self._key("plan", per_rank=False),
+        }
+
     def _log(self, losses: Losses, total: Tensor, batch: VideoBatch) -> None:
         """Values go to the trainer; `curves.Curves` takes them to the loggers with the step of the whole run."""
         self.log_dict(losses.named("train"), batch_size=batch.num_objects, logger=False)
+        if self.gradient_shares_every and (self.steps_done + 1) % self.gradient_shares_every == 0:
+            weighted, trained = losses.weighted(self.stage.weights), [p for p in self.parameters() if p.requires_grad]
+            self.log_dict({f"loss_share/{name}": share for name, share in loss_shares(weighted).items()}, logger=False)
+            self.log_dict({f"gradient_share/{n}": s for n, s in gradient_shares(weighted, trained).items()}, logger=False)
         self.log("train/total", total.detach(), batch_size=batch.num_objects, prog_bar=True, logger=False)
 
 
@@ -280,6 +312,12 @@ class VideoDistillation(Distillation):
 
 
 STAGES: dict[str, type[Distillation]] = {"image": ImageDistillation, "video": VideoDistillation}
+
+
+def take_again(module: Distillation, case: Case) -> Track:
+    """The student's part of a saved step: the same batch, words and dropout."""
+    torch.manual_seed(case.seeds["dropout"])
+    return module.track(case.batch.to(module.device), case.prompter(module.device))
 
 
 def mean_over_ranks(count: int, *, device: torch.device) -> float:

@@ -37,6 +37,7 @@ from edgetam_pl.training.distillation import STAGES, Distillation, Teacher
 from edgetam_pl.training.export_callback import ExportOnFitEnd
 from edgetam_pl.training.panels import MaskPanels
 from edgetam_pl.training.phases import ProgressiveFrames, progress_of
+from edgetam_pl.training.stopping import StopOnSignal, WholeCheckpoints
 from edgetam_pl.training.throughput import Throughput
 
 
@@ -114,7 +115,7 @@ def build_module(cfg: TrainConfig) -> Distillation:
     teacher = None
     if cfg.teacher is not None and cfg.teacher_weights is not None:
         teacher = load_teacher(cfg.teacher, cfg.teacher_weights)
-    return STAGES[cfg.stage.name](
+    module = STAGES[cfg.stage.name](
         student,
         stage=cfg.stage,
         teacher=teacher,
@@ -122,6 +123,9 @@ def build_module(cfg: TrainConfig) -> Distillation:
         card={"model": asdict(cfg.model), "version": edgetam_pl.__version__},
         checkpointing=cfg.activation_checkpointing,
     )
+    module.watch.folder = Path(cfg.out) / "forensics"
+    module.gradient_shares_every = cfg.logger.gradient_shares_every
+    return module
 
 
 def load_teacher(model: ModelConfig, path: str) -> Teacher:
@@ -153,6 +157,7 @@ def fit_phase(
             "enable_model_summary": False,
             "num_sanity_val_steps": 0,
             "use_distributed_sampler": False,
+            "plugins": [WholeCheckpoints()],
             **cfg.trainer,
         },
         callbacks=[progressive, *callbacks(cfg, index)],
@@ -192,7 +197,7 @@ def callbacks(cfg: TrainConfig, index: int) -> list[Callback]:
         chosen.append(ExportOnFitEnd(ExportConfig(model=cfg.model, out=str(Path(cfg.out) / "packages"))))
     if cfg.stage.ema:
         chosen.append(EMAWeightAveraging(decay=cfg.stage.ema))
-    return chosen
+    return [*chosen, StopOnSignal(folder, index + 1)]  # the last, so that the others have written what they know
 
 
 class StepsBar(TQDMProgressBar):

@@ -8,8 +8,9 @@ the others waiting for it for ever.
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +19,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from edgetam_pl.losses.objective import Losses
-from edgetam_pl.tracking.prompters import Replay
-from edgetam_pl.types import Prompts, VideoBatch
+from edgetam_pl.tracking.prompters import Replay, words_of
+from edgetam_pl.types import FrameOutput, Prompts, VideoBatch
 
 VERSION = 1
 """Of the case file."""
@@ -65,7 +66,8 @@ class Finding(NamedTuple):
     gradients: tuple[str, ...]
     """Parameters with such gradients."""
     weights: tuple[str, ...]
-    """Parameters and buffers that were not finite themselves: the trouble is older than this step."""
+    """Parameters and buffers that were not finite themselves: the trouble is older than this step. BatchNorm's running
+    statistics do not count, they have seen this step already."""
 
     def __str__(self) -> str:
         parts = [
@@ -81,7 +83,9 @@ def diagnose(model: nn.Module, losses: Losses) -> Finding:
     return Finding(
         terms=tuple(name for name, term in losses._asdict().items() if not torch.isfinite(term)),
         gradients=tuple(n for n, p in model.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()),
-        weights=tuple(n for n, value in model.state_dict().items() if not torch.isfinite(value).all()),
+        weights=tuple(
+            n for n, value in model.state_dict().items() if ".running_" not in n and not torch.isfinite(value).all()
+        ),
     )
 
 
@@ -148,9 +152,12 @@ class Case:
     """The module that broke first, where it is known."""
     weights: dict[str, Tensor] | None = None
     """The student before the step."""
+    card: dict[str, Any] | None = None
+    """Configurations of model and stage, plain values: what it takes to build the student again."""
 
-    def prompter(self) -> Replay:
-        return Replay.of_words(self.words, self.order)
+    def prompter(self, device: torch.device | str = "cpu") -> Replay:
+        moved = [[None if said is None else _to(said, device) for said in frame] for frame in self.words]
+        return Replay.of_words(moved, self.order)
 
 
 def save_case(folder: Path, case: Case) -> Path:
@@ -168,6 +175,7 @@ def save_case(folder: Path, case: Case) -> Path:
         "finding": {name: list(names) for name, names in case.finding._asdict().items()},
         "module": case.module,
         "weights": case.weights,
+        "card": case.card,
     }
     partial = path.with_suffix(".partial")
     torch.save(content, partial)
@@ -194,7 +202,12 @@ def load_case(path: Path) -> Case:
     Raises:
         ValueError: the file is no case, or of another version.
     """
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    if not path.is_file():
+        raise ValueError(f"There is no case {path}; give a step*.pt below the run's forensics folder.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} ({path.stat().st_size} bytes) cannot be read; it may be truncated.") from error
     if not isinstance(content, dict) or content.get("version") != VERSION:
         raise ValueError(f"{path} is not a case of version {VERSION}; give a step*.pt that this version of training wrote.")
     return Case(
@@ -207,6 +220,7 @@ def load_case(path: Path) -> Case:
         finding=Finding(**{name: tuple(names) for name, names in content["finding"].items()}),
         module=content["module"],
         weights=content["weights"],
+        card=content["card"],
     )
 
 
@@ -232,6 +246,78 @@ def _summary(said: Prompts | None) -> dict[str, Any] | None:
     assert said.points is not None
     assert said.labels is not None
     return {"points": said.points.tolist(), "labels": said.labels.tolist()}
+
+
+class Taken(NamedTuple):
+    """One batch of the step under way: enough to make a case of it."""
+
+    batch: VideoBatch
+    words: tuple[tuple[Prompts | None, ...], ...]
+    order: tuple[int, ...]
+    losses: Losses  # detached
+    seeds: dict[str, int]
+
+
+class Watch:
+    """Keeps the batches of the optimiser step under way, and stops all ranks when one of them made no number of its loss."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """`folder` receives the cases; None: nothing is written, ranks stop all the same."""
+        self.folder = folder
+        self.taken: list[Taken] = []
+
+    def note(
+        self, batch: VideoBatch, outputs: Sequence[FrameOutput], order: Sequence[int], losses: Losses, seeds: dict[str, int]
+    ) -> None:
+        """Remember a batch until the optimiser has stepped. No host synchronisation, and no graph is held."""
+        words = tuple(tuple(_without_logits(said) for said in frame) for frame in words_of(outputs))
+        self.taken.append(Taken(batch, words, tuple(order), Losses(*(term.detach() for term in losses)), seeds))
+
+    def judge(
+        self,
+        model: nn.Module,
+        forward: Callable[[Case], object],
+        *,
+        gradients: bool,
+        step: int,
+        rank: int,
+        card: dict[str, Any],
+    ) -> None:
+        """Before the optimiser steps: go on, or stop every rank. Called on every rank; one answer travels between them.
+
+        `gradients`: look at them too (not under fp16 loss scaling, where infinities are part of the method). `forward`
+        takes a case again, to find the module that broke first.
+
+        Raises:
+            NonFiniteError: on all ranks together; the ranks whose own loss broke have saved a case.
+        """
+        taken, self.taken = self.taken, []
+        lost = torch.stack([broken(one.losses) for one in taken]) if taken else torch.zeros(1, dtype=torch.bool)
+        flag = lost.any()
+        if gradients:
+            flag = flag | broken_gradients(model.parameters()).to(flag.device)
+        if not on_any_rank(flag):
+            return
+        said, mine, anyone = "nothing on this rank", bool(lost.any()), on_any_rank(lost.any())
+        if taken and (mine or not anyone):  # gradients are averaged: when only they are broken, every rank saves
+            one = taken[int(lost.int().argmax())]
+            case = Case(
+                one.batch.to("cpu"), one.words, one.order, step, rank, one.seeds, diagnose(model, one.losses),
+                weights={name: value.detach().cpu().clone() for name, value in model.state_dict().items()}, card=card,
+            )  # fmt: skip
+            case = replace(case, module=first_broken_module(model, lambda: forward(case)))
+            said = f"{case.finding}; first broken module: {case.module or 'none in the forward pass'}"
+            if self.folder is not None:
+                said += f". Look again with: edgetam replay {save_case(self.folder, case)}"
+        raise NonFiniteError(f"Step {step}, rank {rank}: a loss or gradient is not finite: {said}")
+
+
+def _to(said: Prompts, device: torch.device | str) -> Prompts:
+    return Prompts(*(None if value is None else value.to(device) for value in said))
+
+
+def _without_logits(said: Prompts | None) -> Prompts | None:
+    return said if said is None or said.previous is None else said._replace(previous=torch.empty(0))
 
 
 # --- whose loss is it? ---

@@ -1,9 +1,9 @@
 """`edgetam plan`: what a training will need, before anything is allocated.
 
 Arithmetic is counted, not guessed: FLOPs of each verb (`show.verbs`) and the bytes that each verb keeps for the backward
-pass, both found by running the model on tensors without storage. How often a verb runs follows from frames, objects and prompts,
-the last drawn from the prompt plan itself. Small configurations are also measured, by one step on this machine. What
-remains an assumption is printed as one: the share of a device's peak that training reaches.
+pass, both found by running the model on tensors without storage. How often a verb runs follows from frames, objects and
+prompts, the last drawn from the prompt plan itself. Small configurations are also measured, by one step on this machine.
+What remains an assumption is printed as one: the share of a device's peak that training reaches.
 """
 
 from __future__ import annotations
