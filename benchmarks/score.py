@@ -14,6 +14,7 @@ import json
 import math
 import os
 import platform
+import resource
 import statistics
 import tempfile
 import time
@@ -60,15 +61,16 @@ def main() -> None:
     print(f"  plain definition  {plain_ms:6.2f} ms a frame")
     print(f"  edgetam score     {our_ms:6.2f} ms a frame, {plain_ms / our_ms:.1f} x ({ratios[0]:.1f} to {ratios[-1]:.1f})")
     print(f"  largest difference of a sequence's J or F: {worst:.1e}")
-    for workers, rate in scaling.items():
-        print(f"  {workers} processes: {rate:.0f} frames a second")
+    for workers, (rate, cost) in scaling.items():
+        print(f"  {workers} processes: {rate:.0f} frames a second by the clock, {cost:.2f} ms of processor time a frame")
     figures = {
         "plain_ms": plain_ms,
         "edgetam_ms": our_ms,
         "ratio": plain_ms / our_ms,
         "ratio_range": [ratios[0], ratios[-1]],
     }
-    rest = {"difference": worst, "frames_per_second": scaling, "machine": platform.machine(), "cores": os.cpu_count()}
+    rates = {workers: rate for workers, (rate, _) in scaling.items()}
+    rest = {"difference": worst, "frames_per_second": rates, "machine": platform.machine(), "cores": os.cpu_count()}
     print(json.dumps({**figures, **rest}))
 
 
@@ -79,8 +81,9 @@ def timed(work: Callable[[], Result]) -> tuple[Result, float]:
     return result, time.process_time() - started
 
 
-def scaled(prediction: Path, truth: Path, *, copies: int) -> dict[int, float]:
-    """Frames a second, by the clock, of one process and of as many as there are cores."""
+def scaled(prediction: Path, truth: Path, *, copies: int) -> dict[int, tuple[float, float]]:
+    """Of one process, and of as many as there are cores: frames a second by the clock, which other work on the machine
+    slows down, and processor time a frame in ms, of all processes together, which shows what dividing the work costs."""
     with tempfile.TemporaryDirectory() as folder:
         many = Path(folder)
         for role, source in (("prediction", annotations_folder(prediction)), ("truth", annotations_folder(truth))):
@@ -90,10 +93,17 @@ def scaled(prediction: Path, truth: Path, *, copies: int) -> dict[int, float]:
                     (many / role / f"{path.name}-{copy}").symlink_to(path.resolve())
         rates = {}
         for workers in sorted({1, os.cpu_count() or 1}):
-            started = time.perf_counter()
+            started, spent = time.perf_counter(), _spent()
             result = score_folders(many / "prediction", many / "truth", workers=workers)
-            rates[workers] = sum(item.num_frames for item in result.sequences) / (time.perf_counter() - started)
+            frames = sum(item.num_frames for item in result.sequences)
+            rates[workers] = frames / (time.perf_counter() - started), 1e3 * (_spent() - spent) / frames
         return rates
+
+
+def _spent() -> float:
+    """Processor seconds of this process and of those it has waited for."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(item.ru_utime + item.ru_stime for item in used)
 
 
 def score_plainly(prediction: Path, truth: Path) -> dict[str, tuple[float, float]]:

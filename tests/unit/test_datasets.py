@@ -13,6 +13,7 @@ import pytest
 from edgetam_pl.evaluation.clips import Clip
 from edgetam_pl.evaluation.datasets import RULES, open_data
 from edgetam_pl.evaluation.label_png import write_labels
+from edgetam_pl.evaluation.scoring import ScoreRule
 
 SIZE = (24, 32)
 
@@ -254,3 +255,19 @@ def test_a_sequence_without_objects_is_named(root: Path) -> None:
 def test_every_rule_says_what_it_is() -> None:
     for rule in RULES.values():
         assert rule.score.words.startswith("all annotated frames")
+
+
+def test_an_image_without_objects_is_an_image_without_rows(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images" / "a.jpg"), np.zeros((*SIZE, 3), dtype=np.uint8))
+    write_labels(tmp_path / "masks" / "a.png", labels())
+    clip = open_data("images", tmp_path).clip("a")
+    assert clip.objects == ()
+    assert clip.truths.read(0).shape == (0, *SIZE)
+
+
+def test_scored_frames_of_an_object(root: Path) -> None:
+    late = open_data("folder", root).clip("dog").objects[1]
+    assert ScoreRule().frames(late) == (1, 2, 3, 4)
+    assert ScoreRule(counts_from="start").frames(late) == (4,)  # as if the video began with its prompted frame 3
+    assert ScoreRule(skip_first_and_last=False, counts_from="start").frames(late) == (3, 4, 5)

@@ -195,7 +195,10 @@ class PaletteTruths:
         if t not in self.paths:
             return np.zeros((len(self.labels), *self.size), dtype=bool)
         found = _sized(self.paths[t], self.size)
-        return np.stack([found != 0 if label == 0 else found == label for label in self.labels])
+        masks = np.zeros((len(self.labels), *self.size), dtype=bool)
+        for mask, label in zip(masks, self.labels):
+            mask[:] = found != 0 if label == 0 else found == label
+        return masks
 
     def fingerprint(self) -> str:
         return _hash_files([self.paths[t] for t in sorted(self.paths)])

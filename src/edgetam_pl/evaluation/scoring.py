@@ -32,10 +32,10 @@ class ScoreRule:
 
     def frames(self, item: ClipObject) -> tuple[int, ...]:
         """Frames of this object that are scored; none when its truth is hidden."""
-        if len(item.annotated) == 1 and self.skip_first_and_last:
-            return ()
-        frames = item.annotated[1:-1] if self.skip_first_and_last else item.annotated
-        return tuple(t for t in frames if t >= item.start) if self.counts_from == "start" else frames
+        frames = item.annotated
+        if self.counts_from == "start":
+            frames = tuple(t for t in frames if t >= item.start)  # as if the video began there
+        return frames[1:-1] if self.skip_first_and_last else frames
 
 
 @dataclass(frozen=True)
