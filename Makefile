@@ -68,8 +68,11 @@ plan: $(READY)  ## memory, step time and wall-clock of a configuration, before a
 doctor: $(READY)  ## can this environment train and export?
 	$(BIN)/edgetam doctor $(ARGS)
 
+tables: $(READY)  ## rebuild the tables of experiments/README.md from results, the paper's numbers beside ours
+	$(BIN)/python -m edgetam_pl.evaluation.tables $(ARGS)
+
 clean:  ## remove caches and build leftovers; runs/ and .venv stay
 	rm -rf build dist *.egg-info src/*.egg-info .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-.PHONY: help setup demo test test-parity test-gpu check shards train-stage1 train-stage2 finetune evaluate bench export plan doctor clean
+.PHONY: help setup demo test test-parity test-gpu check shards train-stage1 train-stage2 finetune evaluate bench export plan doctor tables clean
