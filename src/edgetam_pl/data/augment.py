@@ -107,22 +107,25 @@ def recolour(image: Pixels, steps: Sequence[ColourStep], spare: Pixels | None = 
     """Apply colour steps to a picture (H, W, 3 or 4); a fourth channel is carried along unread.
 
     Every step is one saturating linear pass, equal to torchvision's uint8 result up to rounding. The mean that contrast
-    needs comes from every fourth pixel of every fourth row. `spare` is a buffer of the picture's shape; the picture
+    needs comes from a sixty-fourth of a large picture's pixels. `spare` is a buffer of the picture's shape; the picture
     itself is overwritten too.
 
     Returns:
         The recoloured picture, and what FILL becomes: the border is recoloured like the picture.
     """
     channels = image.shape[2]
-    small: Any = np.ascontiguousarray(image[::4, ::4])
+    stride = 8 if min(image.shape[:2]) >= 256 else 2
+    small: Any = np.ascontiguousarray(image[::stride, ::stride])
+    contrasts = [number for number, step in enumerate(steps) if step.kind == "contrast"]
     fill = np.zeros((1, 1, channels), np.uint8)
     fill[..., :3] = FILL
     current, other = image, np.empty_like(image) if spare is None else spare
-    for step in steps:
+    for number, step in enumerate(steps):
         matrix = _pass(step, small, channels)
         cv2.transform(current, matrix, dst=other)
         current, other = other, current
-        small = cv2.transform(small, matrix)
+        if contrasts and number < contrasts[-1]:
+            small = cv2.transform(small, matrix)
         fill = cv2.transform(fill, matrix).reshape(1, 1, channels)
     return current, tuple(float(value) for value in fill.reshape(-1)[:3])
 

@@ -7,13 +7,15 @@ and at a smaller size, run-length masks are resampled before they are decoded: t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from edgetam_pl.data import augment, rle
 from edgetam_pl.data import sample as schema
@@ -37,27 +39,74 @@ class Clip:
     look: Look
 
 
-def collate(clips: Sequence[Clip], *, image_size: int, source: str) -> VideoBatch:
-    """A batch of uint8 frames and bool masks at S x S; clips of one length.
+@dataclass(frozen=True)
+class PackedBatch:
+    """A VideoBatch on its way from a worker: eight masks to a byte, for what a worker hands over is copied through shared
+    memory, which costs as much as decoding it."""
+
+    frames: Tensor  # (B, T, 3, S, S) uint8
+    planes: Tensor  # (T, P, S, S) uint8
+    counts: tuple[int, ...]  # objects of each clip; a clip begins with a plane of its own
+    keys: tuple[str, ...]
+    source: str
+
+    def pin_memory(self) -> PackedBatch:
+        return replace(self, frames=self.frames.pin_memory())
+
+    def unpack(self) -> VideoBatch:
+        """The batch with one bool mask an object."""
+        num_frames, _, height, width = self.planes.shape
+        pinned = self.frames.is_pinned()
+        masks = torch.empty(num_frames, sum(self.counts), height, width, dtype=torch.bool, pin_memory=pinned)
+        planes, out = self.planes.numpy(), masks.numpy()
+        spare = np.empty((height, width), np.uint8)
+        places = _places(self.counts)
+        for t in range(num_frames):
+            for o, (plane, bit) in enumerate(places):
+                np.not_equal(np.bitwise_and(planes[t, plane], 1 << bit, out=spare), 0, out=out[t, o])
+        video_of = [b for b, count in enumerate(self.counts) for _ in range(count)]
+        return VideoBatch(self.frames, masks, torch.tensor(video_of, dtype=torch.int64), self.keys, self.source)
+
+
+def _places(counts: Sequence[int]) -> list[tuple[int, int]]:
+    """(plane, bit) of every object of a batch."""
+    places, first = [], 0
+    for count in counts:
+        places += [(first + o // _PLANES, o % _PLANES) for o in range(count)]
+        first += _planes(count)
+    return places
+
+
+def _planes(count: int) -> int:
+    return -(-count // _PLANES)
+
+
+def collate(clips: Sequence[Clip], *, image_size: int, source: str) -> PackedBatch:
+    """A batch of uint8 frames and bool masks at S x S, still packed; clips of one length.
 
     Raises:
         BadSampleError: an image or a mask of one of the clips cannot be decoded. `place` says which.
     """
     num_frames = len(clips[0].choice.frames)
-    video_of = [b for b, clip in enumerate(clips) for _ in clip.choice.objects]
+    counts = tuple(len(clip.choice.objects) for clip in clips)
     frames = torch.empty(len(clips), num_frames, 3, image_size, image_size, dtype=torch.uint8)
-    masks = torch.empty(num_frames, len(video_of), image_size, image_size, dtype=torch.bool)
-    draw = _Draw(image_size)
+    planes = torch.empty(num_frames, sum(map(_planes, counts)), image_size, image_size, dtype=torch.uint8)
+    draw = _drawer(image_size)
     first = 0
     for b, clip in enumerate(clips):
-        last = first + len(clip.choice.objects)
+        last = first + _planes(counts[b])
         try:
-            draw.clip(clip, frames[b].numpy(), masks[:, first:last].numpy())
+            draw.clip(clip, frames[b].numpy(), planes[:, first:last].numpy())
         except BadSampleError as error:
             raise BadSampleError(error.cause, error.message, place=b) from error
         first = last
-    labels = tuple(clip.choice.label(clip.header) for clip in clips)
-    return VideoBatch(frames, masks, torch.tensor(video_of, dtype=torch.int64), labels, source)
+    return PackedBatch(frames, planes, counts, tuple(clip.choice.label(clip.header) for clip in clips), source)
+
+
+@lru_cache(maxsize=2)
+def _drawer(side: int) -> _Draw:
+    """One a process and size: its buffers outlive the batch, so that their pages are not asked for again and again."""
+    return _Draw(side)
 
 
 class _Draw:
@@ -67,19 +116,24 @@ class _Draw:
         self.side = side
         self.buffers: dict[str, NDArray[np.uint8]] = {}
 
-    def clip(self, clip: Clip, frames: NDArray[np.uint8], masks: NDArray[np.bool_]) -> None:
-        """Fill frames (T, 3, S, S) and masks (T, O, S, S)."""
-        runs = [
-            [self._runs(clip, o, t) for o in clip.choice.objects] for t in clip.choice.frames
-        ]  # [frame][object], parsed before anything is drawn
+    def clip(self, clip: Clip, frames: NDArray[np.uint8], planes: NDArray[np.uint8]) -> None:
+        """Fill frames (T, 3, S, S) and planes (T, P, S, S)."""
+        # [frame][object], parsed before anything is drawn
+        runs = [[self._runs(clip, o, t) for o in clip.choice.objects] for t in clip.choice.frames]
         look = clip.look
         if look.warped:
-            self.masks(runs[0], clip.header, look, masks[0])
-            if not masks[0].any(axis=(1, 2)).all():
+            self.masks(runs[0], clip.header, look, planes[0])
+            if self._empties_one(planes[0], len(runs[0])):
                 look = look.upright()  # the release gives up a warp that empties a mask on the first frame
         for t, image in enumerate(clip.images):
             self.frame(image, clip, t, look, frames[t])
-            self.masks(runs[t], clip.header, look, masks[t])
+            if t or not look.warped:
+                self.masks(runs[t], clip.header, look, planes[t])
+
+    @staticmethod
+    def _empties_one(planes: NDArray[np.uint8], count: int) -> bool:
+        seen = np.bitwise_or.reduce(planes.reshape(planes.shape[0], -1), axis=1)
+        return any(not seen[o // _PLANES] >> o % _PLANES & 1 for o in range(count))
 
     def _runs(self, clip: Clip, o: int, t: int) -> rle.Runs | None:
         counts = clip.header.masks[o][t]
@@ -125,28 +179,31 @@ class _Draw:
             drawn, _ = augment.recolour(drawn, steps, self._buffer("late", drawn.shape))
         cv2.split(drawn, list(out))
 
-    def masks(self, runs: Sequence[rle.Runs | None], header: Header, look: Look, out: NDArray[np.bool_]) -> None:
-        """Draw the masks of one frame into (O, S, S)."""
+    def masks(self, runs: Sequence[rle.Runs | None], header: Header, look: Look, out: NDArray[np.uint8]) -> None:
+        """Draw the masks of one frame into planes (P, S, S), object o as bit o % 8 of plane o // 8."""
         (height, width), side = header.size, self.side
         sampled = not look.warped and height >= side and width >= side
         shape = (side, side) if sampled else (width, height)  # column-major, as the runs are
-        for first in range(0, len(runs), _PLANES):
+        for plane, packed in enumerate(out):
             canvas = self._buffer("canvas", shape)
             canvas.fill(0)
-            for plane, track in enumerate(runs[first : first + _PLANES]):
+            for bit, track in enumerate(runs[plane * _PLANES : (plane + 1) * _PLANES]):
                 if track is not None:
-                    rle.paint(rle.resample(track, header.size, (side, side)) if sampled else track, 1 << plane, canvas)
-            packed: Any = self._buffer("packed", (side, side))
-            if sampled:
-                cv2.transpose(canvas, dst=packed)
-                if look.flip:
-                    packed = cv2.flip(packed, 1, dst=self._buffer("mirrored", (side, side)))
-            else:
+                    rle.paint(rle.resample(track, header.size, (side, side)) if sampled else track, 1 << bit, canvas)
+            if look.warped:
                 matrix = look.inverse(header.size, (side, side))[::-1].copy()  # the canvas is turned over: y is its column
                 flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
                 cv2.warpAffine(canvas, matrix, (side, side), dst=packed, flags=flags, borderValue=0)
-            for plane in range(min(_PLANES, len(runs) - first)):
-                np.not_equal(packed & (1 << plane), 0, out=out[first + plane])
+                continue
+            if not sampled:
+                upright = cv2.transpose(canvas, dst=self._buffer("upright", (height, width)))
+                if look.flip:
+                    upright = cv2.flip(upright, 1, dst=self._buffer("mirrored", (height, width)))
+                cv2.resize(upright, (side, side), dst=packed, interpolation=cv2.INTER_NEAREST_EXACT)
+            elif look.flip:
+                cv2.transpose(cv2.flip(canvas, 0, dst=self._buffer("mirrored", shape)), dst=packed)
+            else:
+                cv2.transpose(canvas, dst=packed)
 
     def _decoded(self, image: bytes, header: Header, frame: int) -> NDArray[np.uint8]:
         """The picture (H', W', 3): no smaller than S x S, but scaled down while decoding where that is possible."""

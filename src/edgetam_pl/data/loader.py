@@ -26,7 +26,7 @@ from edgetam_pl.config import AugmentConfig, DataConfig, DataSource
 from edgetam_pl.data import augment
 from edgetam_pl.data import sample as schema
 from edgetam_pl.data.clips import choose
-from edgetam_pl.data.collate import Clip, collate
+from edgetam_pl.data.collate import Clip, PackedBatch, collate
 from edgetam_pl.data.faults import BadSampleError, Cause
 from edgetam_pl.data.shards import ShardSet
 from edgetam_pl.types import VideoBatch
@@ -125,7 +125,7 @@ class Skip:
 class _Parcel:
     """What a worker hands over: a batch, and what it met on the way."""
 
-    batch: VideoBatch
+    batch: PackedBatch
     skips: tuple[Skip, ...]
     drawn: int  # samples tried
 
@@ -316,7 +316,7 @@ class ShardLoader:
                 raise parcel
             self._count(parcel)
             self.batches += 1
-            yield parcel.batch
+            yield parcel.batch.unpack()
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader is: batches handed out, and what each source has given on all ranks."""
