@@ -185,8 +185,9 @@ def callbacks(cfg: TrainConfig, index: int) -> list[Callback]:
         PhaseDone(folder / f"phase{index + 1}-done.ckpt"),
         Throughput(),
         Curves(Path(cfg.out) / "curves.jsonl", every=cfg.logger.log_every),
-        StepsBar(phase.steps * phase.accumulate),
     ]
+    if cfg.trainer.get("enable_progress_bar", True):
+        chosen.append(StepsBar(phase.steps * phase.accumulate))
     if cfg.logger.panels_every:
         chosen.append(MaskPanels(Path(cfg.out) / "panels", every=cfg.logger.panels_every))
     if cfg.validation.every:
