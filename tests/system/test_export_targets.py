@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from exported import Exported, export, lively, tiny
+from exported import Exported, export, tiny
 
 from edgetam_pl.config import CompressorConfig, ExportConfig, GateConfig
 from edgetam_pl.export.coreml import convert_part
 from edgetam_pl.export.manifest import read
 from edgetam_pl.export.mil_interpreter import Interpreter, load_program
-from edgetam_pl.export.parts import Saved
 
 ct = pytest.importorskip("coremltools")
 
@@ -67,12 +66,6 @@ def test_compressed_weights_pass_their_own_gate_and_tables_stay(merged: Exported
     assert worst["TinyTrackStep relative error (fp16)"]["bound"] == thresholds["eight_bits"]["part"]
 
 
-def test_shared_weights_are_stored_once(merged: Exported, tmp_path: Path) -> None:
-    """Decoder and track step have the mask decoder in common."""
-    alone = sum(_bytes(merged, role, tmp_path) for role in ("prompt_decoder", "track_step"))
-    assert sum(merged.report.sizes.values()) < alone
-
-
 def _bytes(merged: Exported, role: str, folder: Path) -> int:
     part = merged.parts[role]
     path = folder / f"{part.name}.mlpackage"
@@ -118,22 +111,3 @@ def test_palettes_shrink_a_part_and_stay_within_their_bounds(merged: Exported, t
         compress(plain, kind).save(str(path))
         value = Interpreter.load(path, rounded=True)({**inputs})["memory"]
         assert (value - truth).abs().max() < bound * truth.abs().max(), kind
-
-
-def test_dense_memories_and_a_plain_vit_convert(tmp_path: Path) -> None:
-    """The sweep exports them too: no perceiver, no fine features."""
-    dense = CompressorConfig(kind="none")
-    cfg = tiny(trunk="vit_tiny", neck="single", trunk_args={"dim": 32, "heads": 2, "depth": 1}, compressor=dense)
-    from edgetam_pl.export.adapters import flatten, prepared
-
-    parts = {part.role: part for part in flatten(prepared(lively(cfg)), ExportConfig(model=cfg))}
-    for role in ("image_encoder", "memory_encoder"):
-        part = parts[role]
-        path = tmp_path / f"{part.name}.mlpackage"
-        convert_part(part, precision="fp16", system="ios17").save(str(path))
-        generator = torch.Generator().manual_seed(1)
-        inputs = {feature.name: torch.rand(feature.shape, generator=generator) for feature in part.inputs}
-        values = Saved(part, path)
-        run = Interpreter.load(values.path, rounded=True)
-        for name, truth in part.run(inputs).items():
-            assert (run(inputs)[name] - truth).abs().max() < 0.02 * truth.abs().max()
