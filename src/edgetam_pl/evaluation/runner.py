@@ -89,10 +89,10 @@ def run(cfg: EvaluateConfig) -> Report | None:
     out = Path(cfg.out) if cfg.out else _folder_of(cfg, job)
     if cfg.export:
         job = replace(job, export=out / "predictions")
-    report = evaluate(job, devices=devices, workers=cfg.workers, title=f"{_name_of(cfg)} on {cfg.dataset}, {cfg.protocol}")
+    report = evaluate(job, devices=devices, workers=cfg.workers, title=_title_of(cfg))
     if report is None:
         return None
-    who = {"model": cfg.model.name, "weights": Path(cfg.weights).name} if recipe.needs_model else {"model": "none"}
+    who = {"model": cfg.model.name, "weights": _weights_of(cfg)} if recipe.needs_model else {"model": "none"}
     where = {"set": Path(cfg.root).name, "label": cfg.label}
     report = replace(report, conditions={**who, **report.conditions, **where})
     page = report.write(out)
@@ -378,6 +378,17 @@ def _device_name(device: str) -> str:
 
 def _name_of(cfg: EvaluateConfig) -> str:
     return cfg.model.name if cfg.protocol != "repeat" else "repeat"
+
+
+def _weights_of(cfg: EvaluateConfig) -> str:
+    """The checkpoint, and the folder it is in: most are called alike."""
+    return "/".join(Path(cfg.weights).parts[-2:])
+
+
+def _title_of(cfg: EvaluateConfig) -> str:
+    model = f"{cfg.model.name} ({_weights_of(cfg)})" if cfg.protocol != "repeat" else "repeat"
+    prompt = f" {cfg.prompt}" if cfg.protocol == "first_frame" else ""
+    return f"{model} on {cfg.dataset}, {cfg.protocol}{prompt}"
 
 
 def _folder_of(cfg: EvaluateConfig, job: Job) -> Path:
