@@ -166,7 +166,7 @@ def test_sa1b_files_become_images_with_all_their_masks(shared: Path, tmp_path: P
     root = shared / "data" / "coco_dev"
     out = build("sa1b", root, tmp_path / "out", limit=30)
     for sample in samples(out):
-        raw = json.loads((root / "sa1b_json" / f"{sample.header.video}.json").read_text())
+        raw = json.loads((root / f"{sample.header.video}.json").read_text())
         height, width = sample.header.size
         kept = {str(a["id"]) for a in raw["annotations"] if 0 < a["area"] < 0.9 * height * width}
         assert set(sample.header.objects) == kept

@@ -194,6 +194,21 @@ def test_what_cannot_be_decoded_is_named_with_its_sample() -> None:
     assert caught.value.place == 0
 
 
+def test_slots_are_written_in_turn_and_what_was_unpacked_stays() -> None:
+    slots = packing.Slots(2)
+    made = [clip(*toy_clip(seed, 2, 32, 2)) for seed in range(5)]
+    packed, batches = [], []
+    for one in made:
+        packed.append(packing.collate([one], image_size=32, source="toy", slots=slots))
+        batches.append(packed[-1].unpack())
+    assert packed[0].frames.is_shared()
+    assert len({p.frames.data_ptr() for p in packed}) == 2
+    for one, batch in zip(made, batches):
+        alone = collate([one], image_size=32, source="toy")
+        assert torch.equal(batch.frames, alone.frames)
+        assert torch.equal(batch.masks, alone.masks)
+
+
 def test_a_batch_travels_packed_eight_masks_to_a_byte() -> None:
     clips = [clip(*toy_clip(seed, 2, 32, objects)) for seed, objects in ((0, 9), (1, 3))]
     packed = packing.collate(clips, image_size=32, source="toy")

@@ -20,6 +20,7 @@ from edgetam_pl.data.readers import Frame, open_reader, read_labels
 from edgetam_pl.data.toy import toy_clip
 
 SIZE = (24, 32)
+SAV = "sav_000/sav_000001"
 
 
 def save_labels(path: Path, labels: NDArray[np.uint8]) -> None:
@@ -148,8 +149,8 @@ def sav_folder(root: Path, *, frames: int = 41, entries: int = 11) -> dict[str, 
 def test_sav_entry_i_is_video_frame_4i(tmp_path: Path) -> None:
     sav_folder(tmp_path)
     reader = open_reader(config("sav", tmp_path))
-    assert reader.items() == ["sav_000001"]
-    frames = good(reader, "sav_000001")
+    assert reader.items() == ["sav_000/sav_000001"]
+    frames = good(reader, SAV)
     assert [frame.number for frame in frames] == list(range(0, 44, 4))
     for entry, frame in enumerate(frames):
         assert isinstance(frame.image, np.ndarray)
@@ -164,10 +165,10 @@ def test_sav_asking_for_an_unannotated_frame_fails(tmp_path: Path) -> None:
     sav_folder(tmp_path)
     reader = open_reader(config("sav", tmp_path))
     assert isinstance(reader, readers.SAV)
-    assert reader.masks("sav_000001", 4) == good(reader, "sav_000001")[1].masks
+    assert reader.masks(SAV, 4) == good(reader, SAV)[1].masks
     for frame in (2, 3, 44, -4):
         with pytest.raises(ValueError, match="is not annotated; frames 0, 4, 8"):
-            reader.masks("sav_000001", frame)
+            reader.masks(SAV, frame)
 
 
 def test_sav_null_entries_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -178,17 +179,15 @@ def test_sav_null_entries_are_left_out_and_counted(tmp_path: Path) -> None:
     masklet[4][1] = None
     (tmp_path / "sav_000" / "sav_000001_manual.json").write_text(json.dumps(raw))
     reader = open_reader(config("sav", tmp_path))
-    assert causes(reader, "sav_000001") == [Cause.NO_MASK, Cause.NO_MASK]
-    numbers = [frame.number for frame in reader.frames("sav_000001") if isinstance(frame, Frame)]
+    assert causes(reader, SAV) == [Cause.NO_MASK, Cause.NO_MASK]
+    numbers = [frame.number for frame in reader.frames(SAV) if isinstance(frame, Frame)]
     assert numbers == [0, 4, 8, 20, 24, 28, 32, 36, 40]
 
 
 def test_sav_auto_manual_and_both(tmp_path: Path) -> None:
     raw = sav_folder(tmp_path)
     (tmp_path / "sav_000" / "sav_000001_auto.json").write_text(json.dumps(raw))
-    first = {
-        kind: good(open_reader(config("sav", tmp_path, annotations=kind)), "sav_000001")[0] for kind in ("auto", "both")
-    }
+    first = {kind: good(open_reader(config("sav", tmp_path, annotations=kind)), SAV)[0] for kind in ("auto", "both")}
     assert set(first["auto"].masks) == {"0", "1"}
     assert set(first["both"].masks) == {"manual-0", "manual-1", "auto-0", "auto-1"}
     with pytest.raises(ValueError, match="use manual, auto or both"):
@@ -198,16 +197,16 @@ def test_sav_auto_manual_and_both(tmp_path: Path) -> None:
 def test_sav_a_short_video_a_torn_one_and_a_missing_annotation_are_named(tmp_path: Path) -> None:
     sav_folder(tmp_path, frames=20)
     reader = open_reader(config("sav", tmp_path))
-    errors = [frame for frame in reader.frames("sav_000001") if isinstance(frame, BadSampleError)]
+    errors = [frame for frame in reader.frames(SAV) if isinstance(frame, BadSampleError)]
     assert [error.cause for error in errors] == [Cause.VIDEO]
     assert "ends after 5 annotated frames; its annotation has 11" in errors[0].message
     path = tmp_path / "sav_000" / "sav_000001.mp4"
     path.write_bytes(path.read_bytes()[:300])
-    assert causes(reader, "sav_000001") == [Cause.VIDEO]
+    assert causes(reader, SAV) == [Cause.VIDEO]
     (tmp_path / "sav_000" / "sav_000001_manual.json").write_text('{"masklet": 3}')
-    assert causes(reader, "sav_000001") == [Cause.ANNOTATION]
+    assert causes(reader, SAV) == [Cause.ANNOTATION]
     (tmp_path / "sav_000" / "sav_000001_manual.json").unlink()
-    assert causes(reader, "sav_000001") == [Cause.NO_MASK]
+    assert causes(reader, SAV) == [Cause.NO_MASK]
 
 
 def test_sav_val_keeps_overlapping_objects_of_every_fourth_frame(tmp_path: Path) -> None:
@@ -252,7 +251,7 @@ def test_sa1b_drops_empty_masks_and_those_above_ninety_percent(tmp_path: Path, u
     (tmp_path / "sa_000000").mkdir()
     shares = [half(0.5), half(0.0), half(1.0), half(0.25)]
     sa1b_image(tmp_path / "sa_000000", "sa_7", shares, uncompressed=uncompressed)
-    (frame,) = good(open_reader(config("sa1b", tmp_path)), "sa_7")
+    (frame,) = good(open_reader(config("sa1b", tmp_path)), "sa_000000/sa_7")
     assert set(frame.masks) == {"0", "3"}
     assert frame.size == SIZE
 
@@ -278,8 +277,8 @@ def test_own_images_with_masks_of_the_same_name(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no folder masks"):
         open_reader(config("images", tmp_path))
     (tmp_path / "masks").mkdir()
-    with pytest.raises(ValueError, match="has a mask of the same name"):
-        open_reader(config("images", tmp_path))
+    with pytest.raises(ValueError, match=r"no image in .* with a mask of the same name"):
+        open_reader(config("images", tmp_path)).items()
     save_labels(tmp_path / "masks" / "b.png", 3 * half(0.5).astype(np.uint8))
     reader = open_reader(config("images", tmp_path))
     assert reader.items() == ["b"]
@@ -289,8 +288,8 @@ def test_own_images_with_masks_of_the_same_name(tmp_path: Path) -> None:
 def test_own_videos_take_the_frames_that_have_a_mask(tmp_path: Path) -> None:
     save_video(tmp_path / "videos" / "me.mp4", [counted(number, (48, 64)) for number in range(12)])
     (tmp_path / "masks").mkdir()
-    with pytest.raises(ValueError, match="none has a folder of masks"):
-        open_reader(config("videos", tmp_path))
+    with pytest.raises(ValueError, match=r"no video in .* \(1 there\) with a folder of masks"):
+        open_reader(config("videos", tmp_path)).items()
     mask = np.zeros((48, 64), np.uint8)
     mask[3:20, 3:20] = 1
     for number in (0, 3, 7, 30):
@@ -339,11 +338,16 @@ def test_label_files_black_and_white_colour_and_torn(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("source", "message"),
-    [("davis", "has no folder JPEGImages"), ("mose", "has neither"), ("sav", r"holds no \.mp4"), ("sa1b", "holds no image")],
+    [
+        ("davis", "has no folder JPEGImages"),
+        ("mose", "has neither"),
+        ("sav", "There is no video in"),
+        ("sa1b", "There is no image in"),
+    ],
 )
 def test_the_wrong_folder_says_what_was_expected(tmp_path: Path, source: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        open_reader(config(source, tmp_path))
+        open_reader(config(source, tmp_path)).items()
 
 
 def test_no_root_an_unknown_source_and_an_unknown_split_are_named(tmp_path: Path) -> None:
@@ -355,4 +359,4 @@ def test_no_root_an_unknown_source_and_an_unknown_split_are_named(tmp_path: Path
         open_reader(config("coco", tmp_path))
     palette_folder(tmp_path, {"bear": [0]})
     with pytest.raises(ValueError, match="split=vall names no list"):
-        open_reader(config("davis", tmp_path, split="vall"))
+        open_reader(config("davis", tmp_path, split="vall")).items()

@@ -17,6 +17,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from functools import cached_property
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -90,6 +91,15 @@ def run(cfg: ShardsConfig) -> int:
 
 
 @dataclass(frozen=True)
+class Job:
+    """One shard to build: all that a process needs to know of the plan, which may name millions of images."""
+
+    shard: str
+    fingerprint: str
+    items: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Plan:
     """Which videos make which shard, and the settings this depends on."""
 
@@ -97,7 +107,7 @@ class Plan:
     groups: tuple[tuple[str, ...], ...]
     settings: dict[str, Any]
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -114,6 +124,14 @@ class Plan:
 
     def shard(self, number: int) -> str:
         return f"shard-{number:06d}.tar"
+
+    def only(self, numbers: Sequence[int]) -> tuple[tuple[str, ...], ...]:
+        """The groups with all others empty: numbers stay what they are, and names do not travel in vain."""
+        wanted = set(numbers)
+        return tuple(group if number in wanted else () for number, group in enumerate(self.groups))
+
+    def job(self, number: int) -> Job:
+        return Job(self.shard(number), self.fingerprint, self.groups[number])
 
 
 def _check(cfg: ShardsConfig) -> None:
@@ -168,7 +186,7 @@ def _here(cfg: ShardsConfig, plan: Plan, numbers: Iterable[int]) -> None:
     with tqdm(total=sum(map(len, plan.groups)), initial=done, unit=f" {unit}", desc=out.name, file=sys.stderr) as bar:
         if processes == 1:
             for number in todo:
-                for _ in build_shard(cfg, plan, number):
+                for _ in build_shard(cfg, plan.job(number)):
                     bar.update()
             return
         with ProcessPoolExecutor(processes, mp_context=_forks(), initializer=_quiet) as pool:
@@ -178,7 +196,7 @@ def _here(cfg: ShardsConfig, plan: Plan, numbers: Iterable[int]) -> None:
                 while waiting or running:
                     while waiting and len(running) < 2 * processes:  # bounded: a million shards are no million futures
                         number = waiting.popleft()
-                        running[pool.submit(_whole_shard, cfg, plan, number)] = number
+                        running[pool.submit(_whole_shard, cfg, plan.job(number))] = number
                     ended, _ = wait(running, return_when=FIRST_COMPLETED)
                     for future in ended:
                         running.pop(future)
@@ -199,16 +217,16 @@ def _quiet() -> None:
     cv2.setNumThreads(1)
 
 
-def _whole_shard(cfg: ShardsConfig, plan: Plan, number: int) -> int:
+def _whole_shard(cfg: ShardsConfig, job: Job) -> int:
     """Build one shard in a process of the pool; how many videos it took."""
-    return sum(1 for _ in build_shard(cfg, plan, number))
+    return sum(1 for _ in build_shard(cfg, job))
 
 
-def build_shard(cfg: ShardsConfig, plan: Plan, number: int) -> Iterator[str]:
+def build_shard(cfg: ShardsConfig, job: Job) -> Iterator[str]:
     """Build one shard; yields the name of each video when it is in."""
     reader = open_reader(cfg)
-    with ShardWriter(Path(cfg.out), plan.shard(number), settings=plan.fingerprint) as writer:
-        for item in plan.groups[number]:
+    with ShardWriter(Path(cfg.out), job.shard, settings=job.fingerprint) as writer:
+        for item in job.items:
             before = len(writer.entries)
             try:
                 for sample in samples(cfg, reader, item, writer.skip):
@@ -439,16 +457,17 @@ def _on_slurm(cfg: ShardsConfig, plan: Plan) -> None:
     arguments = dict(cfg.slurm)
     executor = submitit.AutoExecutor(folder=out / "jobs", cluster=arguments.pop("cluster", None))
     executor.update_parameters(name=f"shards-{out.name}", **{"timeout_min": 24 * 60, **arguments})
-    parts = [todo[first::jobs] for first in range(jobs)]
-    array = executor.map_array(_job, [cfg] * jobs, [plan] * jobs, parts)
+    parts = [dataclasses.replace(plan, groups=plan.only(todo[first::jobs])) for first in range(jobs)]
+    array = executor.map_array(_job, [cfg] * jobs, parts)
     with tqdm(total=jobs, unit=" jobs", desc=out.name, file=sys.stderr) as bar:
         for job in array:
             job.result()
             bar.update()
 
 
-def _job(cfg: ShardsConfig, plan: Plan, numbers: Sequence[int]) -> int:
-    """One job of the array."""
+def _job(cfg: ShardsConfig, plan: Plan) -> int:
+    """One job of the array: the shards whose groups are named in its plan."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    numbers = [number for number, group in enumerate(plan.groups) if group]
     _here(dataclasses.replace(cfg, processes=cfg.processes or cores), plan, numbers)
     return len(numbers)

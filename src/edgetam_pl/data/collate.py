@@ -6,6 +6,7 @@ and at a smaller size, run-length masks are resampled before they are decoded: t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -41,14 +42,15 @@ class Clip:
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """A VideoBatch on its way from a worker: eight masks to a byte, for what a worker hands over is copied through shared
-    memory, which costs as much as decoding it."""
+    """A VideoBatch on its way from a worker: eight masks to a byte, in one piece of memory that may be used again as soon as
+    it is unpacked. Fresh shared memory for every batch would cost as much as decoding it."""
 
     frames: Tensor  # (B, T, 3, S, S) uint8
     planes: Tensor  # (T, P, S, S) uint8
     counts: tuple[int, ...]  # objects of each clip; a clip begins with a plane of its own
     keys: tuple[str, ...]
     source: str
+    lent: bool = False  # frames and planes lie in memory that will be written again
 
     def pin_memory(self) -> PackedBatch:
         return replace(self, frames=self.frames.pin_memory())
@@ -65,7 +67,8 @@ class PackedBatch:
             for o, (plane, bit) in enumerate(places):
                 np.not_equal(np.bitwise_and(planes[t, plane], 1 << bit, out=spare), 0, out=out[t, o])
         video_of = [b for b, count in enumerate(self.counts) for _ in range(count)]
-        return VideoBatch(self.frames, masks, torch.tensor(video_of, dtype=torch.int64), self.keys, self.source)
+        frames = self.frames.clone() if self.lent and not pinned else self.frames
+        return VideoBatch(frames, masks, torch.tensor(video_of, dtype=torch.int64), self.keys, self.source)
 
 
 def _places(counts: Sequence[int]) -> list[tuple[int, int]]:
@@ -81,16 +84,39 @@ def _planes(count: int) -> int:
     return -(-count // _PLANES)
 
 
-def collate(clips: Sequence[Clip], *, image_size: int, source: str) -> PackedBatch:
+class Slots:
+    """Shared memory that is written in turn: what a data worker hands over lies in one of `count` slots.
+
+    A worker may have `count` - 1 batches handed over and not unpacked when it begins another.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.slots: list[Tensor | None] = [None] * count
+        self.turn = 0
+
+    def take(self, size: int) -> Tensor:
+        """`size` bytes (size,) uint8: the slot that was written longest ago."""
+        self.turn = (self.turn + 1) % len(self.slots)
+        slot = self.slots[self.turn]
+        if slot is None or slot.numel() < size:
+            slot = self.slots[self.turn] = torch.zeros(size, dtype=torch.uint8).share_memory_()
+        return slot[:size]
+
+
+def collate(clips: Sequence[Clip], *, image_size: int, source: str, slots: Slots | None = None) -> PackedBatch:
     """A batch of uint8 frames and bool masks at S x S, still packed; clips of one length.
+
+    With `slots` it lies in one of these, otherwise in memory of its own.
 
     Raises:
         BadSampleError: an image or a mask of one of the clips cannot be decoded. `place` says which.
     """
     num_frames = len(clips[0].choice.frames)
     counts = tuple(len(clip.choice.objects) for clip in clips)
-    frames = torch.empty(len(clips), num_frames, 3, image_size, image_size, dtype=torch.uint8)
-    planes = torch.empty(num_frames, sum(map(_planes, counts)), image_size, image_size, dtype=torch.uint8)
+    shapes = (len(clips), num_frames, 3), (num_frames, sum(map(_planes, counts)))
+    sizes = [math.prod(shape) * image_size * image_size for shape in shapes]
+    memory = torch.empty(sum(sizes), dtype=torch.uint8) if slots is None else slots.take(sum(sizes))
+    frames, planes = (part.view(*shape, image_size, image_size) for part, shape in zip(memory.split(sizes), shapes))
     draw = _drawer(image_size)
     first = 0
     for b, clip in enumerate(clips):
@@ -100,7 +126,8 @@ def collate(clips: Sequence[Clip], *, image_size: int, source: str) -> PackedBat
         except BadSampleError as error:
             raise BadSampleError(error.cause, error.message, place=b) from error
         first = last
-    return PackedBatch(frames, planes, counts, tuple(clip.choice.label(clip.header) for clip in clips), source)
+    keys = tuple(clip.choice.label(clip.header) for clip in clips)
+    return PackedBatch(frames, planes, counts, keys, source, lent=slots is not None)
 
 
 @lru_cache(maxsize=2)

@@ -20,13 +20,13 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from edgetam_pl.config import AugmentConfig, DataConfig, DataSource
 from edgetam_pl.data import augment
 from edgetam_pl.data import sample as schema
 from edgetam_pl.data.clips import choose
-from edgetam_pl.data.collate import Clip, PackedBatch, collate
+from edgetam_pl.data.collate import Clip, PackedBatch, Slots, collate
 from edgetam_pl.data.faults import BadSampleError, Cause
 from edgetam_pl.data.shards import ShardSet
 from edgetam_pl.types import VideoBatch
@@ -35,6 +35,8 @@ _LOG = logging.getLogger(__name__)
 
 STAND_INS = 32
 """So many samples in a row may be broken before the run stops."""
+_PREFETCH = 2
+"""Batches that a worker makes ahead."""
 _SHOWN = 5
 """Skips of one cause that are logged in full."""
 
@@ -176,8 +178,11 @@ class Steps(Dataset[Any]):
         self.origin = [0] * len(sources)  # samples that each source had given before step `since`
         self.since = 0
         self.dead: dict[str, str] = {}  # shards of this process that cannot be opened
+        self.slots: Slots | None = None  # of a worker process
 
     def __getitem__(self, step: int) -> _Parcel | BrokenDataError:
+        if self.slots is None and get_worker_info() is not None:
+            self.slots = Slots(_PREFETCH + 2)  # handed over, one being unpacked, one being written
         try:
             return self.parcel(step)
         except BrokenDataError as error:
@@ -199,7 +204,7 @@ class Steps(Dataset[Any]):
             drawn += tried
         while True:
             try:
-                batch = collate(clips, image_size=self.image_size, source=source.name)
+                batch = collate(clips, image_size=self.image_size, source=source.name, slots=self.slots)
                 return _Parcel(batch, tuple(skips), drawn)
             except BadSampleError as error:  # rare: what the checksums cannot see
                 b = error.place
@@ -305,6 +310,7 @@ class ShardLoader:
             batch_size=None,
             sampler=range(start, self.count),
             num_workers=self.workers,
+            prefetch_factor=_PREFETCH if self.workers else None,
             multiprocessing_context=_clean_processes() if self.workers else None,
             collate_fn=_same,
             worker_init_fn=_one_thread,

@@ -7,9 +7,11 @@ whole is a ValueError that says what was expected.
 
 from __future__ import annotations
 
+import glob
 import json
+import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -57,6 +59,53 @@ class Reader(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Listing:
+    """Which of the videos or images that are there are wanted."""
+
+    source: str
+    root: Path
+    split: str = ""
+
+    @staticmethod
+    def of_config(config: ShardsConfig, root: Path, split: str | None = None) -> Listing:
+        return Listing(config.source, root, config.split if split is None else split)
+
+    def of(self, present: list[str], *, what: str) -> list[str]:
+        """The wanted names, in the list's order, or all.
+
+        Raises:
+            ValueError: there is no such list, or nothing of it is there.
+        """
+        if not present:
+            raise ValueError(
+                f"There is no {what}; source={self.source} can make nothing of this folder. See docs/shards.md."
+            )
+        if not self.split:
+            return present
+        by_name = {name.rsplit("/", 1)[-1]: name for name in present}
+        names = [by_name[name] for name in self._names() if name in by_name]
+        if not names:
+            raise ValueError(f"Nothing in {self.root} is named in split={self.split}.")
+        return names
+
+    def _names(self) -> list[str]:
+        split = self.split
+        places = [
+            Path(split),
+            self.root / split,
+            *sorted(self.root.glob(f"ImageSets/*/{split}.txt")),
+            self.root / f"{split}.txt",
+        ]
+        path = next((path for path in places if path.is_file()), None)
+        if path is None:
+            raise ValueError(
+                f"split={split} names no list: no such file, no ImageSets/*/{split}.txt and no {split}.txt in {self.root}."
+            )
+        lines = (line.strip() for line in path.read_text().splitlines())
+        return [line.split()[0].removesuffix(".mp4").removesuffix(".jpg") for line in lines if line]
+
+
 # -------------------------------------------------------------------------------------------------- palette folders
 
 
@@ -70,13 +119,18 @@ class PaletteFolder:
 
     images: Path
     annotations: Path
-    names: tuple[str, ...]
+    listing: Listing
     known: Mapping[str, frozenset[str]] | None = None  # YouTube-VOS: objects of each video, from meta.json
     sparse: bool = False  # frames without PNG are part of the data set, not an error
     kind: str = "video"
 
     def items(self) -> list[str]:
-        return list(self.names)
+        names = self.listing.of(_folders(self.images), what=f"video in {self.images}")
+        if self.known is not None and (missing := [name for name in names if name not in self.known]):
+            raise ValueError(
+                f"meta.json does not know the video {missing[0]} ({len(missing)} in all); is the folder complete?"
+            )
+        return names
 
     def frames(self, item: str) -> Iterator[Frame | BadSampleError]:
         files = _frame_files(self.images / item)
@@ -135,7 +189,7 @@ def davis(config: ShardsConfig) -> PaletteFolder:
     """DAVIS 2016 and 2017: JPEGImages/480p/SEQ, Annotations/480p/SEQ, ImageSets/2017/train.txt; any folder of that shape."""
     root = _root(config)
     images, annotations = (_resolution(_folder(root, name, config)) for name in ("JPEGImages", "Annotations"))
-    return PaletteFolder(images, annotations, _names(config, root, images))
+    return PaletteFolder(images, annotations, Listing.of_config(config, root))
 
 
 def mose(config: ShardsConfig) -> PaletteFolder:
@@ -143,7 +197,7 @@ def mose(config: ShardsConfig) -> PaletteFolder:
     listed = config.split if config.split.endswith(".txt") else ""
     root = _part(_root(config), "train" if listed else config.split or "train", config)
     images, annotations = _folder(root, "JPEGImages", config), _folder(root, "Annotations", config)
-    return PaletteFolder(images, annotations, _names(config, root, images, listed))
+    return PaletteFolder(images, annotations, Listing.of_config(config, root, listed))
 
 
 def ytvos(config: ShardsConfig) -> PaletteFolder:
@@ -159,11 +213,7 @@ def ytvos(config: ShardsConfig) -> PaletteFolder:
         known = {name: frozenset(entry["objects"]) for name, entry in videos.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{meta} is not YouTube-VOS's meta.json ({error!r}); download it again.") from error
-    names = _names(config, root, images, listed)
-    missing = [name for name in names if name not in known]
-    if missing:
-        raise ValueError(f"meta.json does not know the video {missing[0]} ({len(missing)} in all); is the folder complete?")
-    return PaletteFolder(images, annotations, names, known)
+    return PaletteFolder(images, annotations, Listing.of_config(config, root, listed), known)
 
 
 # ------------------------------------------------------------------------------------------------------------- SA-V
@@ -173,13 +223,15 @@ def ytvos(config: ShardsConfig) -> PaletteFolder:
 class SAV:
     """SA-V train: sav_000001.mp4 (24 FPS) with sav_000001_manual.json or _auto.json, whose entry i is video frame 4 i."""
 
-    videos: Mapping[str, Path]  # name -> mp4
+    root: Path
     annotations: str  # manual | auto | both
+    listing: Listing
     every: int = 4
     kind: str = "video"
 
     def items(self) -> list[str]:
-        return list(self.videos)
+        what = f"video in {self.root}; SA-V's training set is sav_000001.mp4 with sav_000001_manual.json etc."
+        return self.listing.of(_below(self.root, ".mp4"), what=what)
 
     def frames(self, item: str) -> Iterator[Frame | BadSampleError]:
         try:
@@ -190,7 +242,7 @@ class SAV:
         wanted = len(next(iter(masklets.values())))
         seen = 0
         try:
-            for number, pixels in every_frame(self.videos[item], self.every):
+            for number, pixels in every_frame(self.root / f"{item}.mp4", self.every):
                 entry = number // self.every
                 if entry >= wanted:
                     break
@@ -202,8 +254,8 @@ class SAV:
         if seen < wanted:
             yield BadSampleError(
                 Cause.VIDEO,
-                f"{self.videos[item]} ends after {seen} annotated frames; its annotation has {wanted} (every {self.every}th "
-                f"frame). Is the mp4 complete, and is every={self.every} right?",
+                f"{self.root / item}.mp4 ends after {seen} annotated frames; its annotation has {wanted}, one every "
+                f"{self.every} frames. Is the mp4 complete, and is every={self.every} right?",
             )
 
     def _frame(
@@ -252,7 +304,7 @@ class SAV:
         """
         found = {}
         for kind in ("manual", "auto") if self.annotations == "both" else (self.annotations,):
-            path = self.videos[item].with_name(f"{item}_{kind}.json")
+            path = self.root / f"{item}_{kind}.json"
             if not path.is_file():
                 if self.annotations == "both":
                     continue
@@ -274,11 +326,11 @@ class SAVFolders:
 
     images: Path
     annotations: Path
-    names: tuple[str, ...]
+    listing: Listing
     kind: str = "video"
 
     def items(self) -> list[str]:
-        return list(self.names)
+        return self.listing.of(_folders(self.annotations), what=f"video in {self.annotations}")
 
     def frames(self, item: str) -> Iterator[Frame | BadSampleError]:
         objects = sorted(path for path in (self.annotations / item).iterdir() if path.is_dir())
@@ -308,13 +360,8 @@ def sav(config: ShardsConfig) -> SAV | SAVFolders:
         raise ValueError(f"annotations={config.annotations} is not one of SA-V's; use manual, auto or both.")
     if (root / "JPEGImages_24fps").is_dir():
         images, annotations = root / "JPEGImages_24fps", _folder(root, "Annotations_6fps", config)
-        return SAVFolders(images, annotations, _names(config, root, images))
-    videos = {path.stem: path for path in sorted(root.rglob("*.mp4"))}
-    if not videos:
-        raise ValueError(f"{root} holds no .mp4; SA-V's training set is sav_000001.mp4 with sav_000001_manual.json etc.")
-    listed = _listed(config, root)
-    chosen = videos if listed is None else {name: videos[name] for name in listed if name in videos}
-    return SAV(_nonempty(chosen, config), config.annotations, config.every)
+        return SAVFolders(images, annotations, Listing.of_config(config, root))
+    return SAV(root, config.annotations, Listing.of_config(config, root), config.every)
 
 
 # ----------------------------------------------------------------------------------------------------------- SA-1B
@@ -324,15 +371,24 @@ def sav(config: ShardsConfig) -> SAV | SAVFolders:
 class SA1B:
     """SA-1B: sa_000001.jpg with sa_000001.json, one annotation a mask."""
 
-    pairs: Mapping[str, tuple[Path, Path]]  # name -> (image, json)
+    root: Path
     max_area: float
+    listing: Listing
     kind: str = "image"
 
     def items(self) -> list[str]:
-        return list(self.pairs)
+        apart = {path.stem for path in (self.root / "images").glob("*.jpg")}
+        what = f"image in {self.root} with its annotation; SA-1B is pairs of sa_1.jpg and sa_1.json"
+        return self.listing.of(_below(self.root, ".json", beside=".jpg", apart=apart), what=what)
 
     def frames(self, item: str) -> Iterator[Frame | BadSampleError]:
-        image, path = self.pairs[item]
+        path = self.root / f"{item}.json"
+        image = path.with_suffix(".jpg")
+        if not image.is_file():  # COCO-like: annotations and images in folders of their own
+            image = self.root / "images" / image.name
+        if not image.is_file():
+            yield BadSampleError(Cause.IMAGE, f"{path} has no image: neither {path.stem}.jpg beside it nor in images/")
+            return
         try:
             raw = json.loads(path.read_text())
             size = (int(raw["image"]["height"]), int(raw["image"]["width"]))
@@ -361,13 +417,7 @@ class SA1B:
 def sa1b(config: ShardsConfig) -> SA1B:
     """SA-1B's folders, in any depth; also images/ beside a folder of such json files."""
     root = _root(config)
-    images = {path.stem: path for path in sorted(root.rglob("*")) if path.suffix.lower() in (".jpg", ".jpeg")}
-    pairs = {path.stem: (images[path.stem], path) for path in sorted(root.rglob("*.json")) if path.stem in images}
-    if not pairs:
-        raise ValueError(f"{root} holds no image with a .json of the same name; SA-1B is pairs of sa_1.jpg and sa_1.json.")
-    listed = _listed(config, root)
-    chosen = pairs if listed is None else {name: pairs[name] for name in listed if name in pairs}
-    return SA1B(_nonempty(chosen, config), config.max_area)
+    return SA1B(root, config.max_area, Listing.of_config(config, root))
 
 
 # ---------------------------------------------------------------------------------------------------------- own data
@@ -377,15 +427,20 @@ def sa1b(config: ShardsConfig) -> SA1B:
 class ImageFolder:
     """images/NAME.jpg with masks/NAME.png, a label PNG."""
 
-    pairs: Mapping[str, tuple[Path, Path]]
+    images: Path
+    masks: Path
     max_area: float
+    listing: Listing
     kind: str = "image"
 
     def items(self) -> list[str]:
-        return list(self.pairs)
+        labelled = {path.stem for path in self.masks.glob("*.png")}
+        names = sorted({path.stem for path in _frame_files(self.images)} & labelled)
+        return self.listing.of(names, what=f"image in {self.images} with a mask of the same name (.png) in {self.masks}")
 
     def frames(self, item: str) -> Iterator[Frame | BadSampleError]:
-        image, labels = self.pairs[item]
+        labels = self.masks / f"{item}.png"
+        image = next(path for suffix in IMAGE_FILES for path in self.images.glob(f"{glob.escape(item)}{suffix}"))
         try:
             masks: dict[str, Mask] = {
                 name: mask
@@ -405,34 +460,37 @@ def images(config: ShardsConfig) -> ImageFolder:
     """Your own images: images/ and masks/ with files of the same names."""
     root = _root(config)
     folder, masks = _folder(root, "images", config), _folder(root, "masks", config)
-    labels = {path.stem: path for path in sorted(masks.glob("*.png"))}
-    pairs = {path.stem: (path, labels[path.stem]) for path in _frame_files(folder) if path.stem in labels}
-    if not pairs:
-        raise ValueError(f"No file of {folder} has a mask of the same name in {masks} (.png); nothing can be built.")
-    listed = _listed(config, root)
-    chosen = pairs if listed is None else {name: pairs[name] for name in listed if name in pairs}
-    return ImageFolder(_nonempty(chosen, config), config.max_area)
+    return ImageFolder(folder, masks, config.max_area, Listing.of_config(config, root))
 
 
 @dataclass(frozen=True)
 class VideoFolder:
     """videos/NAME.mp4 with masks/NAME/00000.png: a label PNG named by the number of its video frame."""
 
-    videos: Mapping[str, Path]
+    videos: Path
     masks: Path
+    listing: Listing
     kind: str = "video"
 
     def items(self) -> list[str]:
-        return list(self.videos)
+        films = sorted(path.name for path in self.videos.iterdir() if path.suffix.lower() in VIDEO_FILES)
+        names = [Path(film).stem for film in films if (self.masks / Path(film).stem).is_dir()]
+        what = (
+            f"video in {self.videos} ({len(films)} there) with a folder of masks, masks/NAME/00000.png for videos/NAME.mp4"
+        )
+        return self.listing.of(names, what=what)
 
     def frames(self, item: str) -> Iterator[Frame | BadSampleError]:
+        film = next(
+            path for path in sorted(self.videos.glob(f"{glob.escape(item)}.*")) if path.suffix.lower() in VIDEO_FILES
+        )
         labels = {_number(path): path for path in (self.masks / item).glob("*.png")}
         if not labels:
             yield BadSampleError(Cause.NO_MASK, f"{self.masks / item} holds no mask (.png)")
             return
         last, seen = max(labels), set()
         try:
-            for number, pixels in every_frame(self.videos[item], 1, only=frozenset(labels)):
+            for number, pixels in every_frame(film, 1, only=frozenset(labels)):
                 seen.add(number)
                 try:
                     yield Frame(number, pixels, read_labels(labels[number]))
@@ -444,23 +502,14 @@ class VideoFolder:
             yield error
             return
         for number in sorted(set(labels) - seen):
-            yield BadSampleError(Cause.VIDEO, f"{labels[number]} has no frame: {self.videos[item]} is shorter")
+            yield BadSampleError(Cause.VIDEO, f"{labels[number]} has no frame: {film} is shorter")
 
 
 def videos(config: ShardsConfig) -> VideoFolder:
     """Your own videos: videos/NAME.mp4 and masks/NAME/00000.png."""
     root = _root(config)
     folder, masks = _folder(root, "videos", config), _folder(root, "masks", config)
-    found = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in VIDEO_FILES}
-    without = [name for name in found if not (masks / name).is_dir()]
-    if not found or len(without) == len(found):
-        raise ValueError(
-            f"{folder} holds {len(found)} videos and none has a folder of masks in {masks}; expected masks/NAME/00000.png "
-            f"for videos/NAME.mp4."
-        )
-    listed = _listed(config, root)
-    chosen = found if listed is None else {name: found[name] for name in listed if name in found}
-    return VideoFolder(_nonempty(chosen, config), masks)
+    return VideoFolder(folder, masks, Listing.of_config(config, root))
 
 
 @dataclass(frozen=True)
@@ -617,32 +666,23 @@ def _resolution(folder: Path) -> Path:
     return folder
 
 
-def _listed(config: ShardsConfig, root: Path, split: str | None = None) -> list[str] | None:
-    """Names of the split, or None for all."""
-    split = config.split if split is None else split
-    if not split:
-        return None
-    candidates = [Path(split), root / split, *sorted(root.glob(f"ImageSets/*/{split}.txt")), root / f"{split}.txt"]
-    path = next((path for path in candidates if path.is_file()), None)
-    if path is None:
-        raise ValueError(
-            f"split={split} names no list: it is neither a file, nor ImageSets/*/{split}.txt, nor {split}.txt in {root}."
-        )
-    lines = (line.strip() for line in path.read_text().splitlines())
-    return [line.split()[0].removesuffix(".mp4").removesuffix(".jpg") for line in lines if line]
+def _folders(parent: Path) -> list[str]:
+    return sorted(path.name for path in parent.iterdir() if path.is_dir())
 
 
-def _names(config: ShardsConfig, root: Path, images: Path, split: str | None = None) -> tuple[str, ...]:
-    """The videos of a split that exist, or all."""
-    present = sorted(path.name for path in images.iterdir() if path.is_dir())
-    listed = _listed(config, root, split)
-    names = present if listed is None else [name for name in listed if name in set(present)]
-    if not names:
-        raise ValueError(f"{images} holds no video{'' if listed is None else f' of split={config.split}'}.")
-    return tuple(names)
+def _below(root: Path, suffix: str, *, beside: str = "", apart: Collection[str] = ()) -> list[str]:
+    """Paths of all files of a kind below a folder, relative and without suffix; millions of them are strings, not objects.
 
-
-def _nonempty(chosen: dict[str, Any], config: ShardsConfig) -> dict[str, Any]:
-    if not chosen:
-        raise ValueError(f"Nothing in {config.root} is named in split={config.split}.")
-    return chosen
+    With `beside` only those that have a file of that kind beside them, or whose name is in `apart`.
+    """
+    found: list[str] = []
+    for folder, folders, files in os.walk(root):
+        folders.sort()
+        place = os.path.relpath(folder, root)
+        prefix = "" if place == "." else f"{place}/"
+        stems = [name[: -len(suffix)] for name in files if name.endswith(suffix)]
+        if beside:
+            there = {name[: -len(beside)] for name in files if name.endswith(beside)}
+            stems = [stem for stem in stems if stem in there or stem in apart]
+        found += [prefix + stem for stem in stems]
+    return sorted(found)
