@@ -62,9 +62,7 @@ def remember(tracker: Tracker, bank: MemoryBank, features: ImageFeatures, t: int
     return bank.write(t, tracker.memorize(features.f16, output.final), prompted=output.prompted)
 
 
-def step(
-    tracker: Tracker, bank: MemoryBank, features: ImageFeatures, t: int, ask: Ask
-) -> tuple[FrameOutput, MemoryBank]:
+def step(tracker: Tracker, bank: MemoryBank, features: ImageFeatures, t: int, ask: Ask) -> tuple[FrameOutput, MemoryBank]:
     """Observe frame t, then remember it."""
     output = observe(tracker, bank, features, t, ask)
     return output, remember(tracker, bank, features, t, output)
