@@ -15,6 +15,7 @@ import edgetam_pl  # noqa: F401  (declares what torchvision needs before anythin
 def _one_thread() -> None:
     """Two cores are shared by the test workers; more threads only fight."""
     torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for commands that tests start: two workers share two cores
 
 
 @pytest.fixture(autouse=True)

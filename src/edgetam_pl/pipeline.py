@@ -161,7 +161,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="run directory (default: runs/demo)")
     parser.add_argument("--fresh", action="store_true", help="remove the run directory first")
     parser.add_argument("--scale", default="demo", help="demo (default), or smoke: a few steps, to see that every part runs")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="torch's threads (default 1: tensors this small do not share well)"
+    )
     args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
     if args.fresh and args.out.exists():
         import shutil
 
