@@ -13,8 +13,8 @@ from edgetam_pl.build import build_model
 from edgetam_pl.config import CompressorConfig, ExportConfig, GateConfig, ModelConfig
 from edgetam_pl.export.adapters import flatten, loop_of, prepared
 from edgetam_pl.export.backends import backend_of
-from edgetam_pl.export.check import Verdict
 from edgetam_pl.export.manifest import Loop, read
+from edgetam_pl.export.measures import Verdict
 from edgetam_pl.export.parts import Feature, Part, Program, Saved
 from edgetam_pl.export.run import ExportReport, export_packages, gate, prepared_reference
 from edgetam_pl.model.track_anything import TrackAnything

@@ -12,10 +12,10 @@ from zoo import config, lively
 from edgetam_pl.build import build_model
 from edgetam_pl.config import CompressorConfig, ExportConfig, GateConfig, ModelConfig
 from edgetam_pl.export.adapters import flatten, loop_of, prepared
-from edgetam_pl.export.check import compare_verbs
 from edgetam_pl.export.client import PackagedTracker
 from edgetam_pl.export.manifest import Loop
 from edgetam_pl.export.parts import PADDING_LABEL, UNUSED_LABEL, Part
+from edgetam_pl.export.rollouts import compare_verbs
 from edgetam_pl.export.run import prepared_reference
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.types import Prompts

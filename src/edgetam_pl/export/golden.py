@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from edgetam_pl.export.check import Expected, cases
+from edgetam_pl.export.check import cases
 from edgetam_pl.export.clip import CheckClip, Scenario, draw, scenarios
 from edgetam_pl.export.manifest import Loop
 from edgetam_pl.export.parts import Part
+from edgetam_pl.export.rollouts import Expected
 from edgetam_pl.types import Prompts
 
 FOLDER = "golden"
@@ -80,7 +81,9 @@ def _write_rollouts(target: Path, clip: CheckClip, told: Sequence[Scenario], exp
                 "name": scenario.name,
                 "num_frames": scenario.num_frames,
                 "entries": entries,
-                "answers": [{"frame": a.frame, "presence": a.presence, "iou": a.iou} for a in answers],
+                "answers": [
+                    {"frame": a.frame, "presence": a.presence, "iou": a.iou, "least_iou": a.least_iou} for a in answers
+                ],
             }
         )
     _write_npz(target / "rollouts.npz", arrays)
