@@ -204,6 +204,8 @@ class AugmentConfig:
     frame_saturation: float = 0.05
     reverse: float = 0.5
     """Probability that a clip is played backwards."""
+    where: str = "worker"
+    """worker: one warp a frame in the data workers, on the CPU; device: after the transfer, by torch."""
 
 
 @dataclass
@@ -272,6 +274,12 @@ class TrainConfig:
     """torch.compile the encoder and memory attention's blend."""
     weights: str | None = None
     """Start from this checkpoint (ours or an official .pt)."""
+    weights_for: str = "all"
+    """all | images: image encoder, prompt encoder and mask decoder alone, as stage 1 trains them. The parts of memory then start
+    anew, so models with different memories (Tab. 3) can share one stage 1."""
+    trunk_weights: str | None = None
+    """Start the trunk alone from pre-training, as the paper does (Table 5): timm's ImageNet RepViT-M1, or for a plain ViT the
+    encoder of a masked autoencoder. A file; nothing is downloaded."""
     teacher_weights: str | None = None
     """The teacher's checkpoint; required when a teacher is named."""
     out: str = "runs/train"
@@ -281,6 +289,27 @@ class TrainConfig:
     """Build everything, print it, and stop."""
     export_on_end: bool = False
     """Export packages after the last phase."""
+
+
+@dataclass
+class TrialConfig:
+    """`edgetam trial`: its own words begin with trial.; those that begin with evaluate., bench. and export. are words of these
+    commands; all others are words of `edgetam train`."""
+
+    format: int = 1
+    """Version of the sweep file whose command this is."""
+    launcher: str = "local"
+    """local (in this process) | torchrun (this machine) | slurm (sbatch, and wait for the job)."""
+    gpus: int = 1
+    """torchrun, slurm: processes on each machine, one a GPU."""
+    nodes: int = 1
+    """slurm: machines."""
+    latency: bool = True
+    """Measure latency by verb with `edgetam bench`."""
+    export: bool = False
+    """Export packages and record their size."""
+    min_free_gb: float = 0.5
+    """Space that the disk of the run directory must have, in 10^9 bytes, before the trial starts."""
 
 
 @dataclass

@@ -97,6 +97,26 @@ def load_into(model: TrackAnything, path: str | Path) -> TrackAnything:
     return model
 
 
+IMAGE_PARTS = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
+"""What works on single frames: all that stage 1 trains."""
+
+
+def load_image_parts(model: TrackAnything, path: str | Path) -> TrackAnything:
+    """Load image encoder, prompt encoder and mask decoder from any checkpoint that has them; memory stays as it is.
+
+    Raises:
+        ValueError: the file lacks something that these parts have, or has it in another shape.
+    """
+    _refuse_fused(model)
+    state, official = _read(Path(path))
+    parts = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(IMAGE_PARTS)}
+    theirs = {official_name(ours) if official else ours: ours for ours in parts}
+    found = {theirs[name]: tensor for name, tensor in state.items() if name in theirs}
+    _compare(found, {name: tuple(tensor.shape) for name, tensor in parts.items()}, path=Path(path))
+    model.load_state_dict(found, strict=False)
+    return model
+
+
 def save_official(model: TrackAnything, path: str | Path) -> None:
     """Write the model as an official file: {"model": state dict}, float32, official names.
 
@@ -146,18 +166,21 @@ def save_ours(model: TrackAnything, path: str | Path, card: dict[str, Any]) -> N
 
 
 def load_trunk(model: TrackAnything, path: str | Path) -> TrackAnything:
-    """Load a classifier of timm (ImageNet; .pth or .safetensors) into the model's trunk; its head is left out.
+    """Start the model's trunk from pre-training: an ImageNet classifier of timm (.pth or .safetensors), or a masked
+    autoencoder of a plain ViT (MAE's own files, {"model": ...}). Heads, last norm and decoder are left out.
 
     Raises:
         ValueError: the file lacks something that the trunk has, or has it in another shape.
     """
     path = Path(path)
-    state = _tensors(_load_safetensors(path) if path.suffix == ".safetensors" else _load(path))
-    state = {re.sub(r"^stages\.(\d+)", r"stages_\1", name): tensor for name, tensor in state.items()}
+    content = _load_safetensors(path) if path.suffix == ".safetensors" else _load(path)
+    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
+        content = content["model"]
+    state = {re.sub(r"^stages\.(\d+)", r"stages_\1", name): tensor for name, tensor in _tensors(content).items()}
     body = model.image_encoder.trunk.body
     names = {re.sub(r"^(model|vit)\.", "", name): name for name in body.state_dict()}
     found = {names[name]: tensor for name, tensor in state.items() if name in names}
-    # a pyramid on top of a plain ViT is new: no classifier has one
+    # a pyramid on top of a plain ViT is new: no pre-training has one
     expected = {n: tuple(t.shape) for n, t in body.state_dict().items() if not n.startswith(("to_4.", "to_8."))}
     _compare(found, expected, path=path)
     body.load_state_dict(found, strict=False)
@@ -228,7 +251,7 @@ def _states(content: object, path: Path) -> tuple[dict[str, Tensor], bool]:
         return {name.removeprefix(STUDENT): tensor for name, tensor in state.items()}, False
     raise ValueError(
         f"{path} holds neither 'model' (an official file) nor 'state_dict' (one of our checkpoints). "
-        "For ImageNet weights of the trunk alone, use load_trunk."
+        "For pre-trained weights of the trunk alone, use trunk_weights."
     )
 
 

@@ -92,6 +92,12 @@ def check(cfg: TrainConfig) -> None:
                 f"stage.phases[{number}].steps is {phase.steps}, shorter than stage.optim.warmup + cooldown "
                 f"({stage.optim.warmup} + {stage.optim.cooldown}); lengthen the phase or shorten the warm-up."
             )
+    if cfg.weights is not None and cfg.trunk_weights is not None:
+        raise ValueError(
+            f"weights={cfg.weights} is a whole model and trunk_weights={cfg.trunk_weights} its trunk alone; give one of them."
+        )
+    if cfg.weights_for not in ("all", "images"):
+        raise ValueError(f"weights_for is {cfg.weights_for!r}; use all, or images.")
     if (cfg.teacher is None) != (cfg.teacher_weights is None):
         raise ValueError(
             "A teacher needs both model@teacher=NAME and teacher_weights=FILE; "
@@ -111,7 +117,10 @@ def build_module(cfg: TrainConfig) -> Distillation:
     torch.manual_seed(cfg.seed)
     student = build_model(cfg.model)
     if cfg.weights is not None:
-        weights.load_into(student, cfg.weights)
+        load = weights.load_image_parts if cfg.weights_for == "images" else weights.load_into
+        load(student, cfg.weights)
+    if cfg.trunk_weights is not None:
+        weights.load_trunk(student, cfg.trunk_weights)
     teacher = None
     if cfg.teacher is not None and cfg.teacher_weights is not None:
         teacher = load_teacher(cfg.teacher, cfg.teacher_weights)
