@@ -113,6 +113,9 @@ class _Adapter(nn.Module):
 class EncodeImage(_Adapter):
     """Eq. 1 from raw pixels: per-channel normalisation inside, because Core ML's image input has one scale for all three."""
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, model: TrackAnything, names: Sequence[str]) -> None:
         super().__init__(model, names)
         self.register_buffer("scale", 1 / (255 * model.std)[None])  # (1, 3, 1, 1)
@@ -157,6 +160,11 @@ class EncodeMemory(_Adapter):
 
 class StepOnce(_Adapter):
     """Eq. 2 to 6 for a frame about which nobody says anything: attend to the padded bank, decode, memorize."""
+
+    cos: Tensor
+    sin: Tensor
+    ages: Tensor
+    two_paddings: Tensor
 
     def __init__(
         self, model: TrackAnything, names: Sequence[str], *, num_memories: int, num_pointers: int, span: int

@@ -12,7 +12,7 @@ import torch
 
 from edgetam_pl import __version__
 from edgetam_pl.config import ExportConfig
-from edgetam_pl.export.extras import coremltools, hush
+from edgetam_pl.export.extras import coremltools, hush, require
 from edgetam_pl.export.mil_interpreter import Interpreter
 from edgetam_pl.export.parts import PRECISIONS, Feature, Part, Saved, one_of
 
@@ -28,7 +28,7 @@ class CoreML:
 
     name = "coreml"
     suffix = ".mlpackage"
-    needs = ("coremltools",)
+    needs: tuple[str, ...] = ("coremltools",)
 
     def precision(self, config: ExportConfig) -> str:
         if config.system not in SYSTEMS:
@@ -104,8 +104,7 @@ def compress(model: Any, kind: str) -> Any:
     """Weights of convolutions and linear layers at 8, 6 or 4 bits. Position tables stay: they are no weights."""
     if kind == "none":
         return model
-    ct = coremltools()
-    import coremltools.optimize.coreml as cto
+    cto = require("coremltools.optimize.coreml")
 
     if kind == "int8":
         how = cto.OpLinearQuantizerConfig(mode="linear_symmetric", dtype="int8", granularity="per_channel")
@@ -117,9 +116,9 @@ def compress(model: Any, kind: str) -> Any:
         else:
             how = cto.OpPalettizerConfig(mode="kmeans", nbits=bits)
         work = cto.palettize_weights
-    assert ct is not None
+    by_type: Any = {"conv": how, "linear": how}  # coremltools declares one configuration here, and means a mapping
     with hush():
-        return work(model, cto.OptimizationConfig(op_type_configs={"conv": how, "linear": how}))
+        return work(model, cto.OptimizationConfig(op_type_configs=by_type))
 
 
 def merge(saved: Sequence[Saved], folder: Path, name: str) -> tuple[Saved, ...]:

@@ -112,7 +112,7 @@ def _keep(arrays: dict[str, np.ndarray], value: Tensor, name: str) -> str:
     return digest
 
 
-def _write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def _write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
     draft = path.with_name(path.name + ".tmp")
     with draft.open("wb") as stream:
         np.savez_compressed(stream, **arrays)

@@ -47,7 +47,7 @@ class Onnx:
 
     name = "onnx"
     suffix = ".onnx"
-    needs = ("onnx", "onnxscript", "onnxruntime")
+    needs: tuple[str, ...] = ("onnx", "onnxscript", "onnxruntime")
 
     def precision(self, config: ExportConfig) -> str:
         for name, value, only in (

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from edgetam_pl import __version__
 from edgetam_pl.build import build_model
@@ -130,7 +131,9 @@ def load(cfg: ExportConfig) -> tuple[TrackAnything, str, str]:
     model = build_model(model_cfg)
     if cfg.weights == "random":
         with torch.no_grad():
-            model.mask_decoder.presence_head.layers[-1].bias.fill_(VISIBLE_BIAS)
+            last = model.mask_decoder.presence_head.layers[-1]
+            assert isinstance(last, nn.Linear)
+            last.bias.fill_(VISIBLE_BIAS)
         return model.eval(), "random", ""
     from edgetam_pl.weights import load_into
 

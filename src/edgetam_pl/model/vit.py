@@ -24,6 +24,8 @@ class DropPath(nn.Module):
         self.gate = nn.Dropout(rate)
 
     def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
         return x * self.gate(x.new_ones(x.shape[0], *[1] * (x.ndim - 1)))
 
 
@@ -89,10 +91,13 @@ class Block(nn.Module):
         """Windows are padded with zeros at the right and bottom; padding takes part in attention (SAM 2 release)."""
         h, w, side = x.shape[1], x.shape[2], self.window
         x = F.pad(x, (0, 0, 0, -w % side, 0, -h % side))
-        rows, columns = x.shape[1] // side, x.shape[2] // side
-        x = x.unflatten(2, (columns, side)).unflatten(1, (rows, side)).transpose(2, 3)  # (B, rows, columns, y, x, C)
-        y = self.attn(x.flatten(0, 2)).unflatten(0, x.shape[:3])
-        return y.transpose(2, 3).flatten(3, 4).flatten(1, 2)[:, :h, :w]
+        batch, height, width, dim = x.shape
+        columns = width // side
+        # phones want at most four dimensions: (B rows, y, columns, x C) <-> (B rows, columns, y, x C)
+        x = x.reshape(-1, side, columns, side * dim).transpose(1, 2)
+        y = self.attn(x.reshape(-1, side, side, dim))
+        y = y.view(-1, columns, side, side * dim).transpose(1, 2)
+        return y.reshape(batch, height, width, dim)[:, :h, :w]
 
 
 class PlainViT(nn.Module):
@@ -110,6 +115,8 @@ class PlainViT(nn.Module):
     ) -> None:
         super().__init__()
         self.dim = dim
+        self.patch = patch
+        self.settled: Tensor | None = None
         self.patch_embed = PatchEmbed(dim, patch)
         # one row for a class token, which is dropped, as in the released checkpoints
         self.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1 + WINDOW * WINDOW, dim), std=0.02))
@@ -125,7 +132,17 @@ class PlainViT(nn.Module):
             x = block(x)
         return [x.permute(0, 3, 1, 2)]  # (B, C, h, w)
 
+    @torch.no_grad()
+    def settle(self, image_size: int) -> None:
+        """Resize the positions once and for all, for inference at one size (phones have no bicubic resize)."""
+        side = image_size // self.patch
+        del self.settled  # an attribute so far, or the buffer of an earlier call
+        self.register_buffer("settled", self._resized(side, side), persistent=False)
+
     def _positions(self, h: int, w: int) -> Tensor:
+        return self._resized(h, w) if self.settled is None else self.settled
+
+    def _resized(self, h: int, w: int) -> Tensor:
         grid = self.pos_embed[:, 1:].transpose(1, 2).unflatten(2, (WINDOW, WINDOW))
         return F.interpolate(grid, (h, w), mode="bicubic", align_corners=False).permute(0, 2, 3, 1)  # (1, h, w, C)
 
@@ -149,4 +166,4 @@ class SimplePyramid(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         (x,) = self.vit(images)
-        return [self.to_4(x), self.to_8(x), x, F.max_pool2d(x, 2)]
+        return [self.to_4(x), self.to_8(x), x, F.max_pool2d(x, 2, stride=2)]
