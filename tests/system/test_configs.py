@@ -73,6 +73,7 @@ def test_a_mistake_is_named(words: list[str], named: str) -> None:
         (["stage.phases=[]"], "phases"),
         (["stage.phases=[{frames:8,steps:10}]"], "warmup"),
         (["stage=image", "stage.phases=[{frames:2,steps:200000}]"], "frames"),
+        (["weights=a.pt", "trunk_weights=b.pth"], "give one of them"),
         (["model@teacher=edgetam"], "teacher_weights"),
         (["model@teacher=edgetam", "teacher_weights=t.pt", "teacher.image_size=512"], "512"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from torch import Tensor
 from zoo import config, lively, toy
@@ -176,6 +177,26 @@ def test_a_classifier_of_timm_starts_the_trunk(tmp_path: Path, trunk: str) -> No
     torch.save(classifier, tmp_path / "lacking.pth")
     with pytest.raises(ValueError, match="1 missing"):
         load_trunk(model, tmp_path / "lacking.pth")
+
+
+@pytest.mark.parametrize(("name", "classifier"), [("edgetam", "repvit_m1"), ("edgetam_vit_tiny", "vit_tiny_patch16_224")])
+def test_names_and_shapes_are_those_of_the_real_classifiers(tmp_path: Path, name: str, classifier: str) -> None:
+    torch.save(timm.create_model(classifier, pretrained=False).state_dict(), tmp_path / "timm.pth")
+    load_trunk(build_model(config(name)), tmp_path / "timm.pth")
+
+
+def test_a_masked_autoencoder_starts_a_plain_vit(tmp_path: Path) -> None:
+    """The layout of MAE's files: below "model", with a class token, a last norm and a decoder that nobody needs."""
+    torch.manual_seed(0)
+    model = build_model(config("edgetam_vit_tiny"))
+    encoder = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=0).state_dict()
+    decoder = {"mask_token": torch.zeros(1, 1, 64), "decoder_blocks.0.norm1.weight": torch.zeros(64)}
+    torch.save({"model": encoder | decoder, "epoch": 800}, tmp_path / "mae.pth")
+    load_trunk(model, tmp_path / "mae.pth")
+    vit = model.image_encoder.trunk.body.get_submodule("vit").state_dict()
+    assert all(torch.equal(tensor, encoder[name]) for name, tensor in vit.items())
+    # its positions still speak of the class token first, and are resized without it
+    assert torch.equal(vit["pos_embed"], encoder["pos_embed"])
 
 
 def test_safetensors_start_the_trunk_too(tmp_path: Path) -> None:
