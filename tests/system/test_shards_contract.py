@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -11,25 +12,22 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
 import fsspec
+import numpy as np
 import pytest
+import torch
 
-from edgetam_pl.config import DataConfig, DataSource, ShardsConfig
 from edgetam_pl.data import shards, storage
-from edgetam_pl.data.build import run
-from edgetam_pl.data.loader import BrokenDataError, ShardLoader, build_loader
-
-
-def build(out: Path, **changes: object) -> Path:
-    values: dict[str, object] = {"clips": 20, "frames": 4, "size": 32, "objects": 2, "group": 7, "processes": 1}
-    run(ShardsConfig(source="toy", out=str(out), **(values | changes)))  # type: ignore[arg-type]
-    return out
+from edgetam_pl.data.collate import PackedBatch
+from edgetam_pl.data.loader import BrokenDataError, ShardLoader, WorkerDiedError
+from edgetam_pl.types import VideoBatch
+from shard_sets import build, loader, spoil_masks, train
 
 
 @pytest.fixture(scope="module")
@@ -40,32 +38,6 @@ def twenty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def thirteen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("thirteen"), clips=13, frames=1, group=6)
-
-
-def loader(
-    places: list[str],
-    *,
-    rank: int = 0,
-    world: int = 1,
-    workers: int = 0,
-    steps: int = 20,
-    batch: int = 1,
-    max_skips: float = 0.05,
-) -> ShardLoader:
-    kinds = ["image" if "thirteen" in place else "video" for place in places]
-    sources = [DataSource(name=f"s{i}", shards=place, kind=kind) for i, (place, kind) in enumerate(zip(places, kinds))]
-    return build_loader(
-        DataConfig(sources, workers=workers, max_skips=max_skips),
-        image_size=32,
-        num_frames=3,
-        batch=batch,
-        max_objects=2,
-        steps=steps,
-        seed=3,
-        rank=rank,
-        world_size=world,
-        train=True,
-    )
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
@@ -85,6 +57,40 @@ def test_f2_ranks_by_workers_see_the_same_steps_nothing_twice_and_all(twenty: Pa
     assert len(set(drawn[:20])) == 20
 
 
+def test_a_slot_is_never_overwritten_while_its_batch_is_in_use(
+    twenty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers run ahead of a slow consumer, meet clips that fail and are made again, and two loaders are read in turn."""
+    spoiled = spoil_masks(twenty, tmp_path / "spoiled.tar")
+    makers = [partial(loader, [str(spoiled)], steps=12, batch=2, max_skips=1.0), partial(loader, [str(twenty)], steps=12)]
+    expected = [list(make()) for make in makers]
+    unpack = PackedBatch.unpack
+
+    def slowly(self: PackedBatch) -> VideoBatch:
+        assert self.lent
+        time.sleep(0.03)  # long enough for the worker to write as far ahead as it is let
+        return unpack(self)
+
+    monkeypatch.setattr(PackedBatch, "unpack", slowly)
+    found = list(zip(*(make(workers=workers) for make, workers in zip(makers, (1, 2)))))
+    for number, batches in enumerate(zip(*expected)):
+        for one, two in zip(batches, found[number]):
+            assert one.keys == two.keys
+            assert torch.equal(one.frames, two.frames)
+            assert torch.equal(one.masks, two.masks)
+
+
+def test_a_worker_that_is_killed_ends_the_run_with_a_word_and_without_a_hang(twenty: Path) -> None:
+    made = iter(loader([str(twenty)], workers=2, steps=10_000))
+    next(made)
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    os.kill(workers[0].pid or 0, signal.SIGKILL)
+    with pytest.raises(WorkerDiedError, match=r"use fewer workers \(data\.workers, now 2\)"):
+        for _ in made:
+            pass
+
+
 RANK = """
     import sys
     sys.path.insert(0, {here!r})
@@ -92,7 +98,7 @@ RANK = """
     def main():
         import torch
         import torch.distributed as dist
-        from test_shards_contract import loader
+        from shard_sets import loader
 
         rank = int(sys.argv[1])
         dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
@@ -122,7 +128,7 @@ def test_f1_two_gloo_ranks_stay_in_step_over_three_epochs_of_uneven_shards(
 ) -> None:
     """F1: 20 clips in shards of 7, 7, 6 and 13 images in 6, 6, 1, on two ranks: the same step, source and epoch always."""
     script = tmp_path / "rank.py"
-    text = textwrap.dedent(RANK).format(here=str(Path(__file__).parent), twenty=str(twenty), thirteen=str(thirteen))
+    text = textwrap.dedent(RANK).format(here=str(Path(__file__).parents[1]), twenty=str(twenty), thirteen=str(thirteen))
     script.write_text(text)
     meeting = tmp_path / "meeting"
     ranks = [
@@ -135,80 +141,55 @@ def test_f1_two_gloo_ranks_stay_in_step_over_three_epochs_of_uneven_shards(
         assert b"in step" in out
 
 
-TRAINING = """
-    import sys
-    sys.path.insert(0, {here!r})
-
-    def main():
-        import json, os
-        from pathlib import Path
-        import torch
-        from test_shards_contract import loader
-
-        log, state = Path(sys.argv[1]), Path(sys.argv[2])
-        torch.manual_seed(0)
-        torch.set_num_threads(1)
-        model = torch.nn.Conv2d(3, 1, 3, padding=1)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-        made = loader([{twenty!r}, {thirteen!r}], workers=2, steps=80)
-        if state.exists():
-            saved = torch.load(state)
-            model.load_state_dict(saved["model"])
-            made.load_state_dict(saved["loader"])
-        for batch in made:
-            frames = batch.frames[batch.video_of].flatten(0, 1).float() / 255
-            masks = batch.masks.transpose(0, 1).flatten(0, 1)[:, None].float()
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(model(frames), masks)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            with log.open("a") as file:
-                file.write(json.dumps([made.batches, batch.keys, loss.item()]) + "\\n")
-            torch.save({{"model": model.state_dict(), "loader": made.state_dict()}}, str(state) + ".partial")
-            os.replace(str(state) + ".partial", state)
-
-    if __name__ == "__main__":
-        main()
-"""
+def start(call: str) -> subprocess.Popen[bytes]:
+    """Python in a group of processes of its own, with `shard_sets` at hand."""
+    program = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r}); import shard_sets; {call}"
+    return subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
 
 
-def test_f10_kill_minus_nine_then_resume_sees_the_same_samples_and_losses(
+def kill_when(process: subprocess.Popen[bytes], is_time: Callable[[], bool]) -> None:
+    """Kill -9, workers and all."""
+    try:
+        while not is_time():
+            assert process.poll() is None, "ended before it was killed"
+            time.sleep(0.002)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_f10_kill_minus_nine_at_any_step_then_resume_sees_the_same_samples_and_losses(
     twenty: Path, thirteen: Path, tmp_path: Path
 ) -> None:
-    script = tmp_path / "training.py"
-    text = textwrap.dedent(TRAINING).format(here=str(Path(__file__).parent), twenty=str(twenty), thirteen=str(thirteen))
-    script.write_text(text)
+    """Killed with one worker, resumed without, compared with a run that was never interrupted."""
+    places = [str(twenty), str(thirteen)]
 
     def records(log: Path) -> dict[int, list[object]]:
-        return {line[0]: line for line in map(json.loads, log.read_text().splitlines())}
+        return {line[0]: line for line in map(json.loads, log.read_text().splitlines())} if log.exists() else {}
 
-    whole = tmp_path / "whole.jsonl"
-    subprocess.run([sys.executable, str(script), str(whole), str(tmp_path / "whole.pt")], check=True, timeout=600)
-    log, state = tmp_path / "killed.jsonl", tmp_path / "killed.pt"
-    process = subprocess.Popen([sys.executable, str(script), str(log), str(state)])
-    try:
-        while not (log.exists() and len(log.read_text().splitlines()) >= 17):
-            assert process.poll() is None
-            time.sleep(0.005)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    before = len(log.read_text().splitlines())
-    assert 17 <= before <= 30
-    subprocess.run([sys.executable, str(script), str(log), str(state)], check=True, timeout=600)
+    whole, log, state = (tmp_path / name for name in ("whole.jsonl", "killed.jsonl", "killed.pt"))
+    train(places, whole, tmp_path / "whole.pt", workers=0)
+    least = int(np.random.default_rng().integers(2, 22))
+    call = f"shard_sets.train({places}, shard_sets.Path({str(log)!r}), shard_sets.Path({str(state)!r}), workers=1)"
+    kill_when(start(call), lambda: len(records(log)) >= least)
+    before = len(records(log))
+    assert least <= before <= 30
+    train(places, log, state, workers=0)
     uninterrupted, resumed = records(whole), records(log)
     assert len(resumed) == 80
     following = [k for k in sorted(resumed) if k > before][:50]
     assert len(following) == 50
-    assert all(resumed[k] == uninterrupted[k] for k in following)  # keys and losses, exactly
+    assert all(resumed[k] == uninterrupted[k] for k in following), f"killed after {before}"  # keys and losses, exactly
 
 
 def test_f8_memory_is_flat_over_two_thousand_samples(twenty: Path) -> None:
     program = textwrap.dedent(
         f"""
         import sys
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from test_shards_contract import loader
+        sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+        from shard_sets import loader
 
         def resident():
             return int(open("/proc/self/statm").read().split()[1]) * 4096 / 1e6
@@ -338,36 +319,16 @@ def test_any_fsspec_address_will_do(twenty: Path) -> None:
 # ----------------------------------------------------------------------------------------------------------- building
 
 
-BUILD = """
-    import sys
-    from edgetam_pl.config import ShardsConfig
-    from edgetam_pl.data.build import run
-
-    if __name__ == "__main__":
-        run(ShardsConfig(source="toy", out=sys.argv[1], clips=60, frames=6, size=96, group=4, processes=2))
-"""
-
-
 def test_a_build_killed_with_minus_nine_continues_and_gives_the_same_shards(tmp_path: Path) -> None:
-    script = tmp_path / "build.py"
-    script.write_text(textwrap.dedent(BUILD))
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run([sys.executable, str(script), str(whole)], check=True, capture_output=True, timeout=600)
-    process = subprocess.Popen(
-        [sys.executable, str(script), str(killed)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    while len(list(killed.glob("*.index.json"))) < 3:
-        assert process.poll() is None
-        time.sleep(0.002)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    """Killed with two processes at work, continued by one, compared with a build that was never interrupted."""
+    settings = {"clips": 40, "frames": 6, "size": 96, "group": 4}
+    whole, killed = build(tmp_path / "whole", **settings), tmp_path / "killed"
+    call = f"shard_sets.build(shard_sets.Path({str(killed)!r}), processes=2, **{settings})"
+    kill_when(start(call), lambda: len(list(killed.glob("*.index.json"))) >= 3)
     assert not (killed / "manifest.json").exists()
     finished = {path: path.stat().st_mtime_ns for path in killed.glob("*.index.json")}
-    assert 3 <= len(finished) < 15
-    subprocess.run([sys.executable, str(script), str(killed)], check=True, capture_output=True, timeout=600)
+    assert 3 <= len(finished) < 10
+    build(killed, **settings)
     assert all(path.stat().st_mtime_ns == before for path, before in finished.items())
     names = sorted(path.name for path in whole.iterdir())
     assert sorted(path.name for path in killed.iterdir() if not path.name.startswith(".")) == names

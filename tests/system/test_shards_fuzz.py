@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import shutil
-import tarfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -21,9 +19,9 @@ from edgetam_pl.data.build import run
 from edgetam_pl.data.faults import Cause
 from edgetam_pl.data.loader import BrokenDataError, build_loader
 from edgetam_pl.data.verify import check_shard
+from shard_sets import Members, contents, write_tar
 
 CLIPS, FRAMES, SIDE = 6, 5, 32
-Members = dict[str, bytes]
 
 
 @pytest.fixture(scope="module")
@@ -181,15 +179,6 @@ def wrong_types(members: Members, rng: np.random.Generator) -> tuple[Members, se
     return header(members, **{key: value}), {Cause.HEADER}
 
 
-def write(path: Path, samples: dict[str, Members]) -> None:
-    with tarfile.open(path, "w") as tar:
-        for key, members in samples.items():
-            for suffix, data in members.items():
-                info = tarfile.TarInfo(f"{key}.{suffix}")
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
-
-
 KINDS = [
     *(bad_rle, other_mask_size, other_image_size, absurd_size, absurd_image, empty_member, missing_member, no_header),
     *(no_picture, future_version, wrong_types),
@@ -201,14 +190,13 @@ def test_a_wrong_sample_is_counted_under_its_cause(
     good: Path, tmp_path: Path, kind: Callable[..., tuple[Members, set[Cause]]]
 ) -> None:
     (tar,) = good.glob("*.tar")
-    entries = shards.load_index(str(tar)).entries
-    whole = {e.key: shards.read_members(str(tar), e, [m.suffix for m in e.members]) for e in entries}
+    whole = contents(tar)
     path = tmp_path / "foreign.tar"
     for seed in range(50):
         rng = np.random.default_rng(seed)
-        victim = entries[rng.integers(len(entries))].key
+        victim = list(whole)[rng.integers(len(whole))]
         members, causes = kind(whole[victim], rng)
-        write(path, whole | {victim: members})
+        write_tar(path, whole | {victim: members})
         expected = {str(cause) for cause in causes}
         skips = met(str(path))
         assert skips, f"seed {seed}: nothing counted"
@@ -220,16 +208,15 @@ def test_a_wrong_sample_is_counted_under_its_cause(
 
 def test_member_names_that_reach_outside_are_counted_and_nothing_is_written(good: Path, tmp_path: Path) -> None:
     (tar,) = good.glob("*.tar")
-    entries = shards.load_index(str(tar)).entries
-    whole = {e.key: shards.read_members(str(tar), e, [m.suffix for m in e.members]) for e in entries}
+    whole = contents(tar)
     inside = tmp_path / "deep" / "folder"
     inside.mkdir(parents=True)
     names = ["../evil", "/tmp/evil", "a/../../evil", "..\\evil", "x\\y"]
     for seed in range(100):
         rng = np.random.default_rng(seed)
         name = names[seed % len(names)]
-        victim = entries[rng.integers(len(entries))].key
-        write(inside / "t.tar", {k: m for k, m in whole.items() if k != victim} | {name: whole[victim]})
+        victim = list(whole)[rng.integers(len(whole))]
+        write_tar(inside / "t.tar", {k: m for k, m in whole.items() if k != victim} | {name: whole[victim]})
         skips = met(str(inside / "t.tar"))
         assert set(skips) == {str(Cause.MEMBER_NAME)}
         verdict = check_shard(str(inside / "t.tar"), None)

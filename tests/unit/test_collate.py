@@ -199,6 +199,7 @@ def test_slots_are_written_in_turn_and_what_was_unpacked_stays() -> None:
     made = [clip(*toy_clip(seed, 2, 32, 2)) for seed in range(5)]
     packed, batches = [], []
     for one in made:
+        slots.turn_over()
         packed.append(packing.collate([one], image_size=32, source="toy", slots=slots))
         batches.append(packed[-1].unpack())
     assert packed[0].frames.is_shared()
@@ -207,6 +208,21 @@ def test_slots_are_written_in_turn_and_what_was_unpacked_stays() -> None:
         alone = collate([one], image_size=32, source="toy")
         assert torch.equal(batch.frames, alone.frames)
         assert torch.equal(batch.masks, alone.masks)
+
+
+def test_a_batch_that_is_made_again_stays_in_its_slot_and_a_larger_one_gets_a_larger_slot() -> None:
+    """However often a worker fails before a batch succeeds, it writes over nothing that it has handed over."""
+    slots = packing.Slots(2)
+    small, large = (clip(*toy_clip(seed, 2, 32, objects)) for seed, objects in ((0, 2), (1, 9)))
+    slots.turn_over()
+    handed = packing.collate([small], image_size=32, source="toy", slots=slots)
+    before = handed.planes.clone()
+    slots.turn_over()
+    for one in (large, small, large, small):
+        last = packing.collate([one], image_size=32, source="toy", slots=slots)
+    assert torch.equal(handed.planes, before)
+    assert last.frames.data_ptr() != handed.frames.data_ptr()
+    assert last.frames.untyped_storage().nbytes() >= 2 * (3 + 2) * 32 * 32
 
 
 def test_a_batch_travels_packed_eight_masks_to_a_byte() -> None:

@@ -15,6 +15,7 @@ from edgetam_pl.config import AugmentConfig, DataConfig, DataSource, ShardsConfi
 from edgetam_pl.data.build import run
 from edgetam_pl.data.loader import BrokenDataError, Order, Schedule, ShardLoader, build_loader
 from edgetam_pl.types import VideoBatch
+from shard_sets import spoil_masks
 
 
 @pytest.fixture(scope="module")
@@ -282,6 +283,17 @@ def test_f7_nothing_but_broken_samples_ends_at_once(clips: Path, tmp_path: Path)
     broken = break_shards(clips, tmp_path / "broken", 5)
     with pytest.raises(BrokenDataError, match="samples of 'clips' in a row cannot be used"):
         list(loader(video(broken), steps=80, max_skips=1.0))
+
+
+def test_f7_a_mask_that_cannot_be_read_is_counted_under_its_shard_and_the_next_clip_stands_in(
+    clips: Path, tmp_path: Path
+) -> None:
+    foreign = spoil_masks(clips, tmp_path / "shard-000003.tar")
+    made = loader(video(foreign), steps=10, batch=2, max_skips=1.0)
+    assert [len(batch.keys) for batch in made] == [2] * 10
+    assert set(made.skips) == {"invalid mask"}
+    with pytest.raises(BrokenDataError, match=r"invalid mask .*shard-000003\.tar"):
+        list(loader(video(foreign), steps=40, batch=2, max_skips=0.0))
 
 
 def test_a_missing_shard_is_skipped_and_counted(clips: Path, tmp_path: Path) -> None:

@@ -130,22 +130,36 @@ def recolour(image: Pixels, steps: Sequence[ColourStep], spare: Pixels | None = 
     return current, tuple(float(value) for value in fill.reshape(-1)[:3])
 
 
-def _pass(step: ColourStep, small: Pixels, channels: int) -> NDArray[np.float32]:
-    """The affine map (channels, channels + 1) of one step. Half a level is taken off: torchvision rounds down."""
-    matrix = np.zeros((channels, channels + 1), np.float32)
-    grey = np.array(GREY, np.float32)
+@dataclass(frozen=True)
+class Linear:
+    """A colour step as out = gain @ in + bias + share * mean, where mean is the picture's mean grey."""
+
+    gain: NDArray[np.float32]  # (3, 3)
+    bias: float
+    share: float = 0.0
+
+
+def linear(step: ColourStep) -> Linear:
+    """What a colour step does to a pixel. Half a level is taken off: torchvision rounds down."""
+    grey = np.broadcast_to(np.array(GREY, np.float32), (3, 3))
+    same = np.diag(np.full(3, step.factor, np.float32))
     if step.kind == "brightness":
-        matrix[:3, :3] = np.eye(3) * step.factor
-    elif step.kind == "contrast":
-        mean = float(np.floor(small[..., :3] @ grey).mean())
-        matrix[:3, :3] = np.eye(3) * step.factor
-        matrix[:3, -1] = (1 - step.factor) * mean
-    elif step.kind == "saturation":
-        matrix[:3, :3] = np.eye(3) * step.factor + (1 - step.factor) * grey
-        matrix[:3, -1] = -(1 - step.factor) * 0.5  # the grey picture is rounded down before it is mixed in
-    elif step.kind == "grey":
-        matrix[:3, :3] = grey
-    else:
-        raise ValueError(f"There is no colour step {step.kind!r}; known: brightness, contrast, saturation, grey.")
-    matrix[:3, -1] -= 0.5
+        return Linear(same, -0.5)
+    if step.kind == "contrast":
+        return Linear(same, -0.5, share=1 - step.factor)
+    if step.kind == "saturation":
+        # the grey picture is rounded down before it is mixed in
+        return Linear((same + (1 - step.factor) * grey).astype(np.float32), -0.5 - (1 - step.factor) * 0.5)
+    if step.kind == "grey":
+        return Linear(grey, -0.5)
+    raise ValueError(f"There is no colour step {step.kind!r}; known: brightness, contrast, saturation, grey.")
+
+
+def _pass(step: ColourStep, small: Pixels, channels: int) -> NDArray[np.float32]:
+    """The affine map (channels, channels + 1) of one step."""
+    made = linear(step)
+    mean = float(np.floor(small[..., :3] @ np.array(GREY, np.float32)).mean()) if made.share else 0.0
+    matrix = np.zeros((channels, channels + 1), np.float32)
+    matrix[:3, :3] = made.gain
+    matrix[:3, -1] = made.bias + made.share * mean
     return matrix

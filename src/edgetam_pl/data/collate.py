@@ -22,6 +22,7 @@ from edgetam_pl.data import augment, rle
 from edgetam_pl.data import sample as schema
 from edgetam_pl.data.augment import Look
 from edgetam_pl.data.clips import Choice
+from edgetam_pl.data.device import Unaugmented
 from edgetam_pl.data.faults import BadSampleError
 from edgetam_pl.data.sample import Header
 from edgetam_pl.types import VideoBatch
@@ -38,6 +39,8 @@ class Clip:
     choice: Choice
     images: tuple[bytes, ...]  # JPEG of the chosen frames, in playing order
     look: Look
+    shard: str = ""  # where it was read, for reports
+    later: Look | None = None  # what the device draws instead, when it augments
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class PackedBatch:
     keys: tuple[str, ...]
     source: str
     lent: bool = False  # frames and planes lie in memory that will be written again
+    looks: tuple[Look, ...] = ()  # of each clip, where they are not drawn yet
+    sizes: tuple[tuple[int, int], ...] = ()  # (H, W) of each clip as it is stored
 
     def pin_memory(self) -> PackedBatch:
         return replace(self, frames=self.frames.pin_memory())
@@ -68,7 +73,8 @@ class PackedBatch:
                 np.not_equal(np.bitwise_and(planes[t, plane], 1 << bit, out=spare), 0, out=out[t, o])
         video_of = [b for b, count in enumerate(self.counts) for _ in range(count)]
         frames = self.frames.clone() if self.lent and not pinned else self.frames
-        return VideoBatch(frames, masks, torch.tensor(video_of, dtype=torch.int64), self.keys, self.source)
+        batch = frames, masks, torch.tensor(video_of, dtype=torch.int64), self.keys, self.source
+        return Unaugmented(*batch, self.looks, self.sizes, self.counts) if self.looks else VideoBatch(*batch)
 
 
 def _places(counts: Sequence[int]) -> list[tuple[int, int]]:
@@ -94,9 +100,13 @@ class Slots:
         self.slots: list[Tensor | None] = [None] * count
         self.turn = 0
 
-    def take(self, size: int) -> Tensor:
-        """`size` bytes (size,) uint8: the slot that was written longest ago."""
+    def turn_over(self) -> None:
+        """Begin the next batch: what was written last is handed over, the slot written longest ago comes next."""
         self.turn = (self.turn + 1) % len(self.slots)
+
+    def take(self, size: int) -> Tensor:
+        """`size` bytes (size,) uint8 of the slot in turn: the same ones until `turn_over`, so that a batch that fails and is
+        made again does not take the place of one that is still being read."""
         slot = self.slots[self.turn]
         if slot is None or slot.numel() < size:
             slot = self.slots[self.turn] = torch.zeros(size, dtype=torch.uint8).share_memory_()
@@ -127,7 +137,9 @@ def collate(clips: Sequence[Clip], *, image_size: int, source: str, slots: Slots
             raise BadSampleError(error.cause, error.message, place=b) from error
         first = last
     keys = tuple(clip.choice.label(clip.header) for clip in clips)
-    return PackedBatch(frames, planes, counts, keys, source, lent=slots is not None)
+    looks = tuple(clip.later for clip in clips if clip.later is not None)
+    sizes = tuple(clip.header.size for clip in clips)
+    return PackedBatch(frames, planes, counts, keys, source, slots is not None, looks, sizes)
 
 
 @lru_cache(maxsize=2)

@@ -10,9 +10,8 @@ import logging
 import multiprocessing
 import sys
 import zlib
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from typing import Any
 
@@ -20,266 +19,22 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader
 
-from edgetam_pl.config import AugmentConfig, DataConfig, DataSource
-from edgetam_pl.data import augment
-from edgetam_pl.data import sample as schema
-from edgetam_pl.data.clips import choose
-from edgetam_pl.data.collate import Clip, PackedBatch, Slots, collate
-from edgetam_pl.data.faults import BadSampleError, Cause
+from edgetam_pl.config import DataConfig, DataSource
+from edgetam_pl.data.order import Order, Schedule
 from edgetam_pl.data.shards import ShardSet
+from edgetam_pl.data.steps import PREFETCH, BrokenDataError, Parcel, Skip, Source, Steps, describe
 from edgetam_pl.types import VideoBatch
 
 _LOG = logging.getLogger(__name__)
 
-STAND_INS = 32
-"""So many samples in a row may be broken before the run stops."""
-_PREFETCH = 2
-"""Batches that a worker makes ahead."""
 _SHOWN = 5
 """Skips of one cause that are logged in full."""
 
 
-# ------------------------------------------------------------------------------------------------------------- order
-
-
-class Order:
-    """The endless order in which a source's samples are drawn: epoch after epoch, each one complete and shuffled anew.
-
-    Shards are shuffled, then samples within windows of `window` shards, so that neighbours in time lie in few files.
-    A pure function of its arguments; nothing is kept but a cache.
-    """
-
-    def __init__(self, counts: NDArray[np.int64], *, seed: tuple[int, ...], window: int) -> None:
-        self.counts, self.seed, self.window = counts, seed, window
-        self.total = int(counts.sum())
-        self._epochs: OrderedDict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = OrderedDict()
-        self._windows: OrderedDict[tuple[int, int], NDArray[np.int64]] = OrderedDict()
-
-    def at(self, position: int) -> tuple[int, int, int]:
-        """(epoch, shard, number within the shard) of the sample at this position.
-
-        >>> order = Order(np.array([2, 3]), seed=(0,), window=64)
-        >>> len({order.at(p)[1:] for p in range(5)}), {order.at(p)[0] for p in range(5, 10)}
-        (5, {1})
-        """
-        epoch, place = divmod(position, self.total)
-        shards, ends = self._epoch(epoch)
-        step = self.window or len(shards)
-        number = int(np.searchsorted(ends[step - 1 :: step], place, side="right"))
-        first = number * step
-        begin = int(ends[first - 1]) if first else 0
-        if self.window:
-            end = int(ends[min(first + step, len(ends)) - 1])
-            place = begin + int(self._window(epoch, number, end - begin)[place - begin])
-        slot = int(np.searchsorted(ends, place, side="right"))
-        return epoch, int(shards[slot]), place - (int(ends[slot - 1]) if slot else 0)
-
-    def _epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The shards in this epoch's order, and where each one ends."""
-        if epoch not in self._epochs:
-            shards = np.arange(len(self.counts))
-            if self.window:
-                shards = np.random.default_rng((*self.seed, epoch)).permutation(shards)
-            shards = shards[self.counts[shards] > 0]
-            _keep(self._epochs, epoch, (shards, np.cumsum(self.counts[shards])))
-        return self._epochs[epoch]
-
-    def _window(self, epoch: int, number: int, size: int) -> NDArray[np.int64]:
-        """The order within a window of shards."""
-        key = (epoch, number)
-        if key not in self._windows:
-            _keep(self._windows, key, np.random.default_rng((*self.seed, epoch, number, 1)).permutation(size))
-        return self._windows[key]
-
-
-def _keep(cache: OrderedDict[Any, Any], key: Any, value: Any) -> None:
-    cache[key] = value
-    while len(cache) > 4:
-        cache.popitem(last=False)
-
-
-class Schedule:
-    """Which source each step draws, the same on every rank (training facts 3), and how often each was drawn before."""
-
-    def __init__(self, weights: list[float], *, seed: int, steps: int) -> None:
-        share = np.cumsum(weights) / np.sum(weights)
-        self.sources = np.searchsorted(share, np.random.default_rng((seed, 42)).random(steps), side="right")
-        self.sources = np.minimum(self.sources, len(weights) - 1).astype(np.int16)
-        drawn = self.sources[None] == np.arange(len(weights))[:, None]
-        self.before = np.concatenate([np.zeros((len(weights), 1), np.int64), np.cumsum(drawn, axis=1)], axis=1)
-
-
-# ----------------------------------------------------------------------------------------------------------- batches
-
-
-@dataclass(frozen=True)
-class Skip:
-    """A sample that was left out."""
-
-    cause: Cause
-    shard: str
-    message: str
-
-
-@dataclass(frozen=True)
-class _Parcel:
-    """What a worker hands over: a batch, and what it met on the way."""
-
-    batch: PackedBatch
-    skips: tuple[Skip, ...]
-    drawn: int  # samples tried
-
-    def pin_memory(self) -> _Parcel:
-        return _Parcel(self.batch.pin_memory(), self.skips, self.drawn)
-
-
-class BrokenDataError(RuntimeError):
-    """Too many samples cannot be used. The message names causes, shards and the cure."""
-
-
-@dataclass(frozen=True)
-class _Source:
-    """A set of shards as one phase reads it."""
-
-    name: str
-    video: bool
-    shards: ShardSet
-    usable: NDArray[np.int64] | None  # numbers of the samples that are long enough; None: all
-    starts: NDArray[np.int64]  # first usable sample of each shard, in `usable`
-    firsts: NDArray[np.int64]  # first sample of each shard
-    order: Order
-    batch: int
-    max_objects: int
-    num_frames: int
-    too_short: int
-
-
-class Steps(Dataset[Any]):
-    """Batch number k of one rank, for any k: what makes the loader resumable."""
-
-    def __init__(
-        self,
-        sources: list[_Source],
-        schedule: Schedule,
-        *,
-        image_size: int,
-        augmentation: AugmentConfig | None,
-        reverse: float,
-        seed: int,
-        rank: int,
-        world_size: int,
-        train: bool,
-    ) -> None:
-        self.sources, self.schedule = sources, schedule
-        self.image_size, self.augmentation, self.reverse = image_size, augmentation, reverse
-        self.seed, self.rank, self.world_size, self.train = seed, rank, world_size, train
-        self.origin = [0] * len(sources)  # samples that each source had given before step `since`
-        self.since = 0
-        self.dead: dict[str, str] = {}  # shards of this process that cannot be opened
-        self.slots: Slots | None = None  # of a worker process
-
-    def __getitem__(self, step: int) -> _Parcel | BrokenDataError:
-        if self.slots is None and get_worker_info() is not None:
-            self.slots = Slots(_PREFETCH + 2)  # handed over, one being unpacked, one being written
-        try:
-            return self.parcel(step)
-        except BrokenDataError as error:
-            return error  # raised by the loader, without the traceback of a worker around it
-
-    def parcel(self, step: int) -> _Parcel:
-        """The batch of this step, and what was met on the way."""
-        which = int(self.schedule.sources[step])
-        source = self.sources[which]
-        turn = int(self.schedule.before[which, step] - self.schedule.before[which, self.since])
-        stride = source.batch * self.world_size
-        first = self.origin[which] + turn * stride + self.rank * source.batch
-        skips: list[Skip] = []
-        clips: list[Clip] = []
-        drawn = 0
-        for position in range(first, first + source.batch):
-            clip, tried = self._clip(source, which, position, stride, skips)
-            clips.append(clip)
-            drawn += tried
-        while True:
-            try:
-                batch = collate(clips, image_size=self.image_size, source=source.name, slots=self.slots)
-                return _Parcel(batch, tuple(skips), drawn)
-            except BadSampleError as error:  # rare: what the checksums cannot see
-                b = error.place
-                skips.append(Skip(error.cause, source.shards.place, error.message))
-                if len(skips) >= STAND_INS:
-                    raise _exhausted(source, skips) from error
-                clips[b], tried = self._clip(source, which, first + b + stride * len(skips), stride, skips)
-                drawn += tried
-
-    def consumed(self, step: int) -> list[int]:
-        """Samples each source has given on all ranks before this step."""
-        turns = self.schedule.before[:, step] - self.schedule.before[:, self.since]
-        return [
-            origin + int(turn) * source.batch * self.world_size
-            for origin, turn, source in zip(self.origin, turns, self.sources)
-        ]
-
-    def _clip(self, source: _Source, which: int, position: int, stride: int, skips: list[Skip]) -> tuple[Clip, int]:
-        """The clip at this position of the source's order. Where it is broken, the one that this place of the batch would
-        hold next stands in: never a random one, so that ranks stay in step and a resumed run meets the same."""
-        for tried in range(STAND_INS):
-            place = position + tried * stride
-            _, shard, number = source.order.at(place)
-            address = source.shards.addresses[shard]
-            try:
-                if address in self.dead:
-                    raise BadSampleError(Cause.SHARD_UNREADABLE, self.dead[address])
-                return self._read(source, which, place, shard, number), tried + 1
-            except BadSampleError as error:
-                if error.cause is Cause.SHARD_UNREADABLE:
-                    self.dead[address] = error.message  # asked once, with retries; not again for every sample
-                skips.append(Skip(error.cause, address, error.message))
-        raise _exhausted(source, skips)
-
-    def _read(self, source: _Source, which: int, place: int, shard: int, number: int) -> Clip:
-        if source.usable is not None:
-            number = int(source.usable[source.starts[shard] + number] - source.firsts[shard])
-        entry = source.shards.entry(shard, number)
-        header = schema.decode_header(source.shards.read(shard, entry, ["json"])["json"])
-        rng = np.random.default_rng((self.seed, which, place))
-        choice = choose(
-            header,
-            rng,
-            num_frames=source.num_frames,
-            max_objects=source.max_objects,
-            reverse=self.reverse if source.video else 0.0,
-            train=self.train,
-        )
-        names = [schema.image_suffix(t) for t in choice.frames]
-        found = source.shards.read(shard, entry, names)
-        for t, name in zip(choice.frames, names):
-            schema.check_image(found[name], header, t)
-        look = augment.AS_IT_IS
-        if self.augmentation is not None:
-            look = augment.draw(rng, self.augmentation, num_frames=source.num_frames, video=source.video)
-        return Clip(header, choice, tuple(found[name] for name in names), look)
-
-
-def _exhausted(source: _Source, skips: list[Skip]) -> BrokenDataError:
-    return BrokenDataError(f"{len(skips)} samples of {source.name!r} in a row cannot be used. {describe(skips)}")
-
-
-def describe(skips: list[Skip]) -> str:
-    """Causes with their counts, the shards concerned, the last message, and the cure."""
-    causes = Counter(str(skip.cause) for skip in skips)
-    shards = Counter(skip.shard for skip in skips)
-    listed = ", ".join(f"{cause} ({count})" for cause, count in causes.most_common())
-    named = ", ".join(f"{shard} ({count})" for shard, count in shards.most_common(4))
-    return (
-        f"Causes: {listed}. Shards: {named}. The last one: {skips[-1].message}. "
-        f"Run `edgetam shards verify` on that folder and build the named shards again, or raise data.max_skips."
-    )
-
-
-# ------------------------------------------------------------------------------------------------------------ loader
+class WorkerDiedError(RuntimeError):
+    """A data worker ended without a word. The message says what to try."""
 
 
 class ShardLoader:
@@ -305,32 +60,55 @@ class ShardLoader:
     def __iter__(self) -> Iterator[VideoBatch]:
         start, self._start = self._start, 0
         self.batches = start
-        loader = DataLoader(
-            self.steps,
-            batch_size=None,
-            sampler=range(start, self.count),
-            num_workers=self.workers,
-            prefetch_factor=_PREFETCH if self.workers else None,
-            multiprocessing_context=_clean_processes() if self.workers else None,
-            collate_fn=_same,
-            worker_init_fn=_one_thread,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # its own: the training's random numbers do not depend on the loader
-        )
-        for parcel in loader:
+        for parcel in self._parcels(start):
             if isinstance(parcel, BrokenDataError):
                 raise parcel
             self._count(parcel)
             self.batches += 1
-            yield parcel.batch.unpack()
+            yield parcel.batch.unpack()  # before the worker is asked for more: its memory will be written again
+
+    def _parcels(self, start: int) -> Iterator[Parcel | BrokenDataError]:
+        """What the workers hand over, in order.
+
+        Raises:
+            WorkerDiedError: one of them was killed.
+        """
+        stream = iter(
+            DataLoader(
+                self.steps,
+                batch_size=None,
+                sampler=range(start, self.count),
+                num_workers=self.workers,
+                prefetch_factor=PREFETCH if self.workers else None,
+                multiprocessing_context=_clean_processes() if self.workers else None,
+                collate_fn=_same,
+                worker_init_fn=_one_thread,
+                pin_memory=torch.cuda.is_available(),
+                generator=torch.Generator(),  # its own: the training's random numbers do not depend on the loader
+            )
+        )
+        while True:
+            try:
+                parcel = next(stream)
+            except StopIteration:
+                return
+            except (EOFError, ConnectionError, RuntimeError) as error:
+                if not self.workers:
+                    raise
+                raise WorkerDiedError(
+                    f"A data worker ended without a word ({error or type(error).__name__}). Systems kill processes when "
+                    f"memory is short: use fewer workers (data.workers, now {self.workers}); in a container give shared "
+                    f"memory for {PREFETCH + 2} batches a worker (docker: --shm-size)."
+                ) from error
+            yield parcel
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader is: batches handed out, and what each source has given on all ranks."""
-        return {
-            "batches": self.batches,
-            "world_size": self.steps.world_size,
-            "consumed": self.steps.consumed(self.batches),
-        }
+        return self.state_at(self.batches)
+
+    def state_at(self, batches: int) -> dict[str, Any]:
+        """The state after so many batches: those that were trained on may be fewer than those handed out."""
+        return {"batches": batches, "world_size": self.steps.world_size, "consumed": self.steps.consumed(batches)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after `state["batches"]`: exactly, with any number of workers, when the world size is the same. With
@@ -350,7 +128,7 @@ class ShardLoader:
         if "consumed" in state:
             self.steps.origin, self.steps.since = list(state["consumed"]), batches
 
-    def _count(self, parcel: _Parcel) -> None:
+    def _count(self, parcel: Parcel) -> None:
         self.drawn += parcel.drawn
         for skip in parcel.skips:
             self.skips[str(skip.cause)] += 1
@@ -386,6 +164,8 @@ def build_loader(
     """
     if not cfg.sources:
         raise ValueError("The data have no source; add one to data.sources.")
+    if cfg.augment.where not in {"worker", "device"}:
+        raise ValueError(f"data.augment.where={cfg.augment.where}: augmentation is done by the worker or on the device.")
     if steps < 1:
         raise ValueError(f"The loader was asked for {steps} batches; a phase needs at least one.")
     sources = [
@@ -426,7 +206,7 @@ def _open(
     seed: int,
     window: int,
     world_size: int,
-) -> _Source:
+) -> Source:
     if source.kind not in {"video", "image"}:
         raise ValueError(f"Source {source.name!r} is of kind {source.kind!r}; use video or image.")
     shards = ShardSet(source.shards, name=source.name)
@@ -456,7 +236,7 @@ def _open(
         )
     seeds = (seed, number, zlib.crc32(source.name.encode()))
     order = Order(counts, seed=seeds, window=window)
-    return _Source(source.name, video, shards, usable, starts, firsts, order, batch, max_objects, wanted, too_short)
+    return Source(source.name, video, shards, usable, starts, firsts, order, batch, max_objects, wanted, too_short)
 
 
 def _spread(values: NDArray[np.int64], where: NDArray[np.bool_]) -> NDArray[np.int64]:

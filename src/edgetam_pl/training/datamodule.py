@@ -8,7 +8,8 @@ from typing import Any
 import lightning as L
 
 from edgetam_pl.config import DataConfig, PhaseConfig, StageConfig
-from edgetam_pl.data.loader import build_loader
+from edgetam_pl.data.device import augmented
+from edgetam_pl.data.loader import ShardLoader, build_loader
 from edgetam_pl.types import VideoBatch
 
 
@@ -22,11 +23,12 @@ class ShardDataModule(L.LightningDataModule):
         self.image_size = image_size
         self.seed = seed
         self.phase_index = 0
-        self.first_batch = 0
+        self.loader: ShardLoader | None = None
+        self.resume: dict[str, Any] | None = None  # where the phase was left
 
     def enter(self, index: int) -> None:
         """Begin phase `index` at its first batch."""
-        self.phase_index, self.first_batch = index, 0
+        self.phase_index, self.resume = index, None
 
     @property
     def phase(self) -> PhaseConfig:
@@ -46,17 +48,21 @@ class ShardDataModule(L.LightningDataModule):
             world_size=self.trainer.world_size,
             train=True,
         )
-        if self.first_batch:
-            loader.load_state_dict({"batches": self.first_batch})
+        if self.resume is not None:
+            loader.load_state_dict(self.resume)
         self.loader = loader
         return _Batches(loader)
 
+    def on_after_batch_transfer(self, batch: VideoBatch, dataloader_idx: int) -> VideoBatch:
+        return augmented(batch)
+
     def state_dict(self) -> dict[str, Any]:
         assert self.trainer is not None
-        return {"phase": self.phase_index, "batches": self.trainer.lightning_module.batches_seen}
+        seen: Any = self.trainer.lightning_module.batches_seen
+        return {"phase": self.phase_index, "loader": self.resume if self.loader is None else self.loader.state_at(seen)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.phase_index, self.first_batch = state_dict["phase"], state_dict["batches"]
+        self.phase_index, self.resume = state_dict["phase"], state_dict["loader"]
 
 
 class _Batches:

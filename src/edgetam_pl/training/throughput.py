@@ -10,11 +10,13 @@ from typing import Any
 import lightning as L
 import torch
 
+from edgetam_pl.training.datamodule import ShardDataModule
 from edgetam_pl.types import VideoBatch
 
 
 class Throughput(L.Callback):
-    """Logs `speed/*` every step: clips/s, object-frames/s, seconds spent waiting for data, peak memory in MiB."""
+    """Logs `speed/*` every step: clips/s, object-frames/s, seconds spent waiting for data, peak memory in MiB; and
+    `data/skipped/CAUSE`, the samples of this rank that were left out since the phase began or was resumed."""
 
     def __init__(self) -> None:
         self.ended = self.started = time.perf_counter()
@@ -40,6 +42,10 @@ class Throughput(L.Callback):
             batch_size=1,
             logger=False,
         )
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(datamodule, ShardDataModule) and datamodule.loader is not None:
+            skips = {f"data/skipped/{cause}": float(count) for cause, count in datamodule.loader.skips.items()}
+            pl_module.log_dict(skips, batch_size=1, logger=False)
 
 
 def peak_mib() -> float:

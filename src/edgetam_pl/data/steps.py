@@ -1,0 +1,197 @@
+"""Batch number k of one rank, for any k: the samples that belong there, and what stands in for broken ones."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset, get_worker_info
+
+from edgetam_pl.config import AugmentConfig
+from edgetam_pl.data import augment
+from edgetam_pl.data import sample as schema
+from edgetam_pl.data.clips import choose
+from edgetam_pl.data.collate import Clip, PackedBatch, Slots, collate
+from edgetam_pl.data.faults import BadSampleError, Cause
+from edgetam_pl.data.order import Order, Schedule
+from edgetam_pl.data.shards import ShardSet
+
+STAND_INS = 32
+"""So many samples in a row may be broken before the run stops."""
+PREFETCH = 2
+"""Batches that a worker makes ahead."""
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A sample that was left out."""
+
+    cause: Cause
+    shard: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """What a worker hands over: a batch, and what it met on the way."""
+
+    batch: PackedBatch
+    skips: tuple[Skip, ...]
+    drawn: int  # samples tried
+
+    def pin_memory(self) -> Parcel:
+        return Parcel(self.batch.pin_memory(), self.skips, self.drawn)
+
+
+class BrokenDataError(RuntimeError):
+    """Too many samples cannot be used. The message names causes, shards and the cure."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A set of shards as one phase reads it."""
+
+    name: str
+    video: bool
+    shards: ShardSet
+    usable: NDArray[np.int64] | None  # numbers of the samples that are long enough; None: all
+    starts: NDArray[np.int64]  # first usable sample of each shard, in `usable`
+    firsts: NDArray[np.int64]  # first sample of each shard
+    order: Order
+    batch: int
+    max_objects: int
+    num_frames: int
+    too_short: int
+
+
+class Steps(Dataset[Any]):
+    """Batch number k of one rank, for any k: what makes the loader resumable."""
+
+    def __init__(
+        self,
+        sources: list[Source],
+        schedule: Schedule,
+        *,
+        image_size: int,
+        augmentation: AugmentConfig | None,
+        reverse: float,
+        seed: int,
+        rank: int,
+        world_size: int,
+        train: bool,
+    ) -> None:
+        self.sources, self.schedule = sources, schedule
+        self.image_size, self.augmentation, self.reverse = image_size, augmentation, reverse
+        self.seed, self.rank, self.world_size, self.train = seed, rank, world_size, train
+        self.origin = [0] * len(sources)  # samples that each source had given before step `since`
+        self.since = 0
+        self.dead: dict[str, str] = {}  # shards of this process that cannot be opened
+        self.slots: Slots | None = None  # of a worker process
+
+    def __getitem__(self, step: int) -> Parcel | BrokenDataError:
+        if self.slots is None and get_worker_info() is not None:
+            # a worker is asked for the next batch when one of its batches is taken out: of it there are then one being
+            # unpacked, PREFETCH - 1 waiting and one being written; one slot more for good measure
+            self.slots = Slots(PREFETCH + 2)
+        try:
+            return self.parcel(step)
+        except BrokenDataError as error:
+            return error  # raised by the loader, without the traceback of a worker around it
+
+    def parcel(self, step: int) -> Parcel:
+        """The batch of this step, and what was met on the way."""
+        which = int(self.schedule.sources[step])
+        source = self.sources[which]
+        turn = int(self.schedule.before[which, step] - self.schedule.before[which, self.since])
+        stride = source.batch * self.world_size
+        first = self.origin[which] + turn * stride + self.rank * source.batch
+        if self.slots is not None:
+            self.slots.turn_over()
+        skips: list[Skip] = []
+        clips: list[Clip] = []
+        drawn = 0
+        for position in range(first, first + source.batch):
+            clip, tried = self._clip(source, which, position, stride, skips)
+            clips.append(clip)
+            drawn += tried
+        while True:
+            try:
+                batch = collate(clips, image_size=self.image_size, source=source.name, slots=self.slots)
+                return Parcel(batch, tuple(skips), drawn)
+            except BadSampleError as error:  # rare: what the checksums cannot see
+                b = error.place
+                skips.append(Skip(error.cause, clips[b].shard, error.message))
+                if len(skips) >= STAND_INS:
+                    raise _exhausted(source, skips) from error
+                clips[b], tried = self._clip(source, which, first + b + stride * len(skips), stride, skips)
+                drawn += tried
+
+    def consumed(self, step: int) -> list[int]:
+        """Samples each source has given on all ranks before this step."""
+        turns = self.schedule.before[:, step] - self.schedule.before[:, self.since]
+        return [
+            origin + int(turn) * source.batch * self.world_size
+            for origin, turn, source in zip(self.origin, turns, self.sources)
+        ]
+
+    def _clip(self, source: Source, which: int, position: int, stride: int, skips: list[Skip]) -> tuple[Clip, int]:
+        """The clip at this position of the source's order. Where it is broken, the one that this place of the batch would
+        hold next stands in: never a random one, so that ranks stay in step and a resumed run meets the same."""
+        for tried in range(STAND_INS):
+            place = position + tried * stride
+            _, shard, number = source.order.at(place)
+            address = source.shards.addresses[shard]
+            try:
+                if address in self.dead:
+                    raise BadSampleError(Cause.SHARD_UNREADABLE, self.dead[address])
+                return self._read(source, which, place, shard, number), tried + 1
+            except BadSampleError as error:
+                if error.cause is Cause.SHARD_UNREADABLE:
+                    self.dead[address] = error.message  # asked once, with retries; not again for every sample
+                skips.append(Skip(error.cause, address, error.message))
+        raise _exhausted(source, skips)
+
+    def _read(self, source: Source, which: int, place: int, shard: int, number: int) -> Clip:
+        if source.usable is not None:
+            number = int(source.usable[source.starts[shard] + number] - source.firsts[shard])
+        entry = source.shards.entry(shard, number)
+        header = schema.decode_header(source.shards.read(shard, entry, ["json"])["json"])
+        rng = np.random.default_rng((self.seed, which, place))
+        choice = choose(
+            header,
+            rng,
+            num_frames=source.num_frames,
+            max_objects=source.max_objects,
+            reverse=self.reverse if source.video else 0.0,
+            train=self.train,
+        )
+        names = [schema.image_suffix(t) for t in choice.frames]
+        found = source.shards.read(shard, entry, names)
+        for t, name in zip(choice.frames, names):
+            schema.check_image(found[name], header, t)
+        images, address = tuple(found[name] for name in names), source.shards.addresses[shard]
+        if self.augmentation is None:
+            return Clip(header, choice, images, augment.AS_IT_IS, address)
+        look = augment.draw(rng, self.augmentation, num_frames=source.num_frames, video=source.video)
+        if self.augmentation.where == "device":
+            return Clip(header, choice, images, augment.AS_IT_IS, address, later=look)
+        return Clip(header, choice, images, look, address)
+
+
+def _exhausted(source: Source, skips: list[Skip]) -> BrokenDataError:
+    return BrokenDataError(f"{len(skips)} samples of {source.name!r} in a row cannot be used. {describe(skips)}")
+
+
+def describe(skips: list[Skip]) -> str:
+    """Causes with their counts, the shards concerned, the last message, and the cure."""
+    causes = Counter(str(skip.cause) for skip in skips)
+    shards = Counter(skip.shard for skip in skips)
+    listed = ", ".join(f"{cause} ({count})" for cause, count in causes.most_common())
+    named = ", ".join(f"{shard} ({count})" for shard, count in shards.most_common(4))
+    return (
+        f"Causes: {listed}. Shards: {named}. The last one: {skips[-1].message}. "
+        f"Run `edgetam shards verify` on that folder and build the named shards again, or raise data.max_skips."
+    )
