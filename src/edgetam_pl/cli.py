@@ -86,6 +86,12 @@ COMMANDS: dict[str, Composed | Flagged] = {
     "demo": Flagged("a local web page to click on a video and watch it track", "edgetam_pl.demo_page"),
     "score": Flagged("score a folder of predictions against a folder of truth", "edgetam_pl.evaluation.score"),
     "report": Flagged("two evaluations side by side", "edgetam_pl.evaluation.compare"),
+    "sweep": Flagged(
+        "many trainings from a W&B sweep file, here or with a server (make sweep-local, make sweep)",
+        "edgetam_pl.sweeps.local",
+    ),
+    "trial": Flagged("one training of a sweep: train, score, measure what it costs", "edgetam_pl.sweeps.trial"),
+    "sweep-report": Flagged("table, Pareto front and plots of a sweep", "edgetam_pl.sweeps.report"),
     "weights": Flagged("convert and inspect checkpoints", "edgetam_pl.weights_cli"),
     "replay": Flagged("run a batch again that broke a training", "edgetam_pl.training.replay"),
     "doctor": Flagged("can this environment train and export? what to install if not", "edgetam_pl.export.doctor"),

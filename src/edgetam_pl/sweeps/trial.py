@@ -1,0 +1,251 @@
+"""`edgetam trial`: train what the words say, score it, measure what it costs, and leave trial.json.
+
+One process coordinates and has no rank; a training on many GPUs is started by torchrun or SLURM with the same words on the
+command line, so every rank reads them there and only the training's rank 0 speaks to W&B. The same command given again
+continues: a finished trial is not repeated, an unfinished one goes on where its training stopped.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgetam_pl.build import validate
+from edgetam_pl.compose import CONFIGS, composed
+from edgetam_pl.config import BenchConfig, EvaluateConfig, ExportConfig, TrainConfig, TrialConfig
+from edgetam_pl.evaluation.report import write_whole
+from edgetam_pl.sweeps.space import FORMAT
+
+RECORD, FAILURE = "trial.json", "failure.json"
+"""Left in the trial's folder: what a finished trial found; why one failed or was stopped."""
+
+_OTHERS = ("trial", "evaluate", "bench", "export")
+LAUNCHERS = ("local", "torchrun", "slurm")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The words of a trial, checked as each of its commands would check them."""
+
+    words: tuple[str, ...]
+    trial: TrialConfig
+    train: TrainConfig
+    evaluate: EvaluateConfig
+    bench: BenchConfig
+    export: ExportConfig
+
+    @property
+    def out(self) -> Path:
+        return Path(self.train.out)
+
+    @property
+    def train_words(self) -> list[str]:
+        return split(self.words)["train"]
+
+
+def split(words: tuple[str, ...]) -> dict[str, list[str]]:
+    """Words by command; the prefix that says for which is taken off."""
+    found: dict[str, list[str]] = {name: [] for name in ("train", *_OTHERS)}
+    for word in words:
+        name = next((name for name in _OTHERS if word.startswith(f"{name}.")), "train")
+        found[name].append(word.removeprefix(f"{name}."))
+    return found
+
+
+def plan(words: tuple[str, ...]) -> Plan:
+    """Compose and check the words; nothing is allocated.
+
+    Raises:
+        ValueError: an unknown key, an allocation that describes no model, a training that cannot work, another version.
+    """
+    from edgetam_pl.training.fit import check
+
+    said = split(words)
+    trial = composed(TrialConfig, command="trial", overrides=said["trial"])[0]
+    if trial.format != FORMAT:
+        raise ValueError(f"trial.format is {trial.format}; this is version {FORMAT} of sweep files.")
+    if trial.launcher not in LAUNCHERS:
+        raise ValueError(f"trial.launcher is {trial.launcher!r}; use one of {', '.join(LAUNCHERS)}.")
+    train = composed(TrainConfig, command="train", overrides=[*_default_out(said["train"]), *said["train"]])[0]
+    validate(train.model)
+    check(train)
+    if not said["evaluate"]:
+        raise ValueError("Say on what to score, for example evaluate.dataset=sav evaluate.root=/data/sav_val.")
+    return Plan(
+        words=words,
+        trial=trial,
+        train=train,
+        evaluate=composed(EvaluateConfig, command="evaluate", overrides=said["evaluate"])[0],
+        bench=composed(BenchConfig, command="bench", overrides=said["bench"])[0],
+        export=composed(ExportConfig, command="export", overrides=said["export"])[0],
+    )
+
+
+def main(argv: list[str]) -> int:
+    """`edgetam trial WORDS ...`; the exit status is that of the training where it does not finish."""
+    if not argv or argv[0] in {"-h", "--help"}:
+        print(help_text())
+        return 0
+    planned = plan(tuple(argv))
+    with alone_in(planned.out):
+        if (planned.out / RECORD).is_file():
+            print(f"{planned.out}: finished before.")
+            return 0
+        (planned.out / FAILURE).unlink(missing_ok=True)
+        try:
+            return run(planned)
+        except Exception as error:
+            record_failure(planned.out, planned.words, "failed", f"{type(error).__name__}: {error}", traceback.format_exc())
+            raise
+
+
+def run(planned: Plan) -> int:
+    """Train, score, measure; 0, or the status of a training that did not finish."""
+    room_in(planned.out, planned.trial.min_free_gb)
+    if os.environ.get("WANDB_SWEEP_ID"):
+        os.environ.setdefault("WANDB_MODE", "online")  # an agent's server waits for this run
+    started = time.perf_counter()
+    status = train(planned)
+    if status:
+        return status
+    trained = time.perf_counter()
+    record = {
+        "format": FORMAT,
+        "words": list(planned.words),
+        **measure(planned),
+        "seconds": {"train": round(trained - started, 1), "measure": round(time.perf_counter() - trained, 1)},
+    }
+    write_whole(planned.out / RECORD, json.dumps(record, indent=2).encode())
+    if planned.train.logger.kind == "wandb":
+        from edgetam_pl.training.wandb_runs import add_summary
+
+        add_summary(planned.train, flat(record))
+    print(f"{planned.out}: J&F {record['accuracy']['jf']:.1f}")
+    return 0
+
+
+def train(planned: Plan) -> int:
+    """The training, in this process or by a launcher; its exit status."""
+    if planned.trial.launcher == "local":
+        from edgetam_pl.training import fit
+
+        fit.run(planned.train)
+        return 0
+    return subprocess.run(launch_command(planned), env=launch_environment(planned.trial), check=False).returncode
+
+
+def launch_command(planned: Plan) -> list[str]:
+    """What starts a training on many GPUs: a script of configs/launcher with the training's words, for every rank alike."""
+    trial, scripts = planned.trial, CONFIGS / "launcher"
+    words = [*planned.train_words, f"out={planned.out}"]
+    if trial.launcher == "torchrun":
+        return ["bash", str(scripts / "torchrun.sh"), *words]
+    size = [f"--nodes={trial.nodes}", f"--ntasks-per-node={trial.gpus}", f"--gpus-per-node={trial.gpus}"]
+    return ["sbatch", "--wait", *size, f"--output={planned.out}/slurm-%j.log", str(scripts / "slurm.sh"), *words]
+
+
+def launch_environment(trial: TrialConfig) -> dict[str, str]:
+    """The environment of a launcher: its programs are those of this environment, its size the trial's."""
+    here = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return {**os.environ, "PATH": here, "GPUS": str(trial.gpus), "NODES": str(trial.nodes)}
+
+
+def measure(planned: Plan) -> dict[str, Any]:
+    """Accuracy, cost, and what the training said last."""
+    from edgetam_pl.evaluation.runner import run as evaluate
+    from edgetam_pl.sweeps import cost
+    from edgetam_pl.training.curves import read_lines
+
+    model, out = planned.train.model, planned.out
+    weights = out / "weights.pt"
+    report = evaluate(
+        replace(
+            planned.evaluate, model=model, weights=str(weights), out=str(out / "evaluation"), cache=str(out / "evaluated")
+        )
+    )
+    assert report is not None, "a trial has no rank, so the report is its own"
+    spent = cost.arithmetic(model)
+    if planned.trial.latency:
+        spent |= cost.latency(planned.bench, model=model, weights=weights)
+    if planned.trial.export:
+        spent["refused"] = cost.export(planned.export, model=model, weights=weights, out=out / "packages")
+    spent["package_bytes"] = cost.package_bytes(out)
+    validations, curve = read_lines(out / "validation" / "jf.jsonl"), read_lines(out / "curves.jsonl")
+    return {
+        "accuracy": {"j": report.j, "f": report.f, "jf": report.jf},
+        "conditions": dict(report.conditions),
+        "cost": spent,
+        "model": {"name": model.name, **vars(model.compressor), "memory_blocks": model.memory_blocks, "trunk": model.trunk},
+        "validation": validations[-1] if validations else {},
+        "training": curve[-1] if curve else {},
+    }
+
+
+def flat(record: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a record under the names that sweep files and W&B use: trial/jf, trial/latency_ms/step, val/jf."""
+    cost = record["cost"]
+    values = {f"trial/{name}": value for name, value in record["accuracy"].items()}
+    for name, value in cost.items():
+        if isinstance(value, int | float):
+            values[f"trial/{name}"] = value
+        elif name in ("gflops", "latency_ms", "processor_ms"):
+            values |= {f"trial/{name}/{verb}": number for verb, number in value.items()}
+    return {**values, **record["validation"]}
+
+
+def record_failure(out: Path, words: tuple[str, ...], status: str, cause: str, details: str = "") -> None:
+    """Leave why a trial did not finish."""
+    said = {"format": FORMAT, "words": list(words), "status": status, "cause": cause, "details": details}
+    write_whole(out / FAILURE, json.dumps(said, indent=2).encode())
+
+
+def room_in(out: Path, least_gb: float) -> None:
+    """Refuse to start on a disk that is nearly full.
+
+    Raises:
+        OSError: less than `least_gb` are free.
+    """
+    free = shutil.disk_usage(out).free / 1e9
+    if free < least_gb:
+        raise OSError(
+            f"{free:.2f} GB are free for {out}, less than trial.min_free_gb={least_gb}; make room, then start again."
+        )
+
+
+@contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """Hold the folder: a trial that outlived its runner is waited for, never joined."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{out} is in use by another process; waiting for it.", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def help_text() -> str:
+    from edgetam_pl.cli import field_docs
+
+    keys = [f"  trial.{name}  {said}" for name, said in field_docs(TrialConfig).items()]
+    return "\n".join([str(TrialConfig.__doc__), "", *keys, "", "Sweeps start trials: edgetam sweep --help, docs/sweeps.md."])
+
+
+def _default_out(words: list[str]) -> list[str]:
+    """Under W&B's agent a trial's folder is named by sweep and run, so that a resumed run finds it."""
+    sweep, run = os.environ.get("WANDB_SWEEP_ID"), os.environ.get("WANDB_RUN_ID")
+    if sweep and run and not any(word.startswith("out=") for word in words):
+        return [f"out=runs/sweeps/{sweep}/trials/{run}"]
+    return []

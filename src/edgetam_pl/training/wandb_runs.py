@@ -1,0 +1,138 @@
+"""A training's run in W&B: one id over resumes and phases, offline unless asked otherwise, and never a reason to stop.
+
+Everything that W&B is told is also on disk (curves.jsonl, panels/, validation/), so a server that is away, a full disk or a
+refused upload costs pictures on a web page and nothing else: it is said once, and the training goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import wandb
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+import edgetam_pl
+from edgetam_pl.config import TrainConfig
+
+RECORD = "run.json"
+
+
+def make_logger(cfg: TrainConfig, out: Path) -> Logger | None:
+    """The logger of the whole run; W&B continues the run id recorded in run.json and is offline by default.
+
+    Raises:
+        ValueError: logger.kind is unknown.
+    """
+    record = run_record(cfg, out)
+    if cfg.logger.kind == "none":
+        return None
+    if cfg.logger.kind != "wandb":
+        raise ValueError(f"logger.kind is {cfg.logger.kind!r}; use none or wandb.")
+    return WandbLogger(
+        project=cfg.logger.project,
+        save_dir=str(out),
+        id=record["run_id"],
+        resume="allow",
+        offline=offline(),
+        config={**asdict(cfg), "git": record["git"]},
+        name=out.name,
+        save_code=False,
+    )
+
+
+def offline() -> bool:
+    return os.environ.get("WANDB_MODE", "offline") != "online"
+
+
+def run_record(cfg: TrainConfig, out: Path) -> dict[str, Any]:
+    """run.json: written once, by rank 0, and read on every resume, so that a run keeps its identity.
+
+    The id is the one that W&B's agent chose, where there is one.
+    """
+    path = out / RECORD
+    if path.is_file():
+        return {"git": {}, **json.loads(path.read_text())}
+    record = {
+        "run_id": os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4),
+        "edgetam_pl": edgetam_pl.__version__,
+        "torch": torch.__version__,
+        "lightning": L.__version__,
+        "python": platform.python_version(),
+        "git": git_state(),
+        "command": sys.argv[1:],
+        "config": asdict(cfg),
+    }
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        out.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(record, indent=2))
+        partial.replace(path)
+    return record
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the code, and whether files differ from it; empty where it does not come from a repository."""
+    here = Path(edgetam_pl.__file__).parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, timeout=20, check=True)
+        return done.stdout.strip()
+
+    try:
+        changed = [line[3:] for line in git("status", "--porcelain", "--untracked-files=no").splitlines()]
+        return {"commit": git("rev-parse", "HEAD"), "branch": git("rev-parse", "--abbrev-ref", "HEAD"), "changed": changed}
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+@contextmanager
+def quietly(what: str) -> Iterator[None]:
+    """W&B's troubles are printed, not raised."""
+    try:
+        yield
+    except (wandb.Error, OSError, RuntimeError) as error:
+        print(f"W&B: {what} was not logged ({type(error).__name__}: {error}); the run goes on.", flush=True)
+
+
+def add_summary(cfg: TrainConfig, values: Mapping[str, float]) -> None:
+    """Put a finished trial's numbers into the run of its training: the summary that sweeps and panels read."""
+    record = run_record(cfg, Path(cfg.out))
+    with quietly("the trial's result"):
+        mode = "offline" if offline() else "online"
+        run = wandb.init(
+            project=cfg.logger.project, dir=cfg.out, id=record["run_id"], resume="allow", mode=mode, name=Path(cfg.out).name
+        )
+        run.log(dict(values))
+        run.summary.update(dict(values))
+        run.finish()
+
+
+def keep_artifacts(cfg: TrainConfig, logger: Logger | None) -> None:
+    """The final weights, and exported packages where there are some, as artifacts of the run (logger.artifacts=true)."""
+    if not cfg.logger.artifacts or not isinstance(logger, WandbLogger) or rank_zero_only.rank != 0:  # type: ignore[attr-defined]
+        return
+    out = Path(cfg.out)
+    kinds = {"model": out / "weights.pt", "packages": out / "packages"}
+    for kind, path in kinds.items():
+        if not path.exists():
+            continue
+        with quietly(f"the artifact {path.name}"):
+            artifact = wandb.Artifact(f"{cfg.model.name}-{kind}", type=kind, metadata={"config": asdict(cfg)})
+            if path.is_dir():
+                artifact.add_dir(str(path))
+            else:
+                artifact.add_file(str(path))
+            logger.experiment.log_artifact(artifact)
