@@ -12,7 +12,8 @@ import torch
 from edgetam_pl.config import DataConfig, DataSource, ShardsConfig
 from edgetam_pl.data.build import run
 from edgetam_pl.data.loader import ShardLoader, build_loader
-from edgetam_pl.data.shards import load_index, read_members
+from edgetam_pl.data.shards import load_index
+from edgetam_pl.data.tars import read_members
 
 Members = dict[str, bytes]
 

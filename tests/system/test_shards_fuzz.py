@@ -17,6 +17,7 @@ from edgetam_pl.data import sample as schema
 from edgetam_pl.data import shards
 from edgetam_pl.data.build import run
 from edgetam_pl.data.faults import Cause
+from edgetam_pl.data.index import Index
 from edgetam_pl.data.loader import BrokenDataError, build_loader
 from edgetam_pl.data.verify import check_shard
 from shard_sets import Members, contents, write_tar
@@ -61,18 +62,18 @@ def met(place: str) -> Counter[str]:
 # ------------------------------------------------------------------------------------- damage to a file that was right
 
 
-def truncated(data: bytearray, index: shards.Index, rng: np.random.Generator) -> tuple[bytearray, set[Cause]]:
+def truncated(data: bytearray, index: Index, rng: np.random.Generator) -> tuple[bytearray, set[Cause]]:
     return data[: int(rng.integers(0, index.entries[-1].members[-1].offset))], {Cause.SHARD_TRUNCATED}
 
 
-def flipped(data: bytearray, index: shards.Index, rng: np.random.Generator) -> tuple[bytearray, set[Cause]]:
+def flipped(data: bytearray, index: Index, rng: np.random.Generator) -> tuple[bytearray, set[Cause]]:
     entry = index.entries[rng.integers(len(index.entries))]
     member = entry.members[rng.integers(len(entry.members))]
     data[member.offset + int(rng.integers(member.size))] ^= 1 << int(rng.integers(8))
     return data, {Cause.CHECKSUM}
 
 
-def zeroed(data: bytearray, index: shards.Index, rng: np.random.Generator) -> tuple[bytearray, set[Cause]]:
+def zeroed(data: bytearray, index: Index, rng: np.random.Generator) -> tuple[bytearray, set[Cause]]:
     start = int(rng.integers(0, len(data) - 30_000))
     data[start : start + 4096] = bytes(4096)
     return data, {Cause.CHECKSUM}

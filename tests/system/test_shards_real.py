@@ -19,7 +19,8 @@ from edgetam_pl.data.build import run
 from edgetam_pl.data.loader import build_loader
 from edgetam_pl.data.readers import SAV, open_reader
 from edgetam_pl.data.sample import Header, Sample
-from edgetam_pl.data.shards import ShardSet, load_index, read_manifest, read_members
+from edgetam_pl.data.shards import ShardSet, load_index, read_manifest
+from edgetam_pl.data.tars import read_members
 from edgetam_pl.data.verify import verify
 from edgetam_pl.types import VideoBatch
 

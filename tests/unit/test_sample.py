@@ -18,8 +18,10 @@ from edgetam_pl.data import sample as schema
 from edgetam_pl.data.clips import choose
 from edgetam_pl.data.faults import BadSampleError, Cause
 from edgetam_pl.data.sample import Header, Sample
-from edgetam_pl.data.shards import ShardWriter, load_index, read_members, split_name
+from edgetam_pl.data.shards import load_index
+from edgetam_pl.data.tars import read_members, split_name
 from edgetam_pl.data.toy import toy_clip
+from edgetam_pl.data.writer import ShardWriter
 
 
 def make(num_frames: int = 3, num_objects: int = 2, size: tuple[int, int] = (24, 32), key: str = "clip-000000") -> Sample:

@@ -13,13 +13,15 @@ import simplejpeg
 from PIL import Image
 
 from edgetam_pl.config import ShardsConfig
-from edgetam_pl.data import build, rle, shards
+from edgetam_pl.data import rle, windows, writer
 from edgetam_pl.data import sample as schema
 from edgetam_pl.data.build import run
 from edgetam_pl.data.faults import BadSampleError, Cause
 from edgetam_pl.data.sample import Sample
-from edgetam_pl.data.shards import DiskFullError, ShardSet, load_index, read_manifest
+from edgetam_pl.data.shards import ShardSet, load_index, read_manifest
+from edgetam_pl.data.tars import read_members
 from edgetam_pl.data.toy import toy_clip
+from edgetam_pl.data.writer import DiskFullError
 
 
 def toy(out: Path, **changes: object) -> ShardsConfig:
@@ -36,7 +38,7 @@ def samples(out: Path) -> list[Sample]:
     found = []
     for address in ShardSet(str(out), name="x").addresses:
         for entry in load_index(address).entries:
-            members = shards.read_members(address, entry, [member.suffix for member in entry.members])
+            members = read_members(address, entry, [member.suffix for member in entry.members])
             found.append(schema.decode(members))
     return found
 
@@ -87,7 +89,7 @@ def test_an_interrupted_build_continues_and_never_rewrites_a_finished_shard(
 ) -> None:
     run(toy(tmp_path / "whole"))
     out, calls = tmp_path / "parts", 0
-    store = build._store
+    store = windows._store
 
     def interrupted(*args: object) -> object:
         nonlocal calls
@@ -96,12 +98,12 @@ def test_an_interrupted_build_continues_and_never_rewrites_a_finished_shard(
             raise KeyboardInterrupt
         return store(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(build, "_store", interrupted)
+    monkeypatch.setattr(windows, "_store", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(toy(out))
     assert sorted(path.name for path in out.iterdir()) == ["settings.json", "shard-000000.index.json", "shard-000000.tar"]
     finished = (out / "shard-000000.tar").stat().st_mtime_ns
-    monkeypatch.setattr(build, "_store", store)
+    monkeypatch.setattr(windows, "_store", store)
     run(toy(out))
     assert (out / "shard-000000.tar").stat().st_mtime_ns == finished
     assert digests(out) == digests(tmp_path / "whole")
@@ -129,17 +131,17 @@ def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_finished_shards_whole_and_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = shards._Hashing.write
+    write = writer._Hashing.write
     room = 60_000
 
-    def full(self: shards._Hashing, data: bytes) -> int:
+    def full(self: writer._Hashing, data: bytes) -> int:
         nonlocal room
         room -= 0 if self.given_up else len(data)
         if room < 0 and not self.given_up:
             raise OSError(errno.ENOSPC, "No space left on device")
         return write(self, data)
 
-    monkeypatch.setattr(shards._Hashing, "write", full)
+    monkeypatch.setattr(writer._Hashing, "write", full)
     with pytest.raises(DiskFullError, match=r"is full .*free some space.*run the same command again"):
         run(toy(tmp_path))
     assert not list(tmp_path.glob(".*.partial"))
@@ -148,7 +150,7 @@ def test_a_full_disk_leaves_finished_shards_whole_and_says_what_to_do(
     assert done
     for path in done:
         assert hashlib.sha256(path.read_bytes()).hexdigest() == load_index(str(path)).sha256
-    monkeypatch.setattr(shards._Hashing, "write", write)
+    monkeypatch.setattr(writer._Hashing, "write", write)
     run(toy(tmp_path))
     assert len(samples(tmp_path)) == 7
 

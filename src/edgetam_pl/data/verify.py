@@ -20,7 +20,9 @@ from tqdm import tqdm
 from edgetam_pl.data import sample as schema
 from edgetam_pl.data import storage
 from edgetam_pl.data.faults import BadSampleError, Cause
-from edgetam_pl.data.shards import ShardRecord, load_index, read_manifest, record_of, split_name, walk
+from edgetam_pl.data.index import ShardRecord, record_of
+from edgetam_pl.data.shards import load_index, read_manifest
+from edgetam_pl.data.tars import split_name, walk
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,130 @@
+"""What lies beside the tars: an index of each, and the manifest of all. Format version 1."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from edgetam_pl.data.faults import BadSampleError, Cause
+
+MANIFEST = "manifest.json"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Member:
+    """One file in a tar."""
+
+    suffix: str
+    offset: int  # of its first byte in the tar
+    size: int
+    crc32: int | None  # None: a tar of unknown origin that was indexed by reading its structure
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One sample in a shard."""
+
+    key: str
+    frames: int
+    objects: int
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True)
+class Index:
+    """All samples of a shard, in the order in which they lie in the tar."""
+
+    shard: str
+    bytes: int
+    sha256: str
+    settings: str  # fingerprint of what it was built from
+    entries: tuple[Entry, ...]
+    videos: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # one line for each kind of skip, the first one met
+
+    def to_json(self) -> str:
+        return json.dumps({"version": VERSION, **asdict(self)}, separators=(",", ":"))
+
+    @staticmethod
+    def from_json(data: bytes, *, name: str) -> Index:
+        try:
+            raw = json.loads(data)
+            if raw["version"] != VERSION:
+                raise BadSampleError(Cause.HEADER, f"index of {name} is of version {raw['version']}; expected {VERSION}")
+            entries = tuple(
+                Entry(e["key"], int(e["frames"]), int(e["objects"]), tuple(Member(**member) for member in e["members"]))
+                for e in raw["entries"]
+            )
+            fields = {key: raw[key] for key in ("shard", "bytes", "sha256", "settings", "videos", "skipped")}
+            return Index(entries=entries, notes=tuple(raw["notes"]), **fields)
+        except BadSampleError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BadSampleError(Cause.TAR, f"index of {name} cannot be read ({error!r:.80})") from error
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """What the manifest says of a shard."""
+
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+    lengths: tuple[tuple[int, int], ...]  # (frames, how many samples in a row have that many), in tar order
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a folder of shards holds."""
+
+    name: str
+    kind: str
+    shards: tuple[ShardRecord, ...]
+    samples: int
+    videos: int
+    frames: int
+    objects: int
+    bytes: int
+    skipped: dict[str, int]
+    settings: dict[str, Any]
+    written_by: str
+
+    def to_json(self) -> str:
+        return json.dumps({"version": VERSION, **asdict(self)}, indent=1)
+
+    @staticmethod
+    def from_json(data: bytes, *, where: str) -> Manifest:
+        """Raises ValueError where the file is no manifest of this version."""
+        try:
+            raw = json.loads(data)
+            if raw.pop("version") != VERSION:
+                raise ValueError(f"another version than {VERSION}")
+            shards = tuple(
+                ShardRecord(**{**record, "lengths": tuple((int(n), int(times)) for n, times in record["lengths"])})
+                for record in raw.pop("shards")
+            )
+            return Manifest(shards=shards, **raw)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{where} is not a manifest of version {VERSION} ({error!r:.80}); build the shards again."
+            ) from error
+
+
+def record_of(index: Index) -> ShardRecord:
+    """The manifest's line for a shard."""
+    lengths: list[tuple[int, int]] = []
+    for entry in index.entries:
+        if lengths and lengths[-1][0] == entry.frames:
+            lengths[-1] = (entry.frames, lengths[-1][1] + 1)
+        else:
+            lengths.append((entry.frames, 1))
+    return ShardRecord(index.shard, len(index.entries), index.bytes, index.sha256, tuple(lengths))
+
+
+def index_name(shard: str) -> str:
+    """shard-000000.tar -> shard-000000.index.json"""
+    return shard.removesuffix(".tar") + ".index.json"

@@ -1,0 +1,137 @@
+"""Tars, read by ranges and distrusted: chosen members, and the structure of those that came without an index."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from edgetam_pl.data import sample as schema
+from edgetam_pl.data import storage
+from edgetam_pl.data.faults import BadSampleError, Cause
+from edgetam_pl.data.index import Entry, Index, Member
+
+BLOCK = 512
+"""A tar is made of blocks of this many bytes."""
+
+
+def read_members(address: str, entry: Entry, suffixes: Sequence[str]) -> dict[str, bytes]:
+    """Chosen members of a sample: neighbours in the tar are read at once.
+
+    Raises:
+        BadSampleError: not in the tar, the file ends too early, or the checksum differs.
+    """
+    known = {member.suffix: member for member in entry.members}
+    missing = [suffix for suffix in suffixes if suffix not in known]
+    if missing:
+        raise BadSampleError(Cause.MEMBER_MISSING, f"{entry.key} in {address} has no {missing[0]}")
+    members = sorted((known[suffix] for suffix in suffixes), key=lambda member: member.offset)
+    found: dict[str, bytes] = {}
+    for run in _neighbours(members):
+        start = run[0].offset
+        block = storage.read_range(address, start, run[-1].offset + run[-1].size - start)
+        for member in run:
+            data = block[member.offset - start : member.offset - start + member.size]
+            if not data:
+                raise BadSampleError(Cause.MEMBER_EMPTY, f"{entry.key}.{member.suffix} in {address} is empty")
+            if member.crc32 is not None and zlib.crc32(data) != member.crc32:
+                raise BadSampleError(Cause.CHECKSUM, f"{entry.key}.{member.suffix} in {address} is not what was written")
+            found[member.suffix] = data
+    return found
+
+
+def _neighbours(members: Iterable[Member]) -> list[list[Member]]:
+    """Split into runs without other members in between (a tar header and padding are at most 1.5 kB apart)."""
+    runs: list[list[Member]] = []
+    for member in members:
+        if runs and member.offset - (runs[-1][-1].offset + runs[-1][-1].size) <= 2048:
+            runs[-1].append(member)
+        else:
+            runs.append([member])
+    return runs
+
+
+def scan(path: Path) -> Index:
+    """Index a tar by its structure. Headers are read, since only they know how many frames a sample has.
+
+    What is broken is left out and counted in the index: members with unsafe names, samples without header or with missing
+    frames, and everything behind a torn place.
+    """
+    groups: dict[str, list[Member]] = {}
+    errors: list[BadSampleError] = []
+    torn = ""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            for info in walk(file, size, name=str(path)):
+                if info.isreg():
+                    try:
+                        key, suffix = split_name(info.name)
+                    except BadSampleError as error:
+                        errors.append(error)
+                        continue
+                    groups.setdefault(key, []).append(Member(suffix, info.offset_data, info.size, None))
+        except BadSampleError as error:
+            errors.append(error)
+            torn = next(reversed(groups), "")  # its last members may be behind the torn place
+    entries = []
+    for key, members in groups.items():
+        entry = Entry(key, 0, 0, tuple(members))
+        try:
+            header = schema.decode_header(read_members(str(path), entry, ["json"])["json"])
+            missing = {schema.image_suffix(t) for t in range(header.num_frames)} - {member.suffix for member in members}
+            if missing:
+                raise BadSampleError(Cause.MEMBER_MISSING, f"{key} in {path} has no {min(missing)}")
+            entries.append(Entry(key, header.num_frames, len(header.objects), tuple(members)))
+        except BadSampleError as error:
+            if error.cause is not Cause.MEMBER_MISSING or key != torn:
+                errors.append(error)
+    skipped = Counter(str(error.cause) for error in errors)
+    notes = {error.cause: str(error) for error in reversed(errors)}
+    return Index(path.name, size, "", "", tuple(entries), skipped=dict(skipped), notes=tuple(notes.values()))
+
+
+def walk(file: BinaryIO, size: int, *, name: str) -> Iterable[tarfile.TarInfo]:
+    """The member headers of an uncompressed tar of `size` bytes, checked one by one: Python's own reader takes a broken
+    header in the middle for the end.
+
+    Raises:
+        BadSampleError: TAR or SHARD_TRUNCATED.
+    """
+    offset = 0
+    while True:
+        block = file.read(BLOCK)
+        if len(block) < BLOCK:
+            raise BadSampleError(Cause.SHARD_TRUNCATED, f"{name} ends at byte {offset} without an end mark")
+        if not block.strip(b"\0"):
+            return
+        try:
+            info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        except tarfile.HeaderError as error:
+            raise BadSampleError(Cause.TAR, f"{name} has a broken member header at byte {offset} ({error})") from error
+        info.offset, info.offset_data = offset, offset + BLOCK
+        if info.size < 0 or info.offset_data + info.size > size:
+            raise BadSampleError(Cause.SHARD_TRUNCATED, f"{name} ends inside {info.name!r:.60}")
+        yield info
+        offset = info.offset_data + -(-info.size // BLOCK) * BLOCK
+        file.seek(offset)
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Key and suffix of a member, split at the first dot of its base name (WebDataset's rule).
+
+    Raises:
+        BadSampleError: an absolute name, one with .., or one without key or suffix. Nothing is ever unpacked, but a tar
+            that tries has not been made by this program.
+    """
+    parts = name.split("/")
+    if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
+        raise BadSampleError(Cause.MEMBER_NAME, f"a member is called {name!r:.80}")
+    stem, dot, suffix = parts[-1].partition(".")
+    if not stem or not dot or not suffix:
+        raise BadSampleError(Cause.MEMBER_NAME, f"a member is called {name!r:.80}; KEY.SUFFIX expected")
+    return "/".join([*parts[:-1], stem]), suffix
