@@ -11,7 +11,11 @@ from lightning.pytorch.loggers import WandbLogger
 from edgetam_pl.config import ValidationConfig
 from edgetam_pl.training.curves import STEP, write_line
 from edgetam_pl.training.distillation import Distillation
+from edgetam_pl.training.wandb_runs import quietly
 from edgetam_pl.types import VideoBatch
+
+WORST = 8
+"""Clips in the table of the worst."""
 
 
 class EvaluateDuringTraining(L.Callback):
@@ -28,15 +32,18 @@ class EvaluateDuringTraining(L.Callback):
         if step == self.last or step % self.validation.every or not trainer.is_global_zero:
             return
         self.last = step
-        from edgetam_pl.evaluation.vos import clips_of, glance
+        from edgetam_pl.evaluation.vos import clips_of
+        from edgetam_pl.training.worst_clips import look, table
 
         clips = clips_of(self.validation.root, size=batch.frames.shape[-1], limit=self.validation.clips)
-        seen = glance(pl_module.student, clips)
+        seen = look(pl_module.student, clips, device=pl_module.device)
         values = {f"val/{name}": value for name, value in seen.values.items()}
         self.folder.mkdir(parents=True, exist_ok=True)
         write_line(self.folder / "jf.jsonl", {STEP: step, **values})
         for logger in trainer.loggers:
             logger.log_metrics({STEP: float(step), **values})
             if isinstance(logger, WandbLogger) and seen.pictures:
-                captions = [f"{name}: frame, truth, prediction, error" for name in seen.pictures]
-                logger.log_image("val/masks", list(seen.pictures.values()), caption=captions)
+                with quietly("validation's pictures"):
+                    captions = [f"{name}: frame, truth, prediction, error" for name in seen.pictures]
+                    logger.log_image("val/masks", list(seen.pictures.values()), caption=captions)
+                    logger.experiment.log({STEP: step, "val/worst clips": table(step, seen.worst[:WORST])})
