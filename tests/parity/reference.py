@@ -63,6 +63,13 @@ def image(size: int, t: int) -> Tensor:
     return torch.from_numpy(np.stack(channels).astype(np.float32))[None]
 
 
+def waves(size: int, count: int) -> np.ndarray:
+    """Frames (count, size, size, 3) uint8 of slowly turning waves, of the network's own size so that nobody resizes."""
+    y, x = np.mgrid[0:size, 0:size]
+    planes = [127 + 120 * np.sin(y / (9 + k) + x / (13 + 2 * t)) for t in range(count) for k in range(3)]
+    return np.stack(planes).reshape(count, 3, size, size).transpose(0, 2, 3, 1).astype(np.uint8)
+
+
 def assert_matches(found: Tensor, expected: dict[str, Any], *, name: str, rtol: float = 1e-4) -> None:
     """Shape, moments and sampled values agree; `rtol` is relative to the tensor's own size.
 

@@ -21,9 +21,9 @@ from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.tracking.options import SessionOptions
 from edgetam_pl.tracking.session import Session
 from edgetam_pl.video import Stills
-from edgetam_pl.weights import official_name
+from edgetam_pl.weights import official_name, save_official
 
-from .reference import fill, zoo
+from .reference import fill, waves, zoo
 
 pytestmark = pytest.mark.slow
 
@@ -80,18 +80,11 @@ def pair(request: pytest.FixtureRequest) -> tuple[Any, TrackAnything, SessionOpt
     return predictor, model, replace(SessionOptions.released(postprocessing=request.param), fill_holes_area=0)
 
 
-def frames() -> np.ndarray:
-    """(T, S, S, 3) uint8, of the network's own size so that nobody resizes."""
-    y, x = np.mgrid[0:SIZE, 0:SIZE]
-    waves = [127 + 120 * np.sin(y / (9 + k) + x / (13 + 2 * t)) for t in range(FRAMES) for k in range(3)]
-    return np.stack(waves).reshape(FRAMES, 3, SIZE, SIZE).transpose(0, 2, 3, 1).astype(np.uint8)
-
-
 def opened(predictor: Any, model: TrackAnything) -> Any:
     """The package's state for these frames."""
     from sam2 import sam2_video_predictor
 
-    images = model.normalise(torch.from_numpy(frames()).permute(0, 3, 1, 2))
+    images = model.normalise(torch.from_numpy(waves(SIZE, FRAMES)).permute(0, 3, 1, 2))
     with mock.patch.object(sam2_video_predictor, "load_video_frames", return_value=(images, SIZE, SIZE)):
         return predictor.init_state("frames are given")
 
@@ -112,9 +105,21 @@ def travelled(session: Session, **arguments: Any) -> Masks:
     return {out.frame: out.logits[0].clone() for out in session.propagate(**arguments)}
 
 
+def test_a_file_of_ours_is_read_by_the_package(pair: tuple[Any, TrackAnything, SessionOptions], tmp_path: Path) -> None:
+    from sam2.build_sam import _load_checkpoint
+
+    predictor, model, _ = pair
+    save_official(model, tmp_path / "edgetam.pt")
+    before = {name: tensor.clone() for name, tensor in predictor.state_dict().items()}
+    for tensor in predictor.state_dict().values():
+        tensor.zero_()
+    _load_checkpoint(predictor, str(tmp_path / "edgetam.pt"))  # refuses missing and unexpected names
+    assert all(torch.equal(tensor, before[name]) for name, tensor in predictor.state_dict().items())
+
+
 def test_clicks_and_a_correction(pair: tuple[Any, TrackAnything, SessionOptions]) -> None:
     predictor, model, options = pair
-    state, session = opened(predictor, model), Session(model, Stills(frames()), options=options)
+    state, session = opened(predictor, model), Session(model, Stills(waves(SIZE, FRAMES)), options=options)
 
     def both(t: int, points: list[tuple[float, float]], labels: list[int]) -> None:
         _, _, logits = predictor.add_new_points_or_box(
@@ -133,7 +138,7 @@ def test_clicks_and_a_correction(pair: tuple[Any, TrackAnything, SessionOptions]
 
 def test_a_box_followed_backwards(pair: tuple[Any, TrackAnything, SessionOptions]) -> None:
     predictor, model, options = pair
-    state, session = opened(predictor, model), Session(model, Stills(frames()), options=options)
+    state, session = opened(predictor, model), Session(model, Stills(waves(SIZE, FRAMES)), options=options)
     box = (40.0, 60.0, 200.0, 180.0)
     _, _, logits = predictor.add_new_points_or_box(state, 3, 1, box=np.array(box, np.float32))
     assert_same({3: session.prompt(1, 3, box=box).logits[0]}, {3: logits[0, 0]})
@@ -144,7 +149,7 @@ def test_a_box_followed_backwards(pair: tuple[Any, TrackAnything, SessionOptions
 
 def test_a_mask_is_remembered_from_low_resolution(pair: tuple[Any, TrackAnything, SessionOptions]) -> None:
     predictor, model, options = pair
-    state, session = opened(predictor, model), Session(model, Stills(frames()), options=options)
+    state, session = opened(predictor, model), Session(model, Stills(waves(SIZE, FRAMES)), options=options)
     mask = np.zeros((SIZE, SIZE), bool)
     mask[50:170, 80:190] = True
     mask[100:120, 100:120] = False
