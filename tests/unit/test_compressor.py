@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from edgetam_pl.model.compressor import Compressor, Dense, Perceiver2D, Pooling
+from edgetam_pl.model.compressor import Compressor, Dense, Perceiver2D, PerceiverLayer, Pooling
 from edgetam_pl.model.position import sine_map
 
 GRID, D = (8, 8), 16
@@ -72,6 +72,21 @@ def test_positions_reach_global_tokens_and_not_spatial_ones(generator: torch.Gen
     moved = (perceiver(memory) - before).abs().amax(dim=2)[0] > 1e-6
     assert moved[:5].all()
     assert not moved[5:].any()
+
+
+def test_positions_join_keys_and_values_after_their_projection(generator: torch.Generator) -> None:
+    """The paper writes K(M + p) and V(M + p); the released weights were trained with K(M) + p and V(M) + p."""
+    perceiver = Perceiver2D(D, memory_grid=GRID, num_global=5, num_spatial=0, depth=1, self_attention=False, across=False)
+    memory = torch.randn(2, D, *GRID, generator=generator)
+    layer = perceiver.layers[0]
+    assert isinstance(layer, PerceiverLayer)
+    attention, pos = layer.attention, sine_map(*GRID, D).flatten(1).T
+    k, v = attention.to_kv(attention.norm_x(memory.flatten(2).transpose(1, 2))).chunk(2, dim=-1)
+    z = perceiver.global_latents
+    assert z is not None
+    weights = (attention.to_q(attention.norm_latents(z)) @ (k + pos).transpose(1, 2) / D**0.5).softmax(dim=-1)
+    z = z + attention.to_out(weights @ (v + pos))
+    torch.testing.assert_close(perceiver(memory), perceiver.norm(z + layer.ffn(z)))
 
 
 def test_without_self_attention_its_layers_are_gone() -> None:

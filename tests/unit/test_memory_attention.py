@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from edgetam_pl.model.memory_attention import NUM_AGES, MemoryAttention
+from edgetam_pl.model.position import Rotation, rotation_table, sine_map
 from edgetam_pl.types import NOTHING, Memory, Recall
 
 GRID, C, D, TOKENS = (4, 4), 16, 8, 3 + 4
@@ -58,6 +59,27 @@ def test_only_tokens_with_a_place_are_rotated(attention: MemoryAttention, genera
         assert (sin[start + 4 : start + TOKENS] != 0).any(dim=1).all()
     assert (cos[2 * TOKENS :] == 1).all()
     assert (sin[2 * TOKENS :] == 0).all()
+
+
+def test_queries_carry_a_tenth_of_their_position_and_get_it_once(
+    attention: MemoryAttention, generator: torch.Generator
+) -> None:
+    """Each block sees what the block before made; no position is added again (SAM 2 release: pos_enc_at_input)."""
+    f16, memory = torch.randn(2, C, *GRID, generator=generator), _memory(generator)
+    keys = attention.gather(Recall(((0, memory),)))
+    x = (f16 + 0.1 * sine_map(*GRID, C)).flatten(2).transpose(1, 2)
+    for block in attention.blocks:
+        x = block(x, keys, Rotation(attention.query_cos, attention.query_sin), None)
+    expected = attention.norm(x).transpose(1, 2).unflatten(2, GRID)
+    torch.testing.assert_close(attention.blend(f16, keys), expected)
+
+
+def test_keys_and_queries_turn_by_the_integers_of_their_own_grids(attention: MemoryAttention) -> None:
+    """The coarser grid of the keys is not stretched over that of the queries (EdgeTAM, released code)."""
+    queries, keys = rotation_table(GRID, C), rotation_table((2, 2), C, placeless=3)
+    assert torch.equal(attention.query_sin, queries.sin)
+    assert torch.equal(attention.key_sin, keys.sin)
+    assert torch.equal(attention.key_cos, keys.cos)
 
 
 def test_the_order_of_memories_does_not_matter_to_the_answer(attention: MemoryAttention, generator: torch.Generator) -> None:

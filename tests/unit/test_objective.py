@@ -115,6 +115,19 @@ def test_only_the_best_of_three_is_held_to_the_truth() -> None:
     assert ious.grad.ne(0).all(), "every candidate's predicted IoU is supervised"
 
 
+def test_the_best_of_three_is_best_by_the_weighted_sum() -> None:
+    """By focal alone the last would win here, by dice alone or by the plain sum the middle one."""
+    truth = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    truth[0, 0, :2] = True
+    logits = torch.stack([torch.where(truth[0, 0], a, b) for a, b in ((-1.0, 1.0), (2.0, 2.0), (-3.0, -4.0))])[None]
+    logits.requires_grad_()
+    Objective(LossWeights())(
+        truth, (_frame(_answer(logits, torch.zeros(1, 3), torch.ones(1, 1))),), num_objects=1.0
+    ).total.backward()
+    assert logits.grad is not None
+    assert logits.grad[0].flatten(1).abs().sum(dim=1).ne(0).tolist() == [True, False, False]
+
+
 def test_an_absent_object_is_only_asked_for_its_absence() -> None:
     truth = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
     answer = _answer(torch.randn(1, 3, 4, 4), torch.rand(1, 3), torch.zeros(1, 1))

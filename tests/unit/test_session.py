@@ -212,6 +212,19 @@ def test_by_default_an_object_is_followed_from_its_own_first_prompt() -> None:
     assert [out.frame for out in backwards] == list(range(6, -1, -1))
 
 
+def test_prompts_ahead_are_read_as_memories_but_not_as_pointers() -> None:
+    """In evaluation SAM 2 leaves out pointers of prompted frames that lie ahead; short videos scale pointer distances."""
+    session, tracker = a_session()
+    for t in (0, 9):
+        session.prompt(1, t, points=[(5, 7)])
+    list(session.propagate(0))
+    after = tracker.recalled[2:]  # the first two are the prompted frames
+    assert [age for age, _ in after[1].frames] == [0, 0, 1]  # frame 2
+    assert [distance for distance, _ in after[1].pointers] == [2, 1]
+    assert all(distance >= 0 for recall in after for distance, _ in recall.pointers)
+    assert {recall.span for recall in after} == {FRAMES - 1}
+
+
 def test_with_a_start_all_objects_are_followed_from_there() -> None:
     session, _ = a_session()
     session.prompt(1, 6, points=[(5, 7)])

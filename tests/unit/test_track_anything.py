@@ -111,6 +111,27 @@ def test_a_given_mask_is_the_answer(model: TrackAnything, features: ImageFeature
 
 
 @torch.no_grad()
+def test_a_given_mask_in_which_the_decoder_sees_nothing_is_kept_without_a_pointer(features: ImageFeatures) -> None:
+    """Presence is read off the mask; the pointer also obeys the decoder's own verdict (SAM 2 release)."""
+    model = toy()
+    model.mask_decoder.presence_head.layers[-1].bias.fill_(-20.0)
+    mask = torch.zeros(1, 1, S, S, dtype=torch.bool)
+    mask[..., 40:80, 40:80] = True
+    found = model.decode(features.f16, features, Prompts(mask=mask))
+    assert found.presence.tolist() == [[10.0]]
+    assert float(found.logits.max()) == 10.0
+    torch.testing.assert_close(found.pointer, model.mask_decoder.no_pointer)
+
+
+@torch.no_grad()
+def test_the_pointer_of_a_given_mask_is_made_from_the_mask(model: TrackAnything, features: ImageFeatures) -> None:
+    left = torch.zeros(1, 1, S, S, dtype=torch.bool)
+    left[..., :40] = True
+    pointers = [model.decode(features.f16, features, Prompts(mask=mask)).pointer for mask in (left, ~left)]
+    assert float((pointers[0] - pointers[1]).abs().max()) > 1e-4
+
+
+@torch.no_grad()
 def test_nothing_of_a_given_mask_depends_on_memory(features: ImageFeatures) -> None:
     """Neither the no-memory embedding nor memory attention reaches its pointer or its memory (SAM 2 release)."""
     model, other = toy(), toy()
