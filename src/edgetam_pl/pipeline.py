@@ -187,9 +187,13 @@ def run(demo: Demo) -> dict[str, Any]:
             print(f"[{number}/{len(parts)}] {part.title}: finished before, {records[part.name]['seconds']:.0f} s")
             continue
         print(f"[{number}/{len(parts)}] {part.title}", flush=True)
+        begun = path.with_suffix(".begun")
+        resumed = begun.is_file()
+        begun.parent.mkdir(parents=True, exist_ok=True)
+        begun.touch()
         started = time.perf_counter()
         record = part.run()
-        records[part.name] = {**record, "seconds": time.perf_counter() - started}
+        records[part.name] = {**record, "seconds": time.perf_counter() - started, "resumed": resumed}
         _write(path, records[part.name])
     summary = summarise(records)
     _write(demo.out / "summary.json", summary)
@@ -207,6 +211,7 @@ def summarise(records: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "untrained_jf": scores["untrained"]["jf"],
         "repeat_jf": scores["repeat"]["jf"],
         "seconds": round(sum(record["seconds"] for record in records.values()), 1),
+        "resumed": [name for name, record in records.items() if record["resumed"]],
         "packages": records["export"]["packages"],
         "precision": records["export"]["precision"],
         "versions": versions(),

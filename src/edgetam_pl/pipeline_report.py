@@ -52,7 +52,8 @@ def write_report(out: Path, summary: dict[str, Any], records: dict[str, dict[str
         )
     )
     times = "".join(
-        f'<tr><td>{html.escape(titles[name])}</td><td class="n">{record["seconds"]:.0f} s</td></tr>'
+        f'<tr><td>{html.escape(titles[name])}</td><td class="n">{record["seconds"]:.0f} s</td>'
+        f"<td>{'resumed; the time since' if record['resumed'] else ''}</td></tr>"
         for name, record in records.items()
     )
     packages = "".join(
@@ -108,7 +109,8 @@ def _curves(out: Path) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     plt.close(figure)
-    return _figure(buffer.getvalue(), "png", "losses and agreement with the teacher, by stage")
+    caption = "losses and agreement with the teacher, by stage; losses are sums over frames and jump where clips get longer"
+    return _figure(buffer.getvalue(), "png", caption)
 
 
 def _plot(axis: Any, steps: list[float], values: list[float | None], label: str) -> None:
