@@ -36,12 +36,21 @@ def main() -> int:
     torch.set_num_threads(args.threads)
     out = args.out
     cut(args.root, out / "clips", args.clips)
-    shards = ["source=davis", f"root={out / 'clips'}", f"out={out / 'shards'}", f"window={FRAMES}", f"stride={FRAMES}", "processes=1"]
+    shards = [
+        "source=davis",
+        f"root={out / 'clips'}",
+        f"out={out / 'shards'}",
+        f"window={FRAMES}",
+        f"stride={FRAMES}",
+        "processes=1",
+    ]
     if edgetam(["shards", *shards]):
         return 1
     started, wall = time.process_time(), time.perf_counter()
     source = f"data.sources=[{{name: clips, kind: video, shards: {out / 'shards'}}}]"
-    status = edgetam(["train", "experiment=overfit", source, f"validation.root={out / 'clips'}", f"out={out / 'train'}", *words])
+    status = edgetam(
+        ["train", "experiment=overfit", source, f"validation.root={out / 'clips'}", f"out={out / 'train'}", *words]
+    )
     print(f"{time.process_time() - started:.0f} s of CPU, {time.perf_counter() - wall:.0f} s on the clock")
     print(json.dumps(read_lines(out / "train" / "validation" / "jf.jsonl")[-1:]))
     return status
@@ -72,7 +81,9 @@ def draw(runs: list[Path], out: Path) -> None:
         scores = read_lines(run / "train" / "validation" / "jf.jsonl")
         losses = read_lines(run / "train" / "curves.jsonl")
         precision = json.loads((run / "train" / "run.json").read_text())["config"]["trainer"]["precision"]
-        left.plot([0, *(line[STEP] for line in scores)], [0, *(line["val/jf"] for line in scores)], marker="o", label=precision)
+        left.plot(
+            [0, *(line[STEP] for line in scores)], [0, *(line["val/jf"] for line in scores)], marker="o", label=precision
+        )
         right.plot([line[STEP] for line in losses], [line["train/total"] for line in losses], label=precision)
     left.axhline(90, color="grey", linewidth=0.8, linestyle="--")
     left.set(xlabel="step", ylabel="J&F of the two clips", ylim=(0, 100))

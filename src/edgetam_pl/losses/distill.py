@@ -11,6 +11,7 @@ from torch import Tensor
 from edgetam_pl.types import FrameOutput
 
 DISTANCES = ("mse", "cosine")
+FRAMES = ("recalled", "all")
 
 
 def distance(student: Tensor, teacher: Tensor, kind: str) -> Tensor:
@@ -23,6 +24,8 @@ def distance(student: Tensor, teacher: Tensor, kind: str) -> Tensor:
             f"The student's features are {tuple(student.shape[1:])}, the teacher's {tuple(teacher.shape[1:])} (C, h, w); "
             "distillation compares them number by number. Give both models the same dim, stride and image_size."
         )
+    if teacher.is_inference():
+        teacher = teacher.clone()  # backward may not keep what was made under inference mode
     student, teacher = torch.broadcast_tensors(student.float(), teacher.detach().float())
     if kind == "mse":
         return F.mse_loss(student, teacher)
@@ -36,16 +39,24 @@ def image_distance(student_f16: Tensor, teacher_f16: Tensor, kind: str) -> Tenso
     return distance(student_f16, teacher_f16, kind)
 
 
-def memory_distance(student: Sequence[FrameOutput], teacher: Sequence[FrameOutput], kind: str) -> Tensor:
+def memory_distance(
+    student: Sequence[FrameOutput], teacher: Sequence[FrameOutput], kind: str, frames: str = "recalled"
+) -> Tensor:
     """L_mem on F_M, the mean over the frames on which both models recalled something; 0 if there is none.
 
-    Elsewhere F_M is F16 plus each model's own constant, or does not exist (a given mask).
+    Elsewhere F_M is F16 plus each model's own constant; with `frames` = all it counts there too, but never where a mask was
+    given, which no F_M took part in.
     """
     terms = [
         distance(ours.f_m, theirs.f_m, kind)
         for ours, theirs in zip(student, teacher, strict=True)
-        if ours.recalled and theirs.recalled
+        if (ours.recalled and theirs.recalled) or (frames == "all" and not _given(ours))
     ]
     if not terms:
         return student[0].f_m.new_zeros((), dtype=torch.float32)
     return torch.stack(terms).mean()
+
+
+def _given(output: FrameOutput) -> bool:
+    prompts = output.rounds[0].prompts
+    return prompts is not None and prompts.mask is not None

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgetam_pl.losses.distill import DISTANCES, image_distance, memory_distance
+from edgetam_pl.losses.distill import DISTANCES, FRAMES, image_distance, memory_distance
 from edgetam_pl.losses.masks import presence, score
 from edgetam_pl.types import GIVEN_LOGIT, Decoded, FrameOutput
 
@@ -62,16 +62,27 @@ class Objective:
     the truth; every candidate's predicted IoU is. An absent object is asked for its absence only.
     """
 
-    def __init__(self, weights: Weights, distance: str = "mse", mask_size: int = 0, candidates: str = "best") -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        distance: str = "mse",
+        mask_size: int = 0,
+        candidates: str = "best",
+        memory_frames: str = "recalled",
+    ) -> None:
         """`mask_size` is the side at which masks are compared; 0: that of the truth. `candidates` is best (SAM 2) or all:
-        every candidate is held to the truth, so that it matters less which one is taken."""
+        every candidate is held to the truth, so that it matters less which one is taken. `memory_frames`: where L_mem
+        counts (`memory_distance`)."""
         if candidates not in {"best", "all"}:
             raise ValueError(f"candidates is {candidates!r}; use best (SAM 2's rule) or all.")
         if distance not in DISTANCES:
             raise ValueError(f"There is no distance {distance!r}; choose one of {', '.join(DISTANCES)}.")
         if mask_size < 0:
             raise ValueError(f"mask_size is {mask_size}; give a side in pixels, or 0 for the full input resolution.")
+        if memory_frames not in FRAMES:
+            raise ValueError(f"memory_frames is {memory_frames!r}; choose one of {', '.join(FRAMES)}.")
         self.weights, self.distance, self.mask_size, self.candidates = weights, distance, mask_size, candidates
+        self.memory_frames = memory_frames
 
     def __call__(
         self,
@@ -99,7 +110,7 @@ class Objective:
             if student_f16 is not None and teacher_f16 is not None:
                 img = image_distance(student_f16, teacher_f16, self.distance)
             if teacher_outputs is not None:
-                mem = memory_distance(outputs, teacher_outputs, self.distance)
+                mem = memory_distance(outputs, teacher_outputs, self.distance, self.memory_frames)
         return Losses(focal, dice, iou, present, img, mem)
 
     def _frame(self, truth: Tensor, frame: FrameOutput) -> Tensor:

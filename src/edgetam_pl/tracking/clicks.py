@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 import torch
@@ -11,7 +13,15 @@ from torch import Tensor
 from edgetam_pl.types import BACKGROUND, BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, FOREGROUND, Prompts
 
 
-def uniform_click(truth: Tensor, predicted: Tensor, *, generator: torch.Generator) -> Prompts:
+class Among(NamedTuple):
+    """Some objects of a clip, when the others are taken elsewhere. Numbers are drawn for all `total` of them, so that an
+    object gets the same clicks in whatever company."""
+
+    rows: slice
+    total: int
+
+
+def uniform_click(truth: Tensor, predicted: Tensor, *, generator: torch.Generator, among: Among | None = None) -> Prompts:
     """One click per object, uniform over all wrong pixels: foreground where the object was missed, background elsewhere.
 
     A first click is the correction of an empty prediction. Where nothing is wrong the click is a uniform background pixel;
@@ -20,7 +30,8 @@ def uniform_click(truth: Tensor, predicted: Tensor, *, generator: torch.Generato
     wrong = truth ^ predicted  # (O, S, S)
     perfect = ~wrong.flatten(1).any(dim=1)  # (O,)
     allowed = torch.where(perfect[:, None, None], ~truth, wrong)  # (O, S, S)
-    y, x = _uniform_pixel(allowed, generator)  # (O,), (O,)
+    among = among or Among(slice(None), len(truth))
+    y, x = _uniform_pixel(allowed, generator, among)  # (O,), (O,)
     rows = torch.arange(len(truth), device=truth.device)
     missed = truth[rows, y, x] & ~perfect  # (O,); a perfect, image-filling object gets a background point
     return _as_prompts(x, y, missed)
@@ -48,19 +59,27 @@ def tight_box(masks: Tensor) -> Prompts:
     return _as_box(*_corners(masks))
 
 
-def noisy_box(masks: Tensor, *, generator: torch.Generator, noise: float = 0.1, max_noise: float = 20.0) -> Prompts:
+def noisy_box(
+    masks: Tensor,
+    *,
+    generator: torch.Generator,
+    noise: float = 0.1,
+    max_noise: float = 20.0,
+    among: Among | None = None,
+) -> Prompts:
     """`tight_box`, each coordinate moved by up to `noise` of the box's side and at most `max_noise` pixels.
 
     An empty mask (O, S, S) has the corners (S-1, S-1) and (0, 0), a box inside out, as in the SAM 2 release.
     """
     top_left, bottom_right = _corners(masks)  # (O, 2), (O, 2)
     reach = (noise * (bottom_right - top_left)).clamp(0, max_noise)  # (O, 2); 0 for empty masks
-    draw = torch.rand(len(masks), 2, 2, generator=generator, device=generator.device).to(masks.device) * 2 - 1  # (O, 2, 2)
+    rows, total = among or Among(slice(None), len(masks))
+    draw = torch.rand(total, 2, 2, generator=generator, device=generator.device)[rows].to(masks.device) * 2 - 1  # (O, 2, 2)
     last = masks.shape[-1] - 1
     return _as_box((top_left + draw[:, 0] * reach).clamp(0, last), (bottom_right + draw[:, 1] * reach).clamp(0, last))
 
 
-def _uniform_pixel(allowed: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _uniform_pixel(allowed: Tensor, generator: torch.Generator, among: Among) -> tuple[Tensor, Tensor]:
     """(y, x), each (O,), of a uniformly drawn pixel of each mask (O, S, S); (0, 0) of an empty mask.
 
     The n-th allowed pixel is found by its row, then its column: one number is drawn per object, on the generator's own
@@ -69,7 +88,8 @@ def _uniform_pixel(allowed: Tensor, generator: torch.Generator) -> tuple[Tensor,
     per_row = allowed.sum(dim=2)  # (O, S)
     up_to_row = per_row.cumsum(dim=1)  # (O, S)
     count = up_to_row[:, -1]  # (O,)
-    draw = torch.randint(2**62, (len(allowed),), generator=generator, device=generator.device).to(allowed.device)
+    draw = torch.randint(2**62, (among.total,), generator=generator, device=generator.device)[among.rows]  # (O,)
+    draw = draw.to(allowed.device, non_blocking=True)
     nth = draw % count.clamp(min=1)  # (O,); the bias of the remainder is below 1e-12
     y = (up_to_row <= nth[:, None]).sum(dim=1)  # (O,)
     y = torch.where(count > 0, y, 0)

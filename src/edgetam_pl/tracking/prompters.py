@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgetam_pl.tracking.clicks import noisy_box, uniform_click
+from edgetam_pl.tracking.clicks import Among, noisy_box, uniform_click
 from edgetam_pl.tracking.step import Ask
 from edgetam_pl.types import Decoded, FrameOutput, Prompts
 
@@ -96,10 +96,12 @@ class Replay:
     Points, boxes and masks are the ones the other was given, the logits to improve on are the listener's own.
     """
 
-    def __init__(self, outputs: Sequence[FrameOutput], order: Sequence[int] = ()) -> None:
-        """`order` is the order in which the other visited the frames; empty: prompted frames first, all in time order."""
+    def __init__(self, outputs: Sequence[FrameOutput], order: Sequence[int] = (), *, own_logits: bool = True) -> None:
+        """`order` is the order in which the other visited the frames; empty: prompted frames first, all in time order.
+        Without `own_logits` the logits to improve on are the other's as well."""
         self.words = words_of(outputs)
         self.visited = tuple(order)
+        self.own_logits = own_logits
 
     @classmethod
     def of_words(cls, words: Sequence[Sequence[Prompts | None]], order: Sequence[int] = ()) -> Replay:
@@ -118,7 +120,7 @@ class Replay:
             said = next(words, None)
             if said is None or said.previous is None or answer is None:
                 return said
-            return said._replace(previous=answer.best)
+            return said._replace(previous=answer.best if self.own_logits else said.previous.detach())
 
         return ask
 
@@ -181,9 +183,9 @@ class SimulatedClicks:
     truth, in the up-sampled logits of the last answer.
     """
 
-    def __init__(self, masks: Tensor, plan: PromptPlan, generator: torch.Generator) -> None:
-        """`masks` is (T, O, S, S) bool, the truth."""
-        self.masks, self.plan, self.generator = masks, plan, generator
+    def __init__(self, masks: Tensor, plan: PromptPlan, generator: torch.Generator, *, among: Among | None = None) -> None:
+        """`masks` is (T, O, S, S) bool, the truth; `among` says which objects these are when not all are here."""
+        self.masks, self.plan, self.generator, self.among = masks, plan, generator, among
 
     def order(self, num_frames: int) -> Sequence[int]:
         return _first(self.plan.initial, num_frames)
@@ -201,15 +203,15 @@ class SimulatedClicks:
             if from_truth is None:
                 return None
             predicted = torch.zeros_like(truth) if from_truth else _predicted(answer, truth.shape[-1])
-            return correct(answer, uniform_click(truth, predicted, generator=self.generator))
+            return correct(answer, uniform_click(truth, predicted, generator=self.generator, among=self.among))
 
         return ask
 
     def _first_words(self, t: int) -> Prompts:
         truth = self.masks[t]
         if self.plan.boxed[self.plan.initial.index(t)]:
-            return noisy_box(truth, generator=self.generator)
-        return uniform_click(truth, torch.zeros_like(truth), generator=self.generator)
+            return noisy_box(truth, generator=self.generator, among=self.among)
+        return uniform_click(truth, torch.zeros_like(truth), generator=self.generator, among=self.among)
 
 
 def _joined(before: Tensor | None, after: Tensor | None) -> Tensor | None:

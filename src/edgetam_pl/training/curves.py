@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
-from edgetam_pl.training.distillation import Distillation, Track
+from edgetam_pl.training.distillation import Distillation
+from edgetam_pl.training.follow import Track
 from edgetam_pl.types import VideoBatch
 
 STEP = "progress/step"

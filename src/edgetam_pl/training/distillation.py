@@ -7,103 +7,36 @@ The modules move values between functions that know nothing of Lightning: `rollo
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import lightning as L
 import torch
 import torch.distributed as dist
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
-from torch.utils.checkpoint import checkpoint as recompute
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from edgetam_pl.config import OptimConfig, StageConfig
 from edgetam_pl.losses.objective import Losses, Objective
 from edgetam_pl.model.track_anything import TrackAnything
-from edgetam_pl.tracking.bank import MemoryBank, RecallPolicy
+from edgetam_pl.tracking.clicks import Among
 from edgetam_pl.tracking.prompters import PromptPlan, Replay, SimulatedClicks, draw_plan
-from edgetam_pl.tracking.step import Features, Prompter, Tracker, observe, rollout
+from edgetam_pl.tracking.step import Prompter
 from edgetam_pl.training import optim
+from edgetam_pl.training.follow import Teacher, Track, detached, encode, follow, follow_with_memory_of, objects_of, together
 from edgetam_pl.training.forensics import Case, Watch, gradient_shares, loss_shares
-from edgetam_pl.types import Decoded, FrameOutput, ImageFeatures, Memory, Prompts, Recall, VideoBatch
+from edgetam_pl.training.recompute import Recomputed, Thrift
+from edgetam_pl.training.teacher_cache import KeptF16
+from edgetam_pl.types import FrameOutput, ImageFeatures, VideoBatch
 
 
-class Track(NamedTuple):
-    """What one model made of one batch."""
+class Taken(NamedTuple):
+    """A batch as it was taken: what both models made of it, and what that cost."""
 
-    features: ImageFeatures  # B*T rows, clip-major
-    outputs: tuple[FrameOutput, ...]  # T of them; empty when the model only encoded
-
-    @property
-    def f16(self) -> Tensor:
-        return self.features.f16  # (B*T, C, S/16, S/16)
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """A model that is listened to and never trained. Recorded in checkpoints by name and hash, never by weights."""
-
-    model: TrackAnything
-    name: str
-    sha256: str
-
-    def __post_init__(self) -> None:
-        self.model.eval().requires_grad_(False)
-
-
-def per_object(features: ImageFeatures, batch: VideoBatch) -> Features:
-    """Features of frame t for the objects of the batch, from features of all frames (B*T rows, clip-major).
-
-    With one clip the single row is shared by all objects instead of being copied.
-    """
-    frames = batch.num_frames
-    if batch.frames.shape[0] == 1:
-        return lambda t: features.of(slice(t, t + 1))
-    return lambda t: features.of(batch.video_of * frames + t)  # flat index clip*T + t (SAM 2 release)
-
-
-def follow(model: TrackAnything, batch: VideoBatch, prompter: Prompter, *, tracker: Tracker | None = None) -> Track:
-    """Encode all frames at once, then track the objects through the clip (Eq. 1 to 6)."""
-    features = model.encode(model.normalise(batch.frames.flatten(0, 1)))  # (B, T, 3, S, S) -> (B*T, ...)
-    outputs = rollout(
-        tracker or model, per_object(features, batch), prompter, num_frames=batch.num_frames, bank=bank_for(batch)
-    )
-    return Track(features, outputs)
-
-
-def bank_for(batch: VideoBatch) -> MemoryBank:
-    """The bank of a training clip: its length scales pointer distances, prompted frames of the future are read."""
-    return MemoryBank(policy=RecallPolicy(clip_length=batch.num_frames))
-
-
-def follow_with_memory_of(model: TrackAnything, batch: VideoBatch, student: Track, order: tuple[int, ...]) -> Track:
-    """The teacher's answers when it remembers the student's masks instead of its own (stage.teacher_memory=student)."""
-    features = model.encode(model.normalise(batch.frames.flatten(0, 1)))
-    at, bank, replay = per_object(features, batch), bank_for(batch), Replay(student.outputs)
-    outputs: dict[int, FrameOutput] = {}
-    for t in order:
-        frame = at(t)
-        outputs[t] = observe(model, bank, frame, t, replay.at(t))
-        heard = student.outputs[t].final
-        seen = heard._replace(pointer=outputs[t].final.pointer, logits=heard.logits.detach(), iou=heard.iou.detach())
-        bank = bank.write(t, model.memorize(frame.f16, seen), prompted=outputs[t].prompted)
-    return Track(features, tuple(outputs[t] for t in range(batch.num_frames)))
-
-
-@dataclass(frozen=True)
-class Recomputed:
-    """The same tracker, whose intermediate values are computed again in the backward pass instead of being kept."""
-
-    model: TrackAnything
-
-    def attend(self, f16: Tensor, recall: Recall) -> Tensor:
-        return recompute(self.model.attend, f16, recall, use_reentrant=False)
-
-    def decode(self, f_m: Tensor, features: ImageFeatures, prompts: Prompts | None) -> Decoded:
-        return recompute(self.model.decode, f_m, features, prompts, use_reentrant=False)
-
-    def memorize(self, f16: Tensor, decoded: Decoded) -> Memory:
-        return recompute(self.model.memorize, f16, decoded, use_reentrant=False)
+    student: Track
+    teacher: Track | None
+    losses: Losses
 
 
 class Distillation(L.LightningModule):
@@ -117,9 +50,11 @@ class Distillation(L.LightningModule):
         teacher: Teacher | None = None,
         seed: int = 0,
         card: dict[str, Any] | None = None,
-        checkpointing: bool = False,
+        thrift: Thrift | None = None,
+        kept_f16: KeptF16 | None = None,
     ) -> None:
-        """`card` is what checkpoints say about the model: its configuration and name (plain values only)."""
+        """`card` is what checkpoints say about the model: its configuration and name (plain values only). `kept_f16`
+        remembers the teacher's F16 of images (stage 1)."""
         super().__init__()
         self.student = student
         self.stage = stage
@@ -129,8 +64,11 @@ class Distillation(L.LightningModule):
         self.batches_seen = 0
         self.seed = seed
         self.card = card or {}
-        self.checkpointing = checkpointing
-        self.objective = Objective(stage.weights, stage.distance, stage.mask_size, stage.candidates)
+        self.thrift = thrift or Thrift()
+        self.kept_f16 = kept_f16
+        self.objective = Objective(
+            stage.weights, stage.distance, stage.mask_size, stage.candidates, memory_frames=stage.memory_frames
+        )
         self.last_track: tuple[VideoBatch, Track, Track | None] | None = None
         self._teacher = teacher
         self.watch = Watch()
@@ -142,7 +80,7 @@ class Distillation(L.LightningModule):
         self.phase_index, self.phase = index, self.stage.phases[index]
         self.first_step = sum(phase.steps for phase in self.stage.phases[:index])
         self.batches_seen = 0
-        for part in (self.student.image_encoder.trunk, self.student.image_encoder.neck):
+        for part in frozen_parts(self.student):
             part.requires_grad_(not self.phase.freeze_encoder)
 
     @property
@@ -156,15 +94,14 @@ class Distillation(L.LightningModule):
         return self.first_step + self.global_step
 
     def training_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:
+        self.last_track = None  # or the outputs of two steps are alive at once
         torch.manual_seed(self._key("dropout", per_rank=True))
-        prompter = self.prompter(batch)
-        student = self.track(batch, prompter)
-        teacher = self.teach(batch, student) if self.teacher is not None else None
-        losses = self.measure(batch, student, teacher)
-        self.last_track = (batch, student, teacher)
-        self.watch.note(batch, student.outputs, prompter.order(batch.num_frames), losses, self._seeds())
-        total = losses.weighted(self.stage.weights).total
-        self._log(losses, total, batch)
+        taken = self.take(batch)
+        self.last_track = (batch, taken.student, taken.teacher)
+        order = self.prompter(batch).order(batch.num_frames)
+        self.watch.note(batch, taken.student.outputs, order, taken.losses, self._seeds())
+        total = taken.losses.weighted(self.stage.weights).total
+        self._log(taken.losses, total, batch)
         self.batches_seen += 1
         return total
 
@@ -183,26 +120,90 @@ class Distillation(L.LightningModule):
         with self.trainer.precision_plugin.forward_context():
             return take_again(self, case)
 
-    def track(self, batch: VideoBatch, prompter: Prompter) -> Track:
-        tracker = Recomputed(self.student) if self.checkpointing else None
-        return follow(self.student, batch, prompter, tracker=tracker)
+    def take(self, batch: VideoBatch) -> Taken:
+        """Student, teacher and losses of a batch; more than `thrift.object_chunk` objects are taken in parts."""
+        features = self.encode(batch)
+        heard = None if self.teacher is None else self.listen(batch)
+        count = mean_over_ranks(batch.num_objects, device=batch.masks.device)
+        parts = parts_of(batch.num_objects, self.thrift.object_chunk)
+        if len(parts) > 1:
+            return self._take_in_parts(batch, parts, features, heard, count)
+        student = Track(features, follow(self.tracker, features, batch, self.prompter(batch)))
+        teacher = None if heard is None else Track(heard, self.reply(batch, heard, student.outputs))
+        return Taken(student, teacher, self.measure(batch, student, teacher, count))
 
-    def teach(self, batch: VideoBatch, student: Track) -> Track:
+    def _take_in_parts(
+        self,
+        batch: VideoBatch,
+        parts: list[Among],
+        features: ImageFeatures,
+        heard: ImageFeatures | None,
+        count: Tensor | float,
+    ) -> Taken:
+        """Each part is computed again in the backward pass, so that only one part's values are in memory at a time."""
+        made: dict[int, tuple[tuple[FrameOutput, ...], tuple[FrameOutput, ...]]] = {}
+
+        def part(among: Among) -> Losses:
+            some = objects_of(batch, among.rows)
+            outputs = follow(self.tracker, features, some, self.prompter(batch, among))
+            if (key := among.rows.start) not in made:  # the second time the teacher's answers are known
+                made[key] = detached(outputs), () if heard is None else self.reply(some, heard, outputs)
+            student, teacher = Track(features, outputs), None if heard is None else Track(heard, made[key][1])
+            losses = self.measure(some, student, teacher, count)
+            share = some.num_objects / batch.num_objects  # L_mem is a mean over objects, L_img has none: it counts once
+            return losses._replace(mem=losses.mem * share, img=losses.img * share)
+
+        every = [checkpoint(part, among, use_reentrant=False) for among in parts]
+        ours, theirs = [outputs for outputs, _ in made.values()], [replies for _, replies in made.values()]
+        losses = Losses(*(torch.stack(terms).sum() for terms in zip(*every, strict=True)))
+        return Taken(Track(features, together(ours)), None if heard is None else Track(heard, together(theirs)), losses)
+
+    @property
+    def tracker(self) -> Recomputed:
+        return Recomputed(self.student, tuple(self.thrift.recompute))
+
+    def encode(self, batch: VideoBatch) -> ImageFeatures:
+        """All frames at once, or, frozen, some at a time: there is no backward pass then."""
+        frozen = self.phase.freeze_encoder
+        encoder = self.student if frozen else self.tracker
+        chunk = self.thrift.encoder_chunk if frozen else 0
+        return encode(encoder, batch.frames, chunk=chunk, channels_last=self.thrift.channels_last)
+
+    def track(self, batch: VideoBatch, prompter: Prompter) -> Track:
+        """The student on a batch, all objects at once."""
+        features = self.encode(batch)
+        return Track(features, follow(self.tracker, features, batch, prompter))
+
+    def listen(self, batch: VideoBatch) -> ImageFeatures:
+        """The teacher's features of all frames."""
+        return self._taught(batch.frames)
+
+    @torch.inference_mode()
+    def _taught(self, frames: Tensor) -> ImageFeatures:
+        assert self._teacher is not None
+        thrift = self.thrift
+        return encode(self._teacher.model, frames, chunk=thrift.encoder_chunk, channels_last=thrift.channels_last)
+
+    def reply(self, batch: VideoBatch, heard: ImageFeatures, student: tuple[FrameOutput, ...]) -> tuple[FrameOutput, ...]:
+        """The teacher's answers to what the student was told; empty where nothing is learned from them."""
         raise NotImplementedError
 
-    def measure(self, batch: VideoBatch, student: Track, teacher: Track | None) -> Losses:
+    def measure(self, batch: VideoBatch, student: Track, teacher: Track | None, num_objects: Tensor | float) -> Losses:
         return self.objective(
             batch.masks,
             student.outputs,
             student_f16=student.f16,
             teacher_f16=None if teacher is None else teacher.f16,
             teacher_outputs=None if teacher is None else (teacher.outputs or None),
-            num_objects=mean_over_ranks(batch.num_objects, device=batch.masks.device),
+            num_objects=num_objects,
         )
 
-    def prompter(self, batch: VideoBatch) -> SimulatedClicks:
-        """The simulated person. What kind of prompts: the same on every rank. Where they fall: not."""
-        return SimulatedClicks(batch.masks, self.plan(batch.num_frames), self._generator("clicks", per_rank=True))
+    def prompter(self, batch: VideoBatch, among: Among | None = None) -> SimulatedClicks:
+        """The simulated person, for some of the objects or all. What kind of prompts: the same on every rank. Where they
+        fall: not."""
+        masks = batch.masks if among is None else batch.masks[:, among.rows]
+        clicks = self._generator("clicks", per_rank=True)
+        return SimulatedClicks(masks, self.plan(batch.num_frames), clicks, among=among)
 
     def plan(self, num_frames: int) -> PromptPlan:
         return draw_plan(self.stage.prompts, num_frames, self._generator("plan", per_rank=False))
@@ -259,8 +260,8 @@ class Distillation(L.LightningModule):
     def hold_still(self) -> None:
         """A frozen encoder is also in eval mode: its BatchNorm statistics do not move."""
         if self.phase.freeze_encoder:
-            self.student.image_encoder.trunk.eval()
-            self.student.image_encoder.neck.eval()
+            for part in frozen_parts(self.student):
+                part.eval()
 
     def _key(self, purpose: str, *, per_rank: bool) -> int:
         """A seed that depends on the batch's place in the run alone, so that a resumed run draws what it would have."""
@@ -291,24 +292,27 @@ class Distillation(L.LightningModule):
 class ImageDistillation(Distillation):
     """Stage 1, Eq. 7: one frame, memory parts idle, L_task + gamma * L_img. The teacher only encodes."""
 
-    def teach(self, batch: VideoBatch, student: Track) -> Track:
-        assert self._teacher is not None
-        model = self._teacher.model
-        with torch.no_grad():
-            return Track(model.encode(model.normalise(batch.frames.flatten(0, 1))), ())
+    def listen(self, batch: VideoBatch) -> ImageFeatures:
+        if self.kept_f16 is None:
+            return super().listen(batch)
+        return ImageFeatures(None, None, self.kept_f16.of(batch.frames, lambda some: self._taught(some).f16))
+
+    def reply(self, batch: VideoBatch, heard: ImageFeatures, student: tuple[FrameOutput, ...]) -> tuple[FrameOutput, ...]:
+        return ()
 
 
 class VideoDistillation(Distillation):
     """Stage 2 and longer clips, Eq. 8: T frames through the bank, L_task + alpha * L_img + beta * L_mem."""
 
-    def teach(self, batch: VideoBatch, student: Track) -> Track:
+    @torch.inference_mode()
+    def reply(self, batch: VideoBatch, heard: ImageFeatures, student: tuple[FrameOutput, ...]) -> tuple[FrameOutput, ...]:
         assert self._teacher is not None
-        model = self._teacher.model
-        replay = Replay(student.outputs)
-        with torch.no_grad():
-            if self.stage.teacher_memory == "student":
-                return follow_with_memory_of(model, batch, student, tuple(replay.order(batch.num_frames)))
-            return follow(model, batch, replay)
+        if batch.num_frames == 1 and self.stage.memory_frames == "recalled":
+            return ()  # an image recalls nothing
+        replay = Replay(student, own_logits=self.stage.teacher_logits == "own")
+        if self.stage.teacher_memory == "student":
+            return follow_with_memory_of(self._teacher.model, heard, batch, student, replay)
+        return follow(self._teacher.model, heard, batch, replay)
 
 
 STAGES: dict[str, type[Distillation]] = {"image": ImageDistillation, "video": VideoDistillation}
@@ -320,10 +324,23 @@ def take_again(module: Distillation, case: Case) -> Track:
     return module.track(case.batch.to(module.device), case.prompter(module.device))
 
 
-def mean_over_ranks(count: int, *, device: torch.device) -> float:
-    """Objects per rank, averaged over ranks and at least 1: the divisor of every task loss (SAM 2 release)."""
+def frozen_parts(model: TrackAnything) -> list[nn.Module]:
+    """What `freeze_encoder` freezes: trunk and neck. The projections of F4 and F8 run once an image, but are the decoder's
+    in the release, and go on learning."""
+    encoder = model.image_encoder
+    return [encoder.trunk, *(part for name, part in encoder.neck.named_children() if not name.startswith("project_f"))]
+
+
+def parts_of(num_objects: int, chunk: int) -> list[Among]:
+    """All objects, `chunk` at a time (0: all at once)."""
+    size = chunk or num_objects
+    return [Among(slice(at, min(at + size, num_objects)), num_objects) for at in range(0, num_objects, max(size, 1))]
+
+
+def mean_over_ranks(count: int, *, device: torch.device) -> Tensor | float:
+    """Objects per rank, averaged over ranks: the divisor of every task loss (SAM 2 release). The host does not wait."""
     if not (dist.is_available() and dist.is_initialized()):
-        return float(max(count, 1))
-    total = torch.tensor(float(count), device=device)
+        return float(count)
+    total = torch.full((), float(count), device=device)
     dist.all_reduce(total)
-    return max(total.item() / dist.get_world_size(), 1.0)
+    return total / dist.get_world_size()

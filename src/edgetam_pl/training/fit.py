@@ -12,14 +12,9 @@ runs/train/
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import os
-import platform
-import secrets
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
@@ -31,14 +26,21 @@ import edgetam_pl
 from edgetam_pl import weights
 from edgetam_pl.build import build_model
 from edgetam_pl.config import ExportConfig, ModelConfig, TrainConfig
+from edgetam_pl.training.check import check, check_data, with_accumulation
+from edgetam_pl.training.compiled import compile_parts
 from edgetam_pl.training.curves import Curves
 from edgetam_pl.training.datamodule import ShardDataModule
-from edgetam_pl.training.distillation import STAGES, Distillation, Teacher
+from edgetam_pl.training.distillation import STAGES, Distillation
 from edgetam_pl.training.export_callback import ExportOnFitEnd
+from edgetam_pl.training.follow import Teacher
+from edgetam_pl.training.launch import submit
 from edgetam_pl.training.panels import MaskPanels
 from edgetam_pl.training.phases import ProgressiveFrames, progress_of
+from edgetam_pl.training.recompute import Thrift
 from edgetam_pl.training.stopping import StopOnSignal, WholeCheckpoints
+from edgetam_pl.training.teacher_cache import KeptF16
 from edgetam_pl.training.throughput import Throughput
+from edgetam_pl.training.wandb_runs import keep_artifacts, make_logger
 
 
 def run(cfg: TrainConfig) -> Path:
@@ -50,6 +52,11 @@ def run(cfg: TrainConfig) -> Path:
         ValueError: a configuration that cannot work, refused before anything is allocated.
     """
     check(cfg)
+    if cfg.launcher.kind == "slurm":
+        submit(cfg)
+        return Path(cfg.out) / "weights.pt"
+    check_data(cfg)
+    cfg = with_accumulation(cfg)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its greetings and hints say nothing of this run
     out = Path(cfg.out)
     module = build_module(cfg)
@@ -66,50 +73,12 @@ def run(cfg: TrainConfig) -> Path:
         for index in range(progress.phase, len(cfg.stage.phases)):
             resume = progress.checkpoint if progress.inside and index == progress.phase else None
             fit_phase(cfg, module, datamodule, index, logger=logger, resume=resume)
+        weights.save_official(module.student, out / "weights.pt")
+        keep_artifacts(cfg, logger)
     finally:
         if isinstance(logger, WandbLogger):
             wandb.finish()  # or the next training of this process would log into this run
-    final = out / "weights.pt"
-    weights.save_official(module.student, final)
-    return final
-
-
-def check(cfg: TrainConfig) -> None:
-    """Refuse what cannot work, naming keys and values."""
-    stage = cfg.stage
-    if stage.name not in STAGES:
-        raise ValueError(f"stage.name is {stage.name!r}; use one of {', '.join(STAGES)}.")
-    if not stage.phases:
-        raise ValueError("stage.phases is empty; give at least one phase.")
-    for number, phase in enumerate(stage.phases):
-        for key in ("frames", "steps", "batch", "accumulate"):
-            if (value := asdict(phase)[key]) < 1:
-                raise ValueError(f"stage.phases[{number}].{key} is {value}; it must be at least 1.")
-        if stage.name == "image" and phase.frames != 1:
-            raise ValueError(f"stage=image trains on single frames; stage.phases[{number}].frames is {phase.frames}, use 1.")
-        if phase.steps < stage.optim.warmup + stage.optim.cooldown:
-            raise ValueError(
-                f"stage.phases[{number}].steps is {phase.steps}, shorter than stage.optim.warmup + cooldown "
-                f"({stage.optim.warmup} + {stage.optim.cooldown}); lengthen the phase or shorten the warm-up."
-            )
-    if cfg.weights is not None and cfg.trunk_weights is not None:
-        raise ValueError(
-            f"weights={cfg.weights} is a whole model and trunk_weights={cfg.trunk_weights} its trunk alone; give one of them."
-        )
-    if cfg.weights_for not in ("all", "images"):
-        raise ValueError(f"weights_for is {cfg.weights_for!r}; use all, or images.")
-    if (cfg.teacher is None) != (cfg.teacher_weights is None):
-        raise ValueError(
-            "A teacher needs both model@teacher=NAME and teacher_weights=FILE; "
-            f"given: {'no' if cfg.teacher is None else cfg.teacher.name} teacher and weights {cfg.teacher_weights}."
-        )
-    if cfg.teacher is not None:
-        ours, theirs = (cfg.model.dim, cfg.model.image_size), (cfg.teacher.dim, cfg.teacher.image_size)
-        if ours != theirs:
-            raise ValueError(
-                f"The teacher's F16 has {theirs[0]} channels at {theirs[1]} px, the student's {ours[0]} at {ours[1]} px; "
-                f"distillation compares them element by element, so set teacher.image_size={ours[1]} and equal dim."
-            )
+    return out / "weights.pt"
 
 
 def build_module(cfg: TrainConfig) -> Distillation:
@@ -130,8 +99,14 @@ def build_module(cfg: TrainConfig) -> Distillation:
         teacher=teacher,
         seed=cfg.seed,
         card={"model": asdict(cfg.model), "version": edgetam_pl.__version__},
-        checkpointing=cfg.activation_checkpointing,
+        thrift=Thrift.of(cfg),
+        kept_f16=KeptF16(Path(cfg.teacher_cache), teacher=teacher.sha256) if cfg.teacher_cache and teacher else None,
     )
+    for model in (student, teacher.model) if teacher else (student,):
+        if cfg.channels_last:
+            model.image_encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if cfg.compile:
+            compile_parts(model)
     module.watch.folder = Path(cfg.out) / "forensics"
     module.gradient_shares_every = cfg.logger.gradient_shares_every
     return module
@@ -231,45 +206,6 @@ class PhaseDone(Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.global_step >= trainer.max_steps:
             trainer.save_checkpoint(self.path)
-
-
-def make_logger(cfg: TrainConfig, out: Path) -> Logger | None:
-    """The logger of the whole run; W&B continues the run id recorded in run.json and is offline by default."""
-    record = run_record(cfg, out)
-    if cfg.logger.kind == "none":
-        return None
-    if cfg.logger.kind != "wandb":
-        raise ValueError(f"logger.kind is {cfg.logger.kind!r}; use none or wandb.")
-    mode = os.environ.get("WANDB_MODE", "offline")
-    return WandbLogger(
-        project=cfg.logger.project,
-        save_dir=str(out),
-        id=record["run_id"],
-        resume="allow",
-        offline=mode != "online",
-        config=asdict(cfg),
-        name=out.name,
-    )
-
-
-def run_record(cfg: TrainConfig, out: Path) -> dict[str, Any]:
-    """run.json: written once, read on every resume, so that a run keeps its identity."""
-    path = out / "run.json"
-    if path.is_file():
-        return json.loads(path.read_text())
-    out.mkdir(parents=True, exist_ok=True)
-    record = {
-        "run_id": secrets.token_hex(4),
-        "edgetam_pl": edgetam_pl.__version__,
-        "torch": torch.__version__,
-        "lightning": L.__version__,
-        "python": platform.python_version(),
-        "config": asdict(cfg),
-    }
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(record, indent=2))
-    partial.replace(path)
-    return record
 
 
 def describe(cfg: TrainConfig, module: Distillation) -> str:

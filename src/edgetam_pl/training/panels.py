@@ -13,7 +13,8 @@ from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 from torch import Tensor
 
-from edgetam_pl.training.distillation import Distillation, Track
+from edgetam_pl.training.distillation import Distillation
+from edgetam_pl.training.follow import Track
 from edgetam_pl.types import VideoBatch
 
 COLOURS = np.array(

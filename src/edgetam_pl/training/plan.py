@@ -8,6 +8,7 @@ What remains an assumption is printed as one: the share of a device's peak that 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import os
@@ -25,9 +26,11 @@ from edgetam_pl.losses.objective import Objective
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.show import FULL_FRAMES, FULL_POINTERS, verbs
 from edgetam_pl.tracking.prompters import draw_plan
-from edgetam_pl.training.distillation import STAGES, Teacher
-from edgetam_pl.training.fit import check
+from edgetam_pl.training.check import check, ranks, with_accumulation
+from edgetam_pl.training.distillation import STAGES, frozen_parts
+from edgetam_pl.training.follow import Teacher
 from edgetam_pl.training.phases import ProgressiveFrames
+from edgetam_pl.training.recompute import Thrift
 from edgetam_pl.types import FrameOutput, Recall, VideoBatch
 
 T = TypeVar("T")
@@ -52,6 +55,7 @@ class Kept(NamedTuple):
     """Bytes kept for the backward pass by one call of a verb, for one image or one object."""
 
     verbs: Counts
+    frozen: float  # encode, with the encoder frozen: what its two projections need
     loss: float  # of one answer held to the truth
 
 
@@ -80,7 +84,7 @@ def run(cfg: TrainConfig) -> None:
         ValueError: the configuration is impossible; the message is that of `edgetam train`.
     """
     check(cfg)
-    print(describe(cfg))
+    print(describe(with_accumulation(cfg)))
 
 
 def describe(cfg: TrainConfig) -> str:
@@ -159,6 +163,12 @@ def kept_for_backward(cfg: TrainConfig) -> Kept:
         side = cfg.model.image_size
         images = torch.empty(1, 3, side, side)
         features, encode = saved_bytes(lambda: model.encode(images), own)
+        frozen = copy.deepcopy(model)
+        for part in frozen_parts(frozen):
+            part.requires_grad_(False)
+        _, still = saved_bytes(
+            lambda: frozen.encode(images), {_storage(p) for p in (*frozen.parameters(), *frozen.buffers())}
+        )
         seen = model.decode(features.f16, features, None)
         memory = model.memorize(features.f16, seen)
         recall = Recall(
@@ -172,7 +182,7 @@ def kept_for_backward(cfg: TrainConfig) -> Kept:
         truth = torch.empty(1, 1, side, side, dtype=torch.bool)
         output = FrameOutput((decoded,), f_m, recalled=True)
         _, loss = saved_bytes(lambda: objective(truth, (output,), num_objects=1.0), own)
-    return Kept(dict(zip(VERBS, (encode, attend, decode, memorize), strict=True)), loss)
+    return Kept(dict(zip(VERBS, (encode, attend, decode, memorize), strict=True)), still, loss)
 
 
 def saved_bytes(forward: Callable[[], T], own: set[int]) -> tuple[T, int]:
@@ -191,23 +201,11 @@ def saved_bytes(forward: Callable[[], T], own: set[int]) -> tuple[T, int]:
 def fixed_bytes(cfg: TrainConfig, student: TrackAnything, phase: PhaseConfig, *, teacher: int, world: int) -> float:
     """Weights, gradients, AdamW's two moments, DDP's buckets, the average and the teacher, all in fp32."""
     everything = _parameters(student)
-    frozen = sum(_parameters(part) for part in (student.image_encoder.trunk, student.image_encoder.neck))
+    frozen = sum(_parameters(part) for part in frozen_parts(student))
     trained = everything - frozen if phase.freeze_encoder else everything
     buckets = trained if world > 1 else 0
     average = everything if cfg.stage.ema else 0
     return 4.0 * (everything + 3 * trained + buckets + average + teacher)
-
-
-def ranks(cfg: TrainConfig) -> int:
-    """Processes of the trainer: devices times nodes."""
-    given = cfg.trainer.get("devices", 1)
-    if isinstance(given, list | tuple):
-        devices = len(given)
-    elif isinstance(given, int) and given > 0:
-        devices = given
-    else:  # auto, -1
-        devices = max(torch.cuda.device_count(), 1) if _accelerator(cfg) != "cpu" else 1
-    return devices * int(cfg.trainer.get("num_nodes", 1))
 
 
 def measure(cfg: TrainConfig, index: int) -> Measured:
@@ -215,9 +213,7 @@ def measure(cfg: TrainConfig, index: int) -> Measured:
     torch.manual_seed(0)
     # The teacher's weights do not matter to time, so none are read.
     teacher = None if cfg.teacher is None else Teacher(build_model(cfg.teacher), cfg.teacher.name, "random")
-    module = STAGES[cfg.stage.name](
-        build_model(cfg.model), stage=cfg.stage, teacher=teacher, checkpointing=cfg.activation_checkpointing
-    )
+    module = STAGES[cfg.stage.name](build_model(cfg.model), stage=cfg.stage, teacher=teacher, thrift=Thrift.of(cfg))
     module.enter(index)
     module.train()
     phase = cfg.stage.phases[index]
@@ -229,9 +225,7 @@ def measure(cfg: TrainConfig, index: int) -> Measured:
     batch = VideoBatch(frames, masks, video_of, tuple(f"made-up {b}" for b in range(phase.batch)))
 
     def forward() -> Tensor:
-        student = module.track(batch, module.prompter(batch))
-        heard = None if module.teacher is None else module.teach(batch, student)
-        return module.measure(batch, student, heard).weighted(cfg.stage.weights).total
+        return module.take(batch).losses.weighted(cfg.stage.weights).total
 
     own = {_storage(tensor) for tensor in (*module.student.parameters(), *module.student.buffers())}
     forward().backward()
@@ -252,21 +246,33 @@ def _cost(cfg: TrainConfig, phase: PhaseConfig, source: DataSource, flops: Count
         "decode": objects * (frames + corrections),
         "memorize": objects * (frames - 1),
     }
-    again = {verb: float(cfg.activation_checkpointing and verb != "encode") for verb in VERBS}
-    passes = {verb: 3.0 + again[verb] for verb in VERBS}  # a backward pass is two forward ones
+    recomputed = Thrift.of(cfg).recompute
+    in_parts = cfg.object_chunk and objects > cfg.object_chunk
+    passes = {verb: 3.0 + (verb in recomputed) for verb in VERBS}  # a backward pass is two forward ones
+    if in_parts:
+        passes |= {verb: passes[verb] + 1 for verb in VERBS[1:]}
     passes["encode"] = 1.0 if phase.freeze_encoder else passes["encode"]
     whole = cfg.stage.name == "video"  # in stage 1 the teacher only encodes
     spent = {verb: calls[verb] * flops[verb] * passes[verb] for verb in VERBS}
     if phase.distil and teacher:
         spent["teacher"] = sum(calls[verb] * teacher[verb] for verb in (VERBS if whole else ("encode",)))
-    most = {**calls, "attend": objects * (frames - 1), "decode": objects * most_answers(cfg.stage.prompts, frames)}
-    kept = {verb: most[verb] * keeps.verbs[verb] for verb in VERBS}
+    at_once = cfg.object_chunk if in_parts else objects
+    most = {
+        "encode": calls["encode"],
+        "attend": at_once * (frames - 1),
+        "decode": at_once * most_answers(cfg.stage.prompts, frames),
+        "memorize": at_once * (frames - 1),
+    }
+    once = {verb: float(at_once) for verb in VERBS} | {"encode": calls["encode"]}
+    kept = {verb: most[verb] * keeps.verbs[verb] for verb in VERBS if verb not in recomputed}
+    kept["loss"] = most["decode"] * keeps.loss
     if phase.freeze_encoder:
-        kept["encode"] = 0.0
-    if cfg.activation_checkpointing:  # kept: one verb at a time, while it is taken back
-        track = max(objects * keeps.verbs[verb] for verb in VERBS[1:])
-        kept = {"encode": kept["encode"], "track": track}
-    return Cost(source.name, source.weight, spent, sum(kept.values()) + most["decode"] * keeps.loss)
+        kept["encode"] = calls["encode"] * keeps.frozen
+    # of what is recomputed, one call of one verb at a time is there, while it is taken back
+    back = max(
+        (once[verb] * keeps.verbs[verb] for verb in recomputed if verb != "encode" or not phase.freeze_encoder), default=0
+    )
+    return Cost(source.name, source.weight, spent, sum(kept.values()) + back)
 
 
 def _shares(cfg: TrainConfig) -> list[DataSource]:
@@ -351,6 +357,8 @@ def _knob(cfg: TrainConfig, phase: PhaseConfig, peak: float, fixed: float, memor
     if peak > memory:
         if not cfg.activation_checkpointing:
             return f"memory: {_size(peak)} do not fit into {_size(memory)}; set activation_checkpointing=true"
+        if not cfg.object_chunk and cfg.stage.max_objects > 1:
+            return f"memory: set object_chunk={max(cfg.stage.max_objects // 4, 1)}, so that objects are taken in parts"
         if phase.batch > 1:
             return f"memory: halve batch to {phase.batch // 2} and double accumulate"
         if cfg.stage.max_objects > 1 and fixed < memory:

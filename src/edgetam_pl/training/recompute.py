@@ -15,12 +15,28 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from edgetam_pl.config import TrainConfig
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.types import Decoded, ImageFeatures, Memory, Prompts, Recall
 
 VERBS = ("encode", "attend", "decode", "memorize")
 THRIFTY = ("encode", "memorize")
 """On a CPU, a twentieth more time and a third less memory (`benchmarks/train_step.py`)."""
+
+
+@dataclass(frozen=True)
+class Thrift:
+    """How memory is saved; values do not depend on it. See the keys of the same names in `config.TrainConfig`."""
+
+    recompute: tuple[str, ...] = ()
+    object_chunk: int = 0
+    encoder_chunk: int = 8
+    channels_last: bool = False
+
+    @classmethod
+    def of(cls, cfg: TrainConfig) -> Thrift:
+        verbs = tuple(cfg.recompute) if cfg.activation_checkpointing else ()
+        return cls(verbs, cfg.object_chunk, cfg.encoder_chunk, cfg.channels_last)
 
 
 @dataclass(frozen=True)

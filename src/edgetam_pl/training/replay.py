@@ -41,7 +41,7 @@ def replay(case: Case) -> tuple[Finding, str | None]:
     """Forward and backward of the case on the CPU: what is not finite, and the module that broke first."""
     module = rebuilt(case)
     student = take_again(module, case)
-    losses = module.measure(case.batch, student, None)
+    losses = module.measure(case.batch, student, None, case.batch.num_objects)
     losses.weighted(module.stage.weights).total.backward()
     finding = diagnose(module.student, losses)
     return finding, first_broken_module(module.student, lambda: take_again(module, case))

@@ -23,8 +23,9 @@ from edgetam_pl.training.forensics import on_any_rank
 TRY_AGAIN = 75
 """Exit status of a run that was told to stop and has saved: give the same command again (EX_TEMPFAIL of sysexits.h)."""
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-"""Ends of allocations (SLURM, torchrun, Kubernetes), warnings before them (SLURM --signal=USR1@...), and Ctrl-C."""
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+"""Ends of allocations (SLURM, torchrun, Kubernetes), warnings before them (SLURM --signal=USR1@..., submitit: USR2), and
+Ctrl-C."""
 
 
 class StopOnSignal(Callback):
@@ -47,7 +48,8 @@ class StopOnSignal(Callback):
             return  # batches of one optimiser step belong together
         self._step = trainer.global_step
         # Ranks are only asked where there are several; the flag lives on the device whose backend carries it.
-        if not on_any_rank(torch.tensor(self.told, device=pl_module.device)):
+        several = trainer.world_size > 1
+        if not (on_any_rank(torch.tensor(self.told, device=pl_module.device)) if several else self.told):
             return
         path = self.folder / f"phase{self.phase}-step{trainer.global_step:06d}-stopped.ckpt"
         trainer.save_checkpoint(path)
