@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 from zoo import NAMES, config, lively
 
 from edgetam_pl.build import build_model
 from edgetam_pl.model.track_anything import TrackAnything
-from edgetam_pl.show import verbs
 from edgetam_pl.tracking.bank import MemoryBank
 from edgetam_pl.tracking.step import step
 from edgetam_pl.types import Prompts
-from edgetam_pl.weights import official_name
+from edgetam_pl.weights import load_into, official_name, save_official
 
 RECORDED = Path(__file__).parents[1] / "parity" / "fixtures" / "state_dicts.json.gz"
 
@@ -34,8 +35,6 @@ PARAMETERS = {
 """Of the official models, counted on the reference."""
 
 NEW_IN_2_1 = {"no_obj_embed_spatial", "obj_ptr_tpos_proj.weight", "obj_ptr_tpos_proj.bias"}
-
-SMALL = [name for name in NAMES if name.startswith(("edgetam", "repvit", "toy", "efficienttam_ti"))]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -57,30 +56,37 @@ def test_an_official_model_has_the_official_names_and_shapes(name: str) -> None:
     assert ours == _official(name)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in SMALL])
-def test_a_large_entry_runs_at_256_pixels_on_paper(name: str) -> None:
-    """On the meta device: shapes through all four verbs with a full bank."""
-    with torch.device("meta"):
-        model = build_model(config(name, image_size=256))
-    assert all(verb.flops > 0 for verb in verbs(model))
-
-
-@pytest.mark.parametrize("name", SMALL)
-@torch.inference_mode()
-def test_a_small_entry_tracks_two_objects(name: str) -> None:
-    size = 128 if name.startswith("toy") else 256
-    model = build_model(config(name, image_size=size)).eval()
+@pytest.mark.parametrize("name", NAMES)
+def test_an_entry_tracks_and_goes_to_the_official_layout_and_back(name: str, tmp_path: Path) -> None:
+    """At 256 px, three frames of two objects; the models of the toy run have a size of their own."""
+    model = build_model(config(name, image_size=128 if name.startswith("toy") else 256)).eval()
     lively(model)
-    model.mask_decoder.presence_head.layers[-1].bias.fill_(20.0)
-    features = model.encode(torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0)))
+    with torch.no_grad():
+        model.get_parameter("mask_decoder.presence_head.layers.2.bias").fill_(20.0)
+    for masks in _tracked(model, frames=3):
+        assert torch.isfinite(masks).all()
+        assert float((masks[0] - masks[1]).abs().max()) > 1e-4
+
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    save_official(model, tmp_path / "weights.pt")
+    for tensor in model.state_dict().values():
+        tensor.zero_()
+    load_into(model, tmp_path / "weights.pt")
+    (tmp_path / "weights.pt").unlink()  # up to a gigabyte
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+def _tracked(model: TrackAnything, *, frames: int) -> Iterator[Tensor]:
+    """Masks (2, 3, S/4, S/4) of two objects, each clicked on frame 0, on one image again and again."""
+    size = model.image_size
     clicks = Prompts(torch.tensor([[[9.0, 9.0]], [[100.0, 60.0]]]), torch.ones(2, 1, dtype=torch.long))
     bank = MemoryBank()
-    for t in range(3):
-        output, bank = step(model, bank, features, t, lambda seen, t=t: clicks if t == 0 and seen is None else None)
-        logits = output.final.logits
-        assert logits.shape == (2, 3, size // 4, size // 4)
-        assert torch.isfinite(logits).all()
-        assert float((logits[0] - logits[1]).abs().max()) > 1e-4
+    with torch.inference_mode():
+        features = model.encode(torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0)))
+        for t in range(frames):
+            output, bank = step(model, bank, features, t, lambda seen, t=t: clicks if t == 0 and seen is None else None)
+            assert output.final.logits.shape == (2, 3, size // 4, size // 4)
+            yield output.final.logits
 
 
 @cache
