@@ -18,10 +18,13 @@ from edgetam_pl.evaluation.protocols import Answer, follow
 from edgetam_pl.evaluation.report import Report
 from edgetam_pl.evaluation.scoring import ScoreRule
 from edgetam_pl.evaluation.vos import collect, evaluate_clip, evaluate_vos, glance, repeat_first_mask
+from edgetam_pl.types import Memory
 
 ALL_FRAMES = ScoreRule(skip_first_and_last=False)
 REGIONS = ScoreRule(skip_first_and_last=False, boundary=False)
 CPU = Precision(torch.device("cpu"))
+UNEVEN = torch.tensor([[-1.0, 3.0, -2.0, 1.0], [2.0, -1.0, 5.0, -3.0], [-2.0, 1.0, -1.0, 4.0]])
+"""Low-resolution logits whose outline depends on how they are enlarged."""
 
 
 def moving_squares(*, frames: int = 9, objects: int = 1, appear: tuple[int, ...] = (), name: str = "squares") -> Clip:
@@ -139,11 +142,27 @@ def test_the_highest_logit_of_a_pixel_wins() -> None:
 
 
 def test_low_resolution_logits_go_straight_to_the_native_size() -> None:
+    """Not by way of the input's size: two steps would move the edges of uneven logits."""
     clip = moving_squares()
-    oracle = Oracle([clip], lambda scene: torch.linspace(-1, 1, 4).expand(3, 4))
+    oracle = Oracle([clip], lambda scene: UNEVEN)
     answer = next(follow(eyes_of(oracle, clip), clip))
-    expected = torch.nn.functional.interpolate(torch.linspace(-1, 1, 4).expand(1, 1, 3, 4), (48, 64), mode="bilinear")
-    assert np.array_equal(answer.masks[0], (expected[0, 0] > 0).numpy())
+    expected = torch.nn.functional.interpolate(UNEVEN[None, None], (48, 64), mode="bilinear") > 0
+    assert np.array_equal(answer.masks[0], expected[0, 0].numpy())
+    by_way_of_s = torch.nn.functional.interpolate(UNEVEN[None, None], (32, 32), mode="bilinear")
+    assert not torch.equal(torch.nn.functional.interpolate(by_way_of_s, (48, 64), mode="bilinear") > 0, expected)
+
+
+def test_evaluation_leaves_out_pointers_of_prompts_that_lie_ahead() -> None:
+    """Their memories are read all the same (SAM 2 release); a short clip scales pointer distances."""
+    clip = moving_squares(frames=9)
+    bank = eyes_of(Oracle([clip]), clip).bank()
+    for t in (0, 8):
+        memory = Memory(torch.zeros(1, 1, 1), torch.zeros(1, 1, 1), torch.full((1, 1), float(t)), (0, 0))
+        bank = bank.write(t, memory, prompted=True)
+    recall = bank.recall(3)
+    assert [float(memory.pointer) for _, memory in recall.frames] == [0.0, 8.0]
+    assert [distance for distance, _ in recall.pointers] == [3]
+    assert recall.span == 8
 
 
 def test_the_model_is_put_back_as_it_was() -> None:
