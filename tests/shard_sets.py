@@ -7,15 +7,21 @@ import json
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 
 from edgetam_pl.config import DataConfig, DataSource, ShardsConfig
 from edgetam_pl.data.build import run
 from edgetam_pl.data.loader import ShardLoader, build_loader
 from edgetam_pl.data.shards import load_index
 from edgetam_pl.data.tars import read_members
+from edgetam_pl.data.toy import toy_clip
 
 Members = dict[str, bytes]
+SIZE = (24, 32)
+"""Of frames in folders (H, W)."""
 
 
 def build(out: Path, **changes: object) -> Path:
@@ -102,3 +108,26 @@ def spoil_masks(folder: Path, path: Path) -> Path:
         raw["masks"] = [["~~"] * len(raw["frames"]) for _ in raw["masks"]]
         samples[key]["json"] = json.dumps(raw).encode()
     return write_tar(path, samples)
+
+
+def save_labels(path: Path, labels: NDArray[np.uint8]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(labels, mode="P")
+    image.putpalette([value for i in range(256) for value in (i, 255 - i, i // 2)])
+    image.save(path)
+
+
+def save_frame(path: Path, frame: NDArray[np.uint8]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(frame).save(path, quality=95)
+
+
+def palette_folder(root: Path, videos: dict[str, list[int]], *, objects: int = 2, middle: str = "") -> None:
+    """JPEGImages/ and Annotations/ with these frame numbers."""
+    for seed, (video, numbers) in enumerate(videos.items()):
+        frames, masks = toy_clip(seed, len(numbers), SIZE, objects)
+        for t, number in enumerate(numbers):
+            labels = sum((o + 1) * masks[t, o].astype(np.uint8) for o in range(objects))
+            labels[0, 0] = 255  # void
+            save_frame(root / "JPEGImages" / middle / video / f"{number:05d}.jpg", frames[t])
+            save_labels(root / "Annotations" / middle / video / f"{number:05d}.png", labels.astype(np.uint8))

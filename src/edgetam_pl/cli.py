@@ -7,6 +7,7 @@ nobody who does not need it.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import inspect
 import re
 import sys
@@ -128,6 +129,11 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except ModuleNotFoundError as error:
         print(f"edgetam {name}: {_missing(error)}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(f"edgetam {name}: {error.strerror}", file=sys.stderr)  # a full disk is no bug; the writer says what to do
         return 2
     except KeyboardInterrupt:
         print(

@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 EXPERIMENTS = ROOT / "experiments"
+RECIPES = ROOT / "shards" / "recipes"
 
 _OPEN = ("trainer.", "model.trunk_args.", "teacher.trunk_args.")
 """Arguments of other libraries have no schema here, so any of them may be added."""
@@ -62,6 +63,9 @@ def expand(overrides: list[str]) -> list[str]:
         key, _, value = word.partition("=")
         if key == "experiment" and value:
             words += _words_of(_mapping(EXPERIMENTS / f"{value}.yaml", kind=key))
+        elif key == "recipe" and value:
+            words[:0] = _words_of(_mapping(RECIPES / f"{value}.yaml", kind=key)["settings"])  # first, so that others win
+            words.append(word)
         elif key == "scale" and value:
             scale = Scale.read(value)
         else:

@@ -461,6 +461,8 @@ class ExportConfig:
 class ShardsConfig:
     """`edgetam shards`: a data set as it is distributed, or your own folder, becomes shards."""
 
+    recipe: str = ""
+    """A file of shards/recipes, which knows source, split and how many videos to expect: sav | sa1b | davis17 | ..."""
     source: str = "toy"
     """davis | mose | ytvos | sav | sa1b | images | videos | toy."""
     root: str = ""
@@ -497,7 +499,7 @@ class ShardsConfig:
     """Order of videos in the shards, and the generated clips of toy."""
     processes: int = 0
     """Processes on this machine; 0: one a core."""
-    launcher: str = "local"
+    engine: str = "local"
     """local | slurm: SLURM job arrays through submitit; the shards' folder must be visible to all nodes."""
     jobs: int = 16
     """slurm: jobs in the array."""

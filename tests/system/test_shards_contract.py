@@ -6,6 +6,7 @@ import json
 import logging
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -23,11 +24,14 @@ import numpy as np
 import pytest
 import torch
 
+from edgetam_pl.config import ShardsConfig
 from edgetam_pl.data import shards, storage
+from edgetam_pl.data.build import run
 from edgetam_pl.data.collate import PackedBatch
 from edgetam_pl.data.loader import BrokenDataError, ShardLoader, WorkerDiedError
+from edgetam_pl.data.verify import check_shard
 from edgetam_pl.types import VideoBatch
-from shard_sets import build, loader, spoil_masks, train
+from shard_sets import build, loader, save_frame, save_labels, spoil_masks, train
 
 
 @pytest.fixture(scope="module")
@@ -336,9 +340,38 @@ def test_a_build_killed_with_minus_nine_continues_and_gives_the_same_shards(tmp_
         assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
 
 
+def test_a_disk_that_fills_up_leaves_finished_shards_valid_and_says_what_to_do(tmp_path: Path) -> None:
+    """Two processes; the system lets no file grow beyond 60 kB, and the image that comes last is larger."""
+    rng, out = np.random.default_rng(0), tmp_path / "out"
+    largest = rng.permutation(6)[-1]  # the builder's order for seed 0
+    for number in range(6):
+        side = 400 if number == largest else 40
+        save_frame(tmp_path / "images" / f"{number}.jpg", rng.integers(0, 255, (side, side, 3)).astype(np.uint8))
+        save_labels(tmp_path / "masks" / f"{number}.png", np.tri(side, dtype=np.uint8))
+    words = ["shards", "source=images", f"root={tmp_path}", f"out={out}", "group=1", "processes=2"]
+    full = subprocess.run(
+        [sys.executable, "-m", "edgetam_pl.cli", *words],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert full.returncode == 2
+    assert "Traceback" not in full.stderr
+    assert "is full" in full.stderr
+    assert "free some space and run the same command again" in full.stderr
+    finished = {path: path.stat().st_mtime_ns for path in out.glob("*.tar")}
+    assert len(finished) >= 4
+    assert all(check_shard(str(path), None).faults == () for path in finished)
+    run(ShardsConfig(source="images", root=str(tmp_path), out=str(out), group=1, processes=1))
+    assert len(list(out.glob("*.tar"))) == 6
+    assert all(path.stat().st_mtime_ns == before for path, before in finished.items())
+    assert not [path for path in out.iterdir() if "partial" in path.name]
+
+
 def test_slurm_arrays_through_submitit_build_the_same_shards(tmp_path: Path) -> None:
     pytest.importorskip("submitit")
     one = build(tmp_path / "one")
-    many = build(tmp_path / "many", launcher="slurm", jobs=2, slurm={"cluster": "local", "timeout_min": 5})
+    many = build(tmp_path / "many", engine="slurm", jobs=2, slurm={"cluster": "local", "timeout_min": 5})
     for path in one.glob("shard-*"):
         assert path.read_bytes() == (many / path.name).read_bytes()

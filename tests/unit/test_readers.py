@@ -18,32 +18,9 @@ from edgetam_pl.data import readers, rle
 from edgetam_pl.data.faults import BadSampleError, Cause
 from edgetam_pl.data.readers import Frame, open_reader, read_labels
 from edgetam_pl.data.toy import toy_clip
+from shard_sets import SIZE, palette_folder, save_frame, save_labels
 
-SIZE = (24, 32)
 SAV = "sav_000/sav_000001"
-
-
-def save_labels(path: Path, labels: NDArray[np.uint8]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(labels, mode="P")
-    image.putpalette([value for i in range(256) for value in (i, 255 - i, i // 2)])
-    image.save(path)
-
-
-def save_frame(path: Path, frame: NDArray[np.uint8]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(frame).save(path, quality=95)
-
-
-def palette_folder(root: Path, videos: dict[str, list[int]], *, objects: int = 2, middle: str = "") -> None:
-    """JPEGImages/ and Annotations/ with these frame numbers."""
-    for seed, (video, numbers) in enumerate(videos.items()):
-        frames, masks = toy_clip(seed, len(numbers), SIZE, objects)
-        for t, number in enumerate(numbers):
-            labels = sum((o + 1) * masks[t, o].astype(np.uint8) for o in range(objects))
-            labels[0, 0] = 255  # void
-            save_frame(root / "JPEGImages" / middle / video / f"{number:05d}.jpg", frames[t])
-            save_labels(root / "Annotations" / middle / video / f"{number:05d}.png", labels.astype(np.uint8))
 
 
 def good(reader: readers.Reader, item: str) -> list[Frame]:

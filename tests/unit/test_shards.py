@@ -250,7 +250,7 @@ def test_png_and_unusual_jpeg_frames_become_jpeg(tmp_path: Path) -> None:
         ({"stride": 9, "window": 8}, "stride=9"),
         ({"quality": 0}, "quality=0"),
         ({"chroma": "411"}, "use 420, 422 or 444"),
-        ({"launcher": "ray"}, "use local or slurm"),
+        ({"engine": "ray"}, "use local or slurm"),
         ({"max_area": 2.0}, "share between 0 and 1"),
         ({"clips": 0}, "toy makes 1 to 50000 clips"),
     ],

@@ -32,7 +32,8 @@ from edgetam_pl.config import ShardsConfig
 from edgetam_pl.data import sample as schema
 from edgetam_pl.data.faults import BadSampleError
 from edgetam_pl.data.index import MANIFEST, Index, Manifest, index_name, record_of
-from edgetam_pl.data.readers import Reader, open_reader
+from edgetam_pl.data.readers import open_reader
+from edgetam_pl.data.recipes import Recipe
 from edgetam_pl.data.shards import read_manifest
 from edgetam_pl.data.windows import samples
 from edgetam_pl.data.writer import ShardWriter, write_whole
@@ -56,7 +57,13 @@ def run(cfg: ShardsConfig) -> int:
     """
     _check(cfg)
     out = Path(cfg.out)
-    plan = Plan.of(cfg, open_reader(cfg))
+    recipe = Recipe.read(cfg.recipe) if cfg.recipe else None
+    if recipe is not None:
+        print(recipe.heading())
+    names = (reader := open_reader(cfg)).items()
+    if recipe is not None:
+        print(recipe.compared(len(names), split=cfg.split))
+    plan = Plan.of(cfg, reader.kind, names)
     if (out / MANIFEST).is_file():
         old = read_manifest(str(out))
         if old.settings != plan.settings:
@@ -65,7 +72,7 @@ def run(cfg: ShardsConfig) -> int:
         return 0
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, plan)
-    if cfg.launcher == "slurm":
+    if cfg.engine == "slurm":
         _on_slurm(cfg, plan)
     else:
         _here(cfg, plan, range(len(plan.groups)))
@@ -101,15 +108,14 @@ class Plan:
         return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:16]
 
     @staticmethod
-    def of(cfg: ShardsConfig, reader: Reader) -> Plan:
-        names = reader.items()
+    def of(cfg: ShardsConfig, kind: str, names: list[str]) -> Plan:
         order = np.random.default_rng(cfg.seed).permutation(len(names))
         chosen = [names[i] for i in order][: cfg.limit or None]
-        size = cfg.group or GROUP[reader.kind]
+        size = cfg.group or GROUP[kind]
         groups = tuple(tuple(chosen[first : first + size]) for first in range(0, len(chosen), size))
         values = dataclasses.asdict(cfg)
         kept = _CONTENT + (_TOY if cfg.source == "toy" else ())
-        return Plan(reader.kind, groups, {key: values[key] for key in kept})
+        return Plan(kind, groups, {key: values[key] for key in kept})
 
     def shard(self, number: int) -> str:
         return f"shard-{number:06d}.tar"
@@ -129,7 +135,7 @@ def _check(cfg: ShardsConfig) -> None:
         f"stride={cfg.stride}: windows start 1 to window={cfg.window} frames apart": not 1 <= cfg.stride <= cfg.window,
         f"quality={cfg.quality}: JPEG quality is 1 to 100": not 1 <= cfg.quality <= 100,
         f"chroma={cfg.chroma}: use 420, 422 or 444": cfg.chroma not in {"420", "422", "444"},
-        f"launcher={cfg.launcher}: use local or slurm": cfg.launcher not in {"local", "slurm"},
+        f"engine={cfg.engine}: use local or slurm": cfg.engine not in {"local", "slurm"},
         f"every={cfg.every}: use 1 or more": cfg.every < 1,
         f"max_area={cfg.max_area}: a share between 0 and 1": not 0 < cfg.max_area <= 1,
     }
@@ -297,7 +303,7 @@ def _on_slurm(cfg: ShardsConfig, plan: Plan) -> None:
     try:
         import submitit
     except ModuleNotFoundError as error:
-        raise ValueError("launcher=slurm needs submitit; install it with: pip install 'edgetam-pl[cluster]'.") from error
+        raise ValueError("engine=slurm needs submitit; install it with: pip install 'edgetam-pl[cluster]'.") from error
     out = Path(cfg.out)
     todo = [number for number in range(len(plan.groups)) if not finished(out, plan, number)]
     jobs = max(min(cfg.jobs, len(todo)), 1)

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -92,7 +93,8 @@ class ShardWriter:
             raise self._told(problem) from problem
         finally:
             self.hashing.given_up = True
-            self.file.close()
+            with suppress(OSError):  # all was flushed, or the disk is full and what is buffered is thrown away
+                self.file.close()
             self.partial.unlink(missing_ok=True)
 
     def _finish(self) -> None:
@@ -117,9 +119,10 @@ class ShardWriter:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return error
         return DiskFullError(
-            error.errno,
+            errno.ENOSPC,
             f"The disk of {self.folder} is full ({self.hashing.size / 1e6:.0f} MB into {self.name}). Finished shards are "
-            f"whole and stay; free some space, or use a smaller short_side, and run the same command again: it continues.",
+            f"whole and stay; free some space and run the same command again: it continues. Smaller shards need a folder of "
+            f"their own (short_side=720 out=...).",
         )
 
 
