@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -142,7 +143,19 @@ def train(planned: Plan) -> int:
 
         fit.run(planned.train)
         return 0
-    return subprocess.run(launch_command(planned), env=launch_environment(planned.trial), check=False).returncode
+    return passing_signals(launch_command(planned), launch_environment(planned.trial))
+
+
+def passing_signals(command: list[str], environment: dict[str, str]) -> int:
+    """Run a launcher to its end; a signal to this process (of an agent, of an allocation) is handed on: no orphans."""
+    with subprocess.Popen(command, env=environment) as process:
+        kinds = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+        before = {kind: signal.signal(kind, lambda number, _: process.send_signal(number)) for kind in kinds}
+        try:
+            return process.wait()
+        finally:
+            for kind, handler in before.items():
+                signal.signal(kind, handler)
 
 
 def launch_command(planned: Plan) -> list[str]:
