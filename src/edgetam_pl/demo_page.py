@@ -111,7 +111,7 @@ def page(tracker: SessionTracker, *, device: str = "cpu") -> gradio.Blocks:
     import gradio as gr  # pyright: ignore[reportMissingImports]
 
     options = SessionOptions(keep_all=True, channels_last=True)
-    films = Path(tempfile.mkdtemp(prefix="edgetam-demo-"))
+    films = tempfile.TemporaryDirectory(prefix="edgetam-demo-")  # lives as long as the page
 
     def opened(path: str | None) -> tuple[Any, ...]:
         if path is None:
@@ -146,9 +146,9 @@ def page(tracker: SessionTracker, *, device: str = "cpu") -> gradio.Blocks:
             picture, t = None, 0
             for t, picture in visit.follow(backwards=backwards):
                 yield picture, t, None
-            yield picture, t, str(visit.film(films / f"{id(visit)}.mp4"))
+            yield picture, t, str(visit.film(Path(films.name) / f"{id(visit)}.mp4"))
 
-    with gr.Blocks(title="EdgeTAM") as blocks:
+    with gr.Blocks(title="EdgeTAM", analytics_enabled=False) as blocks:  # nobody else hears that this page was opened
         gr.Markdown("# Track anything\nOpen a video, click on what you want to follow, then press *Track*.")
         visit = gr.State(None)
         with gr.Row():
@@ -161,7 +161,7 @@ def page(tracker: SessionTracker, *, device: str = "cpu") -> gradio.Blocks:
                 backwards = gr.Checkbox(False, label="Backwards")
                 track = gr.Button("Track", variant="primary")
             with gr.Column(scale=2):
-                frame = gr.Image(label="Click here", interactive=False, type="numpy")
+                frame = gr.Image(label="Click here", interactive=False, type="numpy", buttons=["fullscreen", "download"])
                 time = gr.Slider(0, 1, 0, step=1, label="Frame")
                 film = gr.Video(label="Result")
         source.change(opened, source, [visit, frame, time, film])

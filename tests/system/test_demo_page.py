@@ -59,7 +59,8 @@ def test_without_gradio_the_missing_package_is_named() -> None:
 
 
 @pytest.mark.skipif(find_spec("gradio") is None, reason="gradio is not installed: pip install 'edgetam-pl[demo]'")
-def test_the_page_is_built() -> None:
+def test_the_page_is_built_and_tells_nobody() -> None:
     blocks = page(load_tracker("toy", "random"))
     labels = {component.get("props", {}).get("label") for component in blocks.get_config_file()["components"]}
     assert {"Video", "Object", "A click is", "Click here", "Frame", "Result"} <= labels
+    assert not blocks.analytics_enabled
