@@ -10,8 +10,8 @@ images  COCO images enlarged to 2250 x 1500 with 100 masks each, as SA-1B has th
 Contestants:
   sam2   plain torchvision and PIL, as SAM 2's loader does it: JPEG and PNG or RLE folders, every mask on its own, floats.
   floor  decode those frames and masks and resize each once; nothing else. Not a loader: there is no choice, no batch.
-  ours   edgetam_pl.data, from shards, as a worker runs it; with the unpacking that the training process does; and without
-         augmentation, as when the device augments.
+  ours   edgetam_pl.data, from shards, as a worker runs it; with the unpacking that the training process does; without
+         augmentation, as when the device augments; and what the device then spends (wall seconds, where it is a GPU).
 
 The floor is given twice: with masks read by pycocotools, and (tight) with our own reader of runs, eight masks to a byte.
 Ratios of medians are what counts. CPU seconds stand beside wall seconds, because a shared machine disturbs the latter.
@@ -47,13 +47,15 @@ from edgetam_pl.config import AugmentConfig, DataConfig, DataSource, ShardsConfi
 from edgetam_pl.data import rle
 from edgetam_pl.data.build import run as build
 from edgetam_pl.data.collate import Slots
-from edgetam_pl.data.loader import ShardLoader, Steps, build_loader
+from edgetam_pl.data.device import augmented
+from edgetam_pl.data.loader import ShardLoader, build_loader
+from edgetam_pl.data.steps import PREFETCH, Steps
 
 SIDE = 1024
 FRAMES = 8
 OBJECTS = 3
 MASKS = 64
-STILL = AugmentConfig(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+LATER = AugmentConfig(where="device")
 
 
 @dataclass
@@ -292,14 +294,14 @@ def loader(
 def worker(place: Path, *, kind: str, augment: AugmentConfig) -> Steps:
     """What a data worker calls: batch number k, in shared memory that is used again."""
     steps = loader(place, kind=kind, augment=augment).steps
-    steps.slots = Slots(4)
+    steps.slots = Slots(PREFETCH + 2)
     return steps
 
 
 # ----------------------------------------------------------------------------------------------------------------- runs
 
 
-def clips(shared: Path, work: Path, *, rounds: int, samples: int) -> dict[str, Any]:
+def clips(shared: Path, work: Path, *, rounds: int, samples: int, device: str) -> dict[str, Any]:
     root = work / "davis3"
     videos = three_objects(shared / "davis16_train", root)
     build(ShardsConfig(source="davis", root=str(root), out=str(work / "clips"), processes=1, check=False))
@@ -311,7 +313,14 @@ def clips(shared: Path, work: Path, *, rounds: int, samples: int) -> dict[str, A
             runs[f"{video}/{path.stem}"] = coco.encode(np.asfortranarray(stack))
     rng = random.Random(0)
     torch.manual_seed(0)
-    full, still = (worker(work / "clips", kind="video", augment=a) for a in (AugmentConfig(), STILL))
+    full, later = (worker(work / "clips", kind="video", augment=a) for a in (AugmentConfig(), LATER))
+    waiting = later.parcel(0).batch.unpack().to(device)
+
+    def on_device(_: int) -> None:
+        augmented(waiting)
+        if device != "cpu":
+            torch.cuda.synchronize()
+
     return compare(
         [
             Contestant("sam2", lambda k: sam2_clip(root, videos[k % len(videos)], k % FRAMES, rng)),
@@ -319,14 +328,15 @@ def clips(shared: Path, work: Path, *, rounds: int, samples: int) -> dict[str, A
             Contestant("tight floor", lambda k: tight_floor_clip(root, videos[k % len(videos)], k % FRAMES, runs)),
             Contestant("ours", lambda k: full.parcel(k)),
             Contestant("ours, unpacked too", lambda k: full.parcel(k).batch.unpack()),
-            Contestant("ours, device augments", lambda k: still.parcel(k)),
+            Contestant("ours, device augments", lambda k: later.parcel(k)),
+            Contestant(f"  that device ({device})", on_device),
         ],
         rounds=rounds,
         samples=samples,
     )
 
 
-def images(shared: Path, work: Path, *, rounds: int, samples: int) -> dict[str, Any]:
+def images(shared: Path, work: Path, *, rounds: int, samples: int, device: str) -> dict[str, Any]:
     root = work / "sa1b"
     names = large_images(shared / "coco_dev", root, 12)
     build(ShardsConfig(source="sa1b", root=str(root), out=str(work / "images"), processes=1, check=False))
@@ -368,6 +378,7 @@ def main() -> int:
     parser.add_argument("--memory", action="store_true", help="only resident memory over 2,000 samples")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--samples", type=int, default=4, help="samples of each contestant in a round")
+    parser.add_argument("--device", default="cpu", help="device of the augmentation that workers leave out: cpu | cuda")
     parser.add_argument("--out", type=Path, default=None, help="write the figures as JSON")
     args = parser.parse_args()
     shared = args.shared or Path(os.environ.get("EDGETAM_SHARED", Path(__file__).resolve().parents[2] / "shared"))
@@ -387,7 +398,9 @@ def main() -> int:
         else:
             for name, measure in (("clips", clips), ("images", images)):
                 if args.only in (None, name):
-                    found[name] = measure(shared / "data", work, rounds=args.rounds, samples=args.samples)
+                    found[name] = measure(
+                        shared / "data", work, rounds=args.rounds, samples=args.samples, device=args.device
+                    )
                     show(name, found[name])
     finally:
         shutil.rmtree(work)

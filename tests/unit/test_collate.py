@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -182,6 +184,18 @@ def test_a_grey_jpeg_is_a_picture_too() -> None:
     )
     batch = collate([Clip(made.header, made.choice, (grey,), made.look)], image_size=32, source="toy")
     assert torch.equal(batch.frames[0, 0, 0], batch.frames[0, 0, 2])
+
+
+def test_only_chosen_frames_and_objects_are_decoded() -> None:
+    """What was not chosen may be broken: nobody looks at it."""
+    made = clip(*toy_clip(0, 3, 32, 3))
+    masks = (made.header.masks[0], ("~~", *made.header.masks[1][1:]), ("~~",) * 3)
+    header = replace(made.header, masks=masks)
+    chosen = Clip(header, Choice((1, 2), (0, 1)), made.images[1:], made.look)
+    batch = collate([chosen], image_size=32, source="toy")
+    assert batch.masks.shape == (2, 2, 32, 32)
+    with pytest.raises(BadSampleError, match="object 1, frame 0"):
+        collate([Clip(header, Choice((0, 1), (0, 1)), made.images[:2], made.look)], image_size=32, source="toy")
 
 
 def test_what_cannot_be_decoded_is_named_with_its_sample() -> None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import re
+import tracemalloc
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +21,7 @@ from edgetam_pl.data import rle, windows, writer
 from edgetam_pl.data import sample as schema
 from edgetam_pl.data.build import run
 from edgetam_pl.data.faults import BadSampleError, Cause
+from edgetam_pl.data.readers import Frame
 from edgetam_pl.data.sample import Sample
 from edgetam_pl.data.shards import ShardSet, load_index, read_manifest
 from edgetam_pl.data.tars import read_members
@@ -54,6 +59,39 @@ def test_the_manifest_says_what_is_there(tmp_path: Path) -> None:
     assert manifest.bytes == sum(record.bytes for record in manifest.shards)
     assert manifest.settings["seed"] == 0
     assert not list(tmp_path.glob(".*"))
+
+
+def test_progress_shows_rate_and_time_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(toy(tmp_path, clips=40))
+    shown = capsys.readouterr().err
+    assert "videos/s]" in shown
+    assert re.search(r"\d\d:\d\d<\d\d:\d\d", shown)  # so far < to go
+
+
+def test_memory_does_not_grow_with_the_length_of_a_video() -> None:
+    """A frame is encoded before the next one is read, and a window's bytes are all that is held."""
+
+    @dataclass(frozen=True)
+    class Film:
+        length: int
+        kind: str = "video"
+
+        def items(self) -> list[str]:
+            return ["film"]
+
+        def frames(self, item: str) -> Iterator[Frame | BadSampleError]:
+            for number in range(self.length):
+                mask = np.ones((256, 256), bool)
+                yield Frame(number, np.full((256, 256, 3), number % 256, np.uint8), {"1": mask})
+
+    peaks = []
+    for length in (80, 400):
+        tracemalloc.start()
+        windows_seen = sum(1 for _ in windows.samples(ShardsConfig(), Film(length), "film", lambda error: None))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert windows_seen == (length - 32) // 16 + 1
+    assert peaks[1] < 1.2 * peaks[0]
 
 
 def test_masks_in_the_shard_are_the_generated_ones(tmp_path: Path) -> None:
