@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,10 +15,11 @@ import torch
 from edgetam_pl import weights
 from edgetam_pl.build import build_model
 from edgetam_pl.compose import composed
-from edgetam_pl.config import ShardsConfig, TrainConfig
+from edgetam_pl.config import PhaseConfig, ShardsConfig, StageConfig, TrainConfig
 from edgetam_pl.data.build import run as build_shards
 from edgetam_pl.training import fit
 from edgetam_pl.training.curves import STEP, read_lines
+from edgetam_pl.training.phases import progress_of
 
 SMALL = (
     "model.image_size=64",
@@ -97,23 +102,76 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 TWO_PHASES = "{frames:2,steps:4,batch:2},{frames:4,steps:3,batch:1,freeze_encoder:true,distil:false}"
 
 
+@pytest.fixture(scope="module")
+def whole(shards: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run of both phases, with a moving average of the weights."""
+    out = tmp_path_factory.mktemp("whole")
+    words = [*taught(teacher), "checkpoint_every=1", "stage.ema=0.5", "keep_checkpoints=7"]
+    fit.run(training(shards, out, *words, phases=TWO_PHASES))
+    assert len(losses(out)) == 7
+    return out
+
+
 @pytest.mark.parametrize("stopped_at", [2, 5])
-def test_an_interrupted_run_continues_as_if_it_had_not_been(
-    shards: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: int
+def test_f10_an_interrupted_run_continues_as_if_it_had_not_been(
+    shards: Path, teacher: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: int
 ) -> None:
-    whole = training(shards, tmp_path / "whole", *taught(teacher), "checkpoint_every=1", phases=TWO_PHASES)
-    fit.run(whole)
-    broken = training(shards, tmp_path / "broken", *taught(teacher), "checkpoint_every=1", phases=TWO_PHASES)
+    """Losses, weights and the moving average, inside the first phase and inside the frozen one."""
+    broken = training(shards, tmp_path, *taught(teacher), "checkpoint_every=1", "stage.ema=0.5", phases=TWO_PHASES)
     with monkeypatch.context() as patch:
         interrupt_after(patch, stopped_at)
         with pytest.raises(Stopped):
             fit.run(broken)
     fit.run(broken)
-    assert len(losses(tmp_path / "whole")) == 7
-    assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
+    assert losses(tmp_path) == losses(whole)
+    ours, theirs = (torch.load(out / "weights.pt", weights_only=True)["model"] for out in (tmp_path, whole))
+    for name, value in theirs.items():
+        assert torch.equal(ours[name], value), name
 
 
-def test_no_key_of_the_teacher_is_saved_and_its_hash_is(shards: Path, teacher: Path, tmp_path: Path) -> None:
+def test_the_moving_average_is_what_is_saved_and_what_the_next_phase_starts_from(whole: Path) -> None:
+    """After step n: average = decay * average + (1 - decay) * weights."""
+    saved = [torch.load(path, weights_only=True) for path in sorted((whole / "checkpoints").glob("phase1-step*.ckpt"))]
+    assert len(saved) == 4
+    name = "student.mask_decoder.iou_token.weight"
+    for before, after in pairwise(saved):
+        expected = 0.5 * before["state_dict"][name] + 0.5 * after["current_model_state"][name]
+        torch.testing.assert_close(after["state_dict"][name], expected)
+    done = torch.load(whole / "checkpoints" / "phase1-done.ckpt", weights_only=True)["state_dict"]
+    assert torch.equal(done[name], saved[-1]["state_dict"][name])
+
+
+def test_f11_inside_a_frozen_phase_a_resumed_encoder_is_frozen_again(
+    shards: Path, teacher: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No gradient, evaluation mode, statistics and F16 still; the other parts are trained. And the phase before is not."""
+    broken = training(shards, tmp_path, *taught(teacher), "checkpoint_every=1", phases=TWO_PHASES)
+    seen: dict[int, tuple[bool, bool, bool, bool]] = {}
+    original = fit.Distillation.training_step
+
+    def training_step(self: fit.Distillation, batch: object, batch_idx: int) -> torch.Tensor:
+        if self.steps_done == 5 and 5 not in seen:
+            seen[5] = (True,) * 4  # the first time here: stop
+            raise Stopped
+        trunk, rest = self.student.image_encoder.trunk, self.student.mask_decoder
+        learns = [any(p.requires_grad for p in part.parameters()) for part in (trunk, rest)]
+        seen[self.steps_done] = (*learns, trunk.training, rest.training)  # type: ignore[assignment]
+        return original(self, batch, batch_idx)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fit.Distillation, "training_step", training_step)
+    with pytest.raises(Stopped):
+        fit.run(broken)
+    fit.run(broken)
+    assert {step: seen[step] for step in (0, 3)} == dict.fromkeys((0, 3), (True, True, True, True))
+    assert {step: seen[step] for step in (4, 5, 6)} == dict.fromkeys((4, 5, 6), (False, True, False, True))
+    first, last = (build_model(broken.model).eval() for _ in range(2))
+    weights.load_into(first, tmp_path / "checkpoints" / "phase1-done.ckpt")
+    weights.load_into(last, tmp_path / "weights.pt")
+    images = torch.rand(1, 3, 64, 64)
+    assert torch.equal(first.encode(images).f16, last.encode(images).f16)
+
+
+def test_f16_no_key_of_the_teacher_is_saved_and_its_hash_is(shards: Path, teacher: Path, tmp_path: Path) -> None:
     cfg = training(shards, tmp_path, *taught(teacher), phases="{frames:2,steps:1,batch:1}")
     fit.run(cfg)
     saved = torch.load(tmp_path / "checkpoints" / "phase1-done.ckpt", weights_only=True)
@@ -129,7 +187,7 @@ def test_no_key_of_the_teacher_is_saved_and_its_hash_is(shards: Path, teacher: P
     assert not optimised & {id(parameter) for parameter in module.teacher.model.parameters()}
 
 
-def test_another_teacher_is_refused_on_resume(shards: Path, teacher: Path, tmp_path: Path) -> None:
+def test_f16_another_teacher_is_refused_on_resume(shards: Path, teacher: Path, tmp_path: Path) -> None:
     phases = "{frames:2,steps:3,batch:1}"
     cfg = training(shards, tmp_path / "run", *taught(teacher), "checkpoint_every=1", phases=phases)
     fit.run(cfg)
@@ -143,7 +201,7 @@ def test_another_teacher_is_refused_on_resume(shards: Path, teacher: Path, tmp_p
         fit.run(training(shards, tmp_path / "run", *taught(other), "checkpoint_every=1", phases=phases))
 
 
-def test_a_frozen_encoder_does_not_move(shards: Path, tmp_path: Path) -> None:
+def test_f11_a_frozen_encoder_does_not_move(shards: Path, tmp_path: Path) -> None:
     cfg = training(
         shards,
         tmp_path,
@@ -159,7 +217,7 @@ def test_a_frozen_encoder_does_not_move(shards: Path, tmp_path: Path) -> None:
     assert any(not torch.equal(first[key], last[key]) for key in first if key not in still)
 
 
-def test_the_teacher_stays_in_evaluation_mode(shards: Path, teacher: Path, tmp_path: Path) -> None:
+def test_f16_the_teacher_stays_in_evaluation_mode(shards: Path, teacher: Path, tmp_path: Path) -> None:
     cfg = training(shards, tmp_path, *taught(teacher), phases="{frames:2,steps:2,batch:1}")
     module = fit.build_module(cfg)
     assert module.teacher is not None
@@ -189,16 +247,23 @@ def test_images_teach_without_memory(shards: Path, teacher: Path, tmp_path: Path
     assert line["train/mem"] == 0
 
 
-def test_one_run_directory_holds_one_offline_run(shards: Path, tmp_path: Path) -> None:
+def test_f18_f19_one_run_directory_holds_one_run_however_often_it_is_continued(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W&B's id is the run's own, over phases and requeues; the x-axis goes on where it was."""
     words = ["logger=wandb", "logger.panels_every=1"]
     cfg = training(
         shards, tmp_path, *words, phases="{frames:2,steps:1,batch:1,distil:false},{frames:3,steps:1,batch:1,distil:false}"
     )
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 1)
+        with pytest.raises(Stopped):
+            fit.run(cfg)
     fit.run(cfg)
     record = json.loads((tmp_path / "run.json").read_text())
-    runs = list((tmp_path / "wandb").glob("offline-run-*"))
-    assert len(runs) == 1
-    assert runs[0].name.endswith(record["run_id"])
+    runs = list((tmp_path / "wandb").glob("offline-run-*"))  # offline, each process leaves a folder of the same run
+    assert {run.name.rpartition("-")[2] for run in runs} == {record["run_id"]}
+    assert sorted(losses(tmp_path)) == [1, 2]
     assert sorted(p.name for p in (tmp_path / "panels").iterdir()) == ["step000001.png", "step000002.png"]
 
 
@@ -210,13 +275,47 @@ def test_activation_checkpointing_changes_memory_not_losses(shards: Path, tmp_pa
     assert again == pytest.approx(plain, rel=1e-5)
 
 
+def test_f14_a_bf16_training_clips_and_steps(shards: Path, teacher: Path, tmp_path: Path) -> None:
+    """Autocast, a fused optimiser and clipping together, weights in fp32; close to fp32, and not equal to it."""
+    phases = "{frames:3,steps:3,batch:1}"
+    fit.run(training(shards, tmp_path / "fp32", *taught(teacher), phases=phases))
+    fit.run(training(shards, tmp_path / "bf16", *taught(teacher), "trainer.precision=bf16-mixed", phases=phases))
+    exact, rounded = losses(tmp_path / "fp32"), losses(tmp_path / "bf16")
+    assert rounded == pytest.approx(exact, rel=0.1)
+    assert rounded != exact
+    saved = torch.load(tmp_path / "bf16" / "weights.pt", weights_only=True)["model"]
+    assert {value.dtype for value in saved.values() if value.is_floating_point()} == {torch.float32}
+
+
 def test_a_dry_run_prints_and_writes_nothing(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit.run(training(shards, tmp_path / "run", "dry_run=true", phases="{frames:2,steps:1,batch:1,distil:false}"))
     assert "parameters" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
 
 
-def test_a_truncated_checkpoint_is_named_and_the_one_before_is_used(
+def test_f18_a_process_killed_while_it_saves_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    """kill -9 in the middle of writing: the old file is whole, and what was begun does not pass for one."""
+    path = tmp_path / "phase1-step000001.ckpt"
+    script = f"""
+import os, pathlib, signal, torch
+from edgetam_pl import weights
+path = pathlib.Path({str(path)!r})
+weights.write({{"edgetam_pl": {{"phase": 0, "steps_done": 1}}}}, path)
+def save(content, file, *args, **kwargs):
+    pathlib.Path(getattr(file, "name", file)).write_bytes(b"half of it")
+    os.kill(os.getpid(), signal.SIGKILL)
+weights.torch.save = save
+weights.write({{"edgetam_pl": {{"phase": 0, "steps_done": 2}}}}, path.with_name("phase1-step000002.ckpt"))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert [entry.name for entry in tmp_path.glob("*.ckpt")] == [path.name]
+    progress = progress_of(tmp_path, StageConfig(phases=[PhaseConfig(steps=9)]))
+    assert progress.checkpoint == path
+    assert progress.inside
+
+
+def test_f18_a_truncated_checkpoint_is_named_and_the_one_before_is_used(
     shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cfg = training(shards, tmp_path, "checkpoint_every=1", phases="{frames:2,steps:3,batch:1,distil:false}")
@@ -227,3 +326,32 @@ def test_a_truncated_checkpoint_is_named_and_the_one_before_is_used(
     fit.run(cfg)
     assert "phase1-done.ckpt is incomplete" in capsys.readouterr().out
     assert (tmp_path / "weights.pt").is_file()
+
+
+def test_a_set_of_images_is_shown_to_the_teacher_once(shards: Path, teacher: Path, tmp_path: Path) -> None:
+    """teacher_cache: two entries an image at most, one of them flipped; the loss is that of asking every time."""
+    words = [*taught(teacher), "data.augment.flip=0.5"]
+    phases = "{frames:1,steps:4,batch:4}"
+    fit.run(training(shards, tmp_path / "asked", *words, phases=phases, stage="toy_image"))
+    words.append(f"teacher_cache={tmp_path / 'kept'}")
+    fit.run(training(shards, tmp_path / "known", *words, phases=phases, stage="toy_image"))
+    assert losses(tmp_path / "known") == pytest.approx(losses(tmp_path / "asked"), rel=1e-3)
+    assert 0 < len(list((tmp_path / "kept").rglob("*.npy"))) <= 16
+
+
+@pytest.mark.parametrize(
+    ("words", "phases", "named"),
+    [
+        ((), "{frames:12,steps:1,batch:1}", r"phases\[0\] \(frames=12.*longest has 8"),
+        ((), "{frames:2,steps:1,batch:1},{frames:9,steps:1,batch:1}", r"phases\[1\] \(frames=9"),
+        ((), "{frames:2,steps:1,batch:9}", r"batch=9.*8 samples"),
+        (("trainer.devices=3",), "{frames:2,steps:1,batch:3}", r"3 ranks of 3 clips need 9"),
+    ],
+)
+def test_f21_phases_that_the_shards_cannot_feed_are_refused_before_anything_is_built(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], phases: str, named: str
+) -> None:
+    monkeypatch.setattr(fit, "build_module", lambda cfg: pytest.fail("something was built"))
+    with pytest.raises(ValueError, match=named):
+        fit.run(training(shards, tmp_path / "run", "data.sources.1.weight=0", *words, phases=phases))
+    assert not (tmp_path / "run").exists()

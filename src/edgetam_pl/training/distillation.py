@@ -80,6 +80,7 @@ class Distillation(L.LightningModule):
         self.phase_index, self.phase = index, self.stage.phases[index]
         self.first_step = sum(phase.steps for phase in self.stage.phases[:index])
         self.batches_seen = 0
+        self.last_track = None
         for part in frozen_parts(self.student):
             part.requires_grad_(not self.phase.freeze_encoder)
 
@@ -218,7 +219,9 @@ class Distillation(L.LightningModule):
             weight_decay=cfg.weight_decay,
             layer_decay=cfg.layer_decay,
         )
-        optimizer = torch.optim.AdamW(groups, betas=(cfg.betas[0], cfg.betas[1]), fused=self.device.type in ("cuda", "cpu"))
+        scaled = self.trainer.precision == "16-mixed"  # a loss scaler must get at the gradients before the optimiser does
+        fused = self.device.type in ("cuda", "cpu") and not scaled
+        optimizer = torch.optim.AdamW(groups, betas=(cfg.betas[0], cfg.betas[1]), fused=fused)
         factor_at = optim.schedule(
             cfg.schedule,
             total_steps=self.phase.steps,
@@ -229,6 +232,17 @@ class Distillation(L.LightningModule):
         )
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor_at)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Global L2 norm over all parameters. Lightning refuses to clip under autocast for a fused optimiser, for fear of a
+        loss scaler; bf16 has none, and with fp16 the optimiser is not fused."""
+        if gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.student.parameters(), float(gradient_clip_val))
 
     def on_train_start(self) -> None:
         if self._teacher is not None:

@@ -159,7 +159,7 @@ def callbacks(cfg: TrainConfig, index: int) -> list[Callback]:
     chosen: list[Callback] = [
         ModelCheckpoint(
             dirpath=folder,
-            filename=f"phase{index + 1}-{{step:06d}}",
+            filename=f"phase{index + 1}-step{{step:06d}}",
             every_n_train_steps=cfg.checkpoint_every,
             save_top_k=cfg.keep_checkpoints,
             monitor="step",
