@@ -45,10 +45,11 @@ from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.model.trunks import ChannelScale
 from edgetam_pl.tracking.bank import MemoryBank, RecallPolicy
 from edgetam_pl.tracking.prompters import PromptPlan, Replay, SimulatedClicks
-from edgetam_pl.tracking.step import Prompter, observe, remember, rollout
-from edgetam_pl.training.distillation import Teacher, Track, VideoDistillation, bank_for, per_object
+from edgetam_pl.tracking.step import Prompter, observe, remember
+from edgetam_pl.training.distillation import VideoDistillation
+from edgetam_pl.training.follow import Teacher, Track, encode, follow
 from edgetam_pl.training.optim import parameter_groups
-from edgetam_pl.training.recompute import THRIFTY, VERBS, Recomputed
+from edgetam_pl.training.recompute import THRIFTY, VERBS, Recomputed, Thrift
 from edgetam_pl.types import Decoded, FrameOutput, ImageFeatures, Memory, Prompts, Recall, VideoBatch
 
 CONTESTANTS = ("plain", "ours", "ours, thrifty")
@@ -83,11 +84,11 @@ def main() -> None:
 def our_step(module: VideoDistillation, batch: VideoBatch, prompter: Prompter, verbs: Sequence[str] = ()) -> Tensor:
     """The loss of one step as training takes it, with these verbs recomputed in the backward pass."""
     model = Recomputed(module.student, tuple(verbs))
-    features = model.encode(model.normalise(batch.frames.flatten(0, 1)))
-    outputs = rollout(model, per_object(features, batch), prompter, num_frames=batch.num_frames, bank=bank_for(batch))
-    student = Track(features, outputs)
-    teacher = module.teach(batch, student)
-    return module.measure(batch, student, teacher).weighted(module.stage.weights).total
+    features = encode(model, batch.frames, channels_last=module.thrift.channels_last)
+    outputs = follow(model, features, batch, prompter)
+    heard = module.listen(batch)
+    student, teacher = Track(features, outputs), Track(heard, module.reply(batch, heard, outputs))
+    return module.measure(batch, student, teacher, batch.num_objects).weighted(module.stage.weights).total
 
 
 def plain_step(module: VideoDistillation, batch: VideoBatch, prompter: Prompter, attention: str) -> Tensor:
@@ -187,10 +188,13 @@ def _build(args: argparse.Namespace, name: str, dropout: float) -> VideoDistilla
         _as_timm_makes_it(student)
     stage = StageConfig(phases=[PhaseConfig(frames=args.frames, steps=20_000)])
     stage.optim.warmup = 100
-    module = VideoDistillation(student, stage=stage, teacher=Teacher(teacher, args.teacher, ""))
-    if args.channels_last and name != "plain":
-        module.to(memory_format=torch.channels_last)
-        teacher.to(memory_format=torch.channels_last)
+    laid_out = args.channels_last and name != "plain"
+    module = VideoDistillation(
+        student, stage=stage, teacher=Teacher(teacher, args.teacher, ""), thrift=Thrift(channels_last=laid_out)
+    )
+    if laid_out:
+        for model in (student, teacher):
+            model.image_encoder.to(memory_format=torch.channels_last)
     teacher.to(args.device)
     return module.to(args.device)
 
