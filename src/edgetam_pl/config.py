@@ -332,7 +332,7 @@ class TrialConfig:
 
     format: int = 1
     """Version of the sweep file whose command this is."""
-    launcher: str = "local"
+    start: str = "local"
     """local (in this process) | torchrun (this machine) | slurm (sbatch, and wait for the job)."""
     gpus: int = 1
     """torchrun, slurm: processes on each machine, one a GPU."""

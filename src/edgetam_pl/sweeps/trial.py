@@ -32,7 +32,7 @@ RECORD, FAILURE = "trial.json", "failure.json"
 """Left in the trial's folder: what a finished trial found; why one failed or was stopped."""
 
 _OTHERS = ("trial", "evaluate", "bench", "export")
-LAUNCHERS = ("local", "torchrun", "slurm")
+STARTS = ("local", "torchrun", "slurm")
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ def plan(words: tuple[str, ...]) -> Plan:
     trial = composed(TrialConfig, command="trial", overrides=said["trial"])[0]
     if trial.format != FORMAT:
         raise ValueError(f"trial.format is {trial.format}; this is version {FORMAT} of sweep files.")
-    if trial.launcher not in LAUNCHERS:
-        raise ValueError(f"trial.launcher is {trial.launcher!r}; use one of {', '.join(LAUNCHERS)}.")
+    if trial.start not in STARTS:
+        raise ValueError(f"trial.start is {trial.start!r}; use one of {', '.join(STARTS)}.")
     train = composed(TrainConfig, command="train", overrides=[*_default_out(said["train"]), *said["train"]])[0]
     validate(train.model)
     check(train)
@@ -138,7 +138,7 @@ def run(planned: Plan) -> int:
 
 def train(planned: Plan) -> int:
     """The training, in this process or by a launcher; its exit status."""
-    if planned.trial.launcher == "local":
+    if planned.trial.start == "local":
         from edgetam_pl.training import fit
 
         fit.run(planned.train)
@@ -162,7 +162,7 @@ def launch_command(planned: Plan) -> list[str]:
     """What starts a training on many GPUs: a script of configs/launcher with the training's words, for every rank alike."""
     trial, scripts = planned.trial, CONFIGS / "launcher"
     words = [*planned.train_words, f"out={planned.out}"]
-    if trial.launcher == "torchrun":
+    if trial.start == "torchrun":
         return ["bash", str(scripts / "torchrun.sh"), *words]
     size = [f"--nodes={trial.nodes}", f"--ntasks-per-node={trial.gpus}", f"--gpus-per-node={trial.gpus}"]
     return ["sbatch", "--wait", *size, f"--output={planned.out}/slurm-%j.log", str(scripts / "slurm.sh"), *words]
