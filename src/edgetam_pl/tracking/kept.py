@@ -46,6 +46,19 @@ class Track:
         """The bank, read in the direction of travel."""
         return replace(self.bank, policy=replace(self.bank.policy, backwards=backwards))
 
+    def passed(self, t: int, *, backwards: bool) -> Track:
+        """After a propagation came to frame t, where a person had given the answer."""
+        bank = self.bank
+        if t in self.corrected:
+            bank = bank.write(t, self.corrected[t], prompted=False)
+        answer = self.answers[t]._replace(tracked=True, backwards=backwards)
+        return replace(self, bank=bank, answers={**self.answers, t: answer})
+
+    def within_reach(self, t: int) -> Track:
+        """Without answers that nobody can ask for again from frame t: as many are kept as there are memories."""
+        reach = self.bank.policy.num_pointers
+        return replace(self, answers={i: a for i, a in self.answers.items() if abs(i - t) < reach or i in self.said})
+
 
 def remembered_frames(bank: MemoryBank) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(t for t, _ in bank.prompted), tuple(t for t, _ in bank.recent)

@@ -1,16 +1,14 @@
 """An interactive session: say what to follow, anywhere in a video, and watch it being followed (Sec. 3.1; SAM 2 Sec. 3).
 
 Every object has a bank of its own, so objects never disturb one another; image features are computed once a frame and
-shared. `observe` and `remember` of `step.py` do all the work on a frame; this file decides when they are called, and keeps
-what was said. What is kept is immutable, so a refused request leaves everything as it was, and undoing is putting back.
+shared. `follower.py` does the work on a frame; this file decides what is done when, and keeps what was said. What is kept is
+immutable, so a refused request leaves everything as it was, and undoing is putting back.
 """
 
 from __future__ import annotations
 
-import math
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import groupby
 
 import numpy as np
@@ -19,12 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgetam_pl.tracking.bank import MemoryBank, RecallPolicy
+from edgetam_pl.tracking.follower import Follower
 from edgetam_pl.tracking.frames import EndOfVideo, FrameMasks, Frames
-from edgetam_pl.tracking.kept import Answer, Track, Unwritten, joined, remembered_frames, row
-from edgetam_pl.tracking.options import HoleFilling, OptionedTracker, SessionOptions, SessionTracker
+from edgetam_pl.tracking.kept import Answer, Track, remembered_frames
+from edgetam_pl.tracking.options import HoleFilling, SessionOptions, SessionTracker
 from edgetam_pl.tracking.said import Said, heard
-from edgetam_pl.tracking.step import Ask, observe, remember
-from edgetam_pl.types import Decoded, FrameOutput, ImageFeatures, Prompts
 
 SUPPRESSED_LOGIT = -10.0
 """Without overlap, a pixel that another object wins has at most this logit (SAM 2 release)."""
@@ -66,11 +63,8 @@ class Session:
         if self.options.fill_holes_area > 0 and fill_holes is None:
             raise ValueError("fill_holes_area needs a function that fills: give fill_holes=edgetam_pl.video.fill_holes.")
         self.frames = frames
-        self._tracker = tracker
+        self._follower = Follower(tracker, frames, options=self.options, device=torch.device(device), fill_holes=fill_holes)
         self._policy = policy or RecallPolicy(past_pointers_only=True, clip_length=frames.count)
-        self._device = torch.device(device)
-        self._fill_holes = fill_holes
-        self._features: OrderedDict[int, ImageFeatures] = OrderedDict()
         self._tracks: Mapping[int, Track] = {}
         self._history: deque[Mapping[int, Track]] = deque(maxlen=self.options.undo_depth)
 
@@ -105,12 +99,12 @@ class Session:
         """
         self._check_object_number(object_id)
         self._check_frame(t)
-        words = heard(points, labels, box, mask, size=self.frames.size, side=self._tracker.image_size)
+        words = heard(points, labels, box, mask, size=self.frames.size, side=self._follower.side)
         track = self._tracks.get(object_id) or Track(MemoryBank(policy=self._policy, keep_all=self.options.keep_all))
         said = words if afresh else track.said.get(t, Said()).then(words)
         try:
             with torch.inference_mode():
-                track = self._answer(track, t, said)
+                track = self._follower.answered(track, t, said)
         except EndOfVideo as error:
             raise ValueError(f"There is no frame {t}: {error}") from error
         self._change({**self._tracks, object_id: track})
@@ -207,44 +201,12 @@ class Session:
         ]
         return sum({tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}.values())
 
-    # ------------------------------------------------------------------ one prompt
-
-    def _answer(self, track: Track, t: int, said: Said) -> Track:
-        """The track after a person said this about frame t."""
-        before = track.answers.get(t)
-        corrects = before is not None and before.tracked
-        previous = None
-        if before is not None and said.mask is None:
-            limit = self.options.clamp_previous or math.inf
-            previous = before.logits.clamp(-limit, limit)
-        prompts = said.as_prompts(self.frames.size, self._tracker.image_size, previous=previous, device=self._device)
-        # a mask is the answer, whatever is remembered; points on a frame never seen start afresh
-        ask = _after_one_answer(prompts) if corrects and said.mask is None else _at_once(prompts)
-        backwards = before is not None and before.backwards
-        output = observe(self._with_options(), track.facing(backwards), self._features_of(t), t, ask)
-        filled = self._filled(output.final)
-        answer = Answer(filled.best.float(), filled.presence.float(), _best_iou(filled), corrects, backwards)
-        was_prompted = any(number == t for number, _ in track.bank.prompted)
-        prompted = not corrects or was_prompted or self.options.corrections_are_prompted
-        return replace(
-            track,
-            said={**track.said, t: said},
-            unwritten={**track.unwritten, t: Unwritten(filled, prompted)},
-            answers={**track.answers, t: answer},
-        )
-
-    def _filled(self, decoded: Decoded) -> Decoded:
-        """The answer as it is shown: without small holes."""
-        if self.options.fill_holes_area == 0 or self._fill_holes is None:
-            return decoded
-        return decoded._replace(logits=self._fill_holes(decoded.logits, self.options.fill_holes_area))
-
     # ------------------------------------------------------------------ propagation
 
     def _travel(
         self, start: int | None, backwards: bool, max_frames: int | None, chosen: frozenset[int] | None
     ) -> Iterator[FrameMasks]:
-        firsts = [self._first_frame(track, start) for n, track in self._tracks.items() if chosen is None or n in chosen]
+        firsts = [_first_frame(track, start) for n, track in self._tracks.items() if chosen is None or n in chosen]
         t, visited, sign, before = (max(firsts) if backwards else min(firsts)), 0, -1 if backwards else 1, self._tracks
         while t >= 0 and (self.frames.count is None or t < self.frames.count) and visited != max_frames:
             try:
@@ -258,26 +220,23 @@ class Session:
             yield self._shown(t, {number: track.answers[t] for number, track in self._tracks.items() if number in travelled})
             t, visited = t + sign, visited + 1
 
-    def _visited(self, t: int, start: int | None, backwards: bool, chosen: frozenset[int] | None) -> Mapping[int, Track]:
+    def _visited(self, t: int, start: int | None, backwards: bool, chosen: frozenset[int] | None) -> dict[int, Track]:
         """The tracks of the objects that travel, after frame t."""
         done: dict[int, Track] = {}
         silent: dict[int, Track] = {}
         for number, track in self._tracks.items():
-            behind = (t - self._first_frame(track, start)) * (-1 if backwards else 1) >= 0
+            behind = (t - _first_frame(track, start)) * (-1 if backwards else 1) >= 0
             if (chosen is not None and number not in chosen) or not behind:
                 continue
-            track = self._written(track)
+            track = self._follower.written(track)
             if t in track.said:  # a person has spoken: that is the answer
-                answer, bank = track.answers[t]._replace(tracked=True, backwards=backwards), track.bank
-                if t in track.corrected:
-                    bank = bank.write(t, track.corrected[t], prompted=False)
-                done[number] = self._within_reach(replace(track, bank=bank, answers={**track.answers, t: answer}), t)
+                done[number] = track.passed(t, backwards=backwards)
             else:
                 silent[number] = track
         for numbers in self._together(silent):
-            for number, track in zip(numbers, self._followed([silent[n] for n in numbers], t, backwards)):
-                done[number] = self._within_reach(track, t)
-        return done
+            followed = self._follower.followed([silent[number] for number in numbers], t, backwards=backwards)
+            done.update(zip(numbers, followed))
+        return done if self.options.keep_all else {number: track.within_reach(t) for number, track in done.items()}
 
     def _together(self, tracks: Mapping[int, Track]) -> list[tuple[int, ...]]:
         """Which objects go through the network together: one each, or all that remember the same frames."""
@@ -286,75 +245,7 @@ class Session:
         history = {number: remembered_frames(track.bank) for number, track in tracks.items()}
         return [tuple(group) for _, group in groupby(sorted(tracks, key=history.__getitem__), key=history.__getitem__)]
 
-    def _followed(self, tracks: list[Track], t: int, backwards: bool) -> list[Track]:
-        """The tracks after frame t, on which nobody said anything."""
-        features, tracker = self._features_of(t), self._with_options()
-        bank = joined([track.facing(backwards) for track in tracks])
-        output = observe(tracker, bank, features, t, _silence)
-        memory = dict(remember(tracker, bank, features, t, output).recent)[t]
-        shown = self._filled(output.final)
-        best, presence, iou = shown.best.float(), shown.presence.float(), _best_iou(shown)
-        return [
-            replace(
-                track,
-                bank=track.facing(backwards).write(t, memory if len(tracks) == 1 else row(memory, i), prompted=False),
-                answers={
-                    **track.answers,
-                    t: Answer(best[i : i + 1], presence[i : i + 1], iou[i : i + 1], True, backwards),
-                },
-            )
-            for i, track in enumerate(tracks)
-        ]
-
-    def _written(self, track: Track) -> Track:
-        """The track with the memories of what was said since the last time."""
-        bank, corrected = track.bank, dict(track.corrected)
-        for t, (decoded, prompted) in sorted(track.unwritten.items()):
-            final = decoded if prompted else decoded._replace(prompts=None)  # remembered as a frame that was only tracked
-            features = self._features_of(t)
-            output = FrameOutput((final,), features.f16, recalled=False)
-            bank = remember(self._with_options(by_hand=True), bank, features, t, output)
-            if not prompted:
-                corrected[t] = dict(bank.recent)[t]
-        return replace(track, bank=bank, corrected=corrected, unwritten={})
-
-    def _within_reach(self, track: Track, t: int) -> Track:
-        """The track without answers that nobody can ask for again: as many are kept as there are memories."""
-        if self.options.keep_all:
-            return track
-        reach = track.bank.policy.num_pointers
-        return replace(track, answers={i: a for i, a in track.answers.items() if abs(i - t) < reach or i in track.said})
-
-    @staticmethod
-    def _first_frame(track: Track, start: int | None) -> int:
-        return min(track.said) if start is None else start
-
-    # ------------------------------------------------------------------ frames in, masks out
-
-    def _with_options(self, *, by_hand: bool = False) -> OptionedTracker:
-        return OptionedTracker(self._tracker, self.options, by_hand)
-
-    def _features_of(self, t: int) -> ImageFeatures:
-        """Image features of frame t, batch 1; the last few are kept for the next click."""
-        if t in self._features:
-            self._features.move_to_end(t)
-            return self._features[t]
-        frame = self.frames[t]
-        height, width = self.frames.size
-        if frame.shape != (height, width, 3) or frame.dtype != np.uint8:
-            raise ValueError(
-                f"Frame {t} is {frame.shape} {frame.dtype}; expected {(height, width, 3)} uint8 RGB like the first one. "
-                "All frames of a video must have one size."
-            )
-        side = self._tracker.image_size
-        images = torch.from_numpy(np.array(frame)).permute(2, 0, 1).unsqueeze(0)  # (1, 3, H, W)
-        images = F.interpolate(images, (side, side), mode=self.options.resize, antialias=True, align_corners=False)
-        layout = torch.channels_last if self.options.channels_last else torch.contiguous_format
-        images = self._tracker.normalise(images.contiguous(memory_format=layout).to(self._device))
-        self._features[t] = self._with_options().encode(images.contiguous(memory_format=layout))
-        while len(self._features) > self.options.cached_frames:
-            self._features.popitem(last=False)
-        return self._features[t]
+    # ------------------------------------------------------------------ masks out
 
     def _shown(self, t: int, answers: Mapping[int, Answer]) -> FrameMasks:
         """Answers at the video's own size."""
@@ -396,24 +287,6 @@ class Session:
             raise ValueError(f"There is no frame {t!r}; frames are numbered from 0{last}.")
 
 
-# ---------------------------------------------------------------------- helpers
-
-
-def _silence(_: Decoded | None) -> Prompts | None:
-    return None
-
-
-def _at_once(prompts: Prompts) -> Ask:
-    """A person who speaks before seeing an answer, then is content."""
-    return lambda answer: prompts if answer is None else None
-
-
-def _after_one_answer(prompts: Prompts) -> Ask:
-    """A person who corrects what was tracked, once."""
-    remaining = [prompts]
-    return lambda answer: None if answer is None or not remaining else remaining.pop()
-
-
-def _best_iou(decoded: Decoded) -> Tensor:
-    """(O, 1) predicted IoU of the chosen candidate."""
-    return decoded.iou.float().amax(dim=1, keepdim=True)
+def _first_frame(track: Track, start: int | None) -> int:
+    """Where this object's travel begins."""
+    return min(track.said) if start is None else start
