@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ from edgetam_pl.export.backends import backend_of
 from edgetam_pl.export.manifest import Loop, read
 from edgetam_pl.export.measures import Verdict
 from edgetam_pl.export.parts import Feature, Part, Program, Saved
-from edgetam_pl.export.run import ExportReport, export_packages, gate, prepared_reference
+from edgetam_pl.export.report import ExportReport
+from edgetam_pl.export.run import export_packages, gate, prepared_reference
 from edgetam_pl.model.track_anything import TrackAnything
 
 
@@ -58,7 +60,9 @@ def lively(cfg: ModelConfig, seed: int = 0) -> TrackAnything:
 
     model.load_state_dict({name: filled(name, tensor) for name, tensor in model.state_dict().items()})
     with torch.no_grad():
-        model.mask_decoder.presence_head.layers[-1].bias.fill_(20.0)
+        last = model.mask_decoder.presence_head.layers[-1]
+        assert isinstance(last, nn.Linear)
+        last.bias.fill_(20.0)
     return model
 
 
@@ -78,10 +82,16 @@ class Exported:
         manifest = read(self.out)
         return [Saved(self.parts[entry.role], self.out / entry.file, entry.function) for entry in manifest.parts]
 
-    def judge(self, change: Mapping[str, Callable[[Program], Program]], *, saved: list[Saved] | None = None) -> Verdict:
+    def judge(
+        self,
+        change: Mapping[str, Callable[[Program], Program]],
+        *,
+        saved: list[Saved] | None = None,
+        bounds: GateConfig | None = None,
+    ) -> Verdict:
         """The gate again, quickly, with some programs changed after loading."""
-        verdict = Verdict()
-        cfg = ExportConfig(model=self.cfg.model, backend=self.cfg.backend, gate=GateConfig(frames=8, short_frames=5))
+        verdict, bounds = Verdict(), GateConfig(frames=5, short_frames=4) if bounds is None else bounds
+        cfg = ExportConfig(model=self.cfg.model, backend=self.cfg.backend, gate=bounds)
         changed = Changed(self.cfg.backend, change)
         packages = self.saved if saved is None else saved
         gate(self.model, self.parts, changed, packages, self.loop, cfg, self.report.precision, verdict, lambda text: None)
@@ -92,6 +102,7 @@ class Changed:
     """A backend whose programs are tampered with on the way from the disk."""
 
     suffix = ""
+    needs: tuple[str, ...] = ()
 
     def __init__(self, name: str, change: Mapping[str, Callable[[Program], Program]]) -> None:
         self.name, self.change, self.backend = name, change, backend_of(name)
@@ -106,8 +117,19 @@ class Changed:
         raise AssertionError("these packages are saved already")
 
     def load(self, saved: Saved, *, rounded: bool) -> Program:
-        program = self.backend.load(saved, rounded=rounded)
-        return self.change.get(saved.part.role, lambda same: same)(program)
+        if saved.part.role in self.change:
+            return self.change[saved.part.role](self.backend.load(saved, rounded=rounded))
+        return _loaded(self.name, saved.path, saved.function, rounded)
+
+
+@functools.cache
+def _loaded(backend: str, path: Path, function: str | None, rounded: bool) -> Program:
+    """A program that nobody tampers with: reading it takes longer than judging it."""
+    return backend_of(backend).load(Saved(_NO_PART, path, function), rounded=rounded)
+
+
+_NO_PART = Part("", "", nn.Identity(), (), (), "")
+"""Backends load what a path holds; the part is for the gate."""
 
 
 def export(cfg: ExportConfig, out: Path, model: TrackAnything | None = None) -> Exported:

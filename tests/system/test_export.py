@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,11 +15,13 @@ import torch
 from exported import Exported, export, lively, tiny
 from torch import Tensor
 
-from edgetam_pl.config import ExportConfig, GateConfig
+from edgetam_pl.config import ExportConfig, GateConfig, Tolerance
 from edgetam_pl.export import mil_interpreter
 from edgetam_pl.export.client import PackagedTracker, RingBank
+from edgetam_pl.export.clip import draw, scenarios
 from edgetam_pl.export.coreml import CoreML
 from edgetam_pl.export.manifest import Manifest, read, sha256_of
+from edgetam_pl.export.measures import Verdict
 from edgetam_pl.export.mil_interpreter import OPERATIONS, Interpreter, load_program
 from edgetam_pl.export.parts import PADDING_LABEL, UNUSED_LABEL, Program
 from edgetam_pl.export.run import REPORT, ExportRefused, export_packages, run
@@ -63,7 +65,8 @@ def test_an_export_that_passes_ships_packages_contract_golden_files_and_instruct
     assert [path.name for path in exported.out.parent.iterdir()] == ["packages"]  # nothing half-written is left
 
 
-def test_the_rollouts_of_the_gate_hold_what_they_promise(exported: Exported) -> None:
+def test_f29_the_rollouts_of_the_gate_last_64_frames_and_hold_what_they_promise(exported: Exported) -> None:
+    """Occlusion, exit, re-entry and corrections; judged frame by frame, and left to themselves."""
     frames = exported.report.frames
     click = [row for row in frames if row.rollout == "click"]
     assert {row.rollout for row in frames} == {"click", "box", "mask"}
@@ -71,6 +74,29 @@ def test_the_rollouts_of_the_gate_hold_what_they_promise(exported: Exported) -> 
     assert len(click) == 64 + 3  # three corrections on two frames, each answered again
     assert sum(row.pixels > 0 for row in frames) > 60  # there was something to compare
     assert min(row.iou for row in frames) >= 0.95
+    assert min(row.free_iou for row in frames) >= 0.95
+    assert max(row.free_candidates for row in frames) < 0.1
+
+
+def test_f28_banks_that_are_not_full_are_judged_on_every_frame_from_one_to_ten(exported: Exported) -> None:
+    """After a click, after a box with a second one in the future, after a mask: each bank fills in its own way."""
+    for name, last in (("click", 10), ("box", 9), ("mask", 9)):
+        rows = {row.frame: row for row in exported.report.frames if row.rollout == name}
+        for t in range(1, last + 1):
+            assert rows[t].f_m < 0.01, (name, t)
+            assert rows[t].candidates < 0.02, (name, t)
+
+
+def test_f30_points_boxes_and_masks_are_judged_each(exported: Exported) -> None:
+    assert exported.report.passed
+    clip = draw(64, 128, seed=0)
+    said = {each.name: [entry for entries in each.entries.values() for entry in entries if entry] for each in
+            scenarios(clip, short_frames=10)}  # fmt: skip
+    kinds = {name: {label for entry in all_said if entry.labels is not None for label in entry.labels.flatten().tolist()}
+             for name, all_said in said.items()}  # fmt: skip
+    assert kinds == {"click": {0, 1}, "box": {2, 3}, "mask": {1}}
+    assert said["mask"][0].mask is not None
+    assert {row.rollout for row in exported.report.frames} == set(said)
 
 
 def test_the_report_says_that_no_apple_hardware_was_involved(exported: Exported, manifest: Manifest) -> None:
@@ -135,8 +161,8 @@ def test_names_and_shapes_are_those_of_the_contract(manifest: Manifest) -> None:
     assert loop.tokens == 32
 
 
-def test_graphs_have_at_most_four_dimensions_and_only_known_operations(exported: Exported, manifest: Manifest) -> None:
-    """F24, F20: no high ranks, no dynamic shapes, no gathers; a new operation has to be looked at first."""
+def test_f24_graphs_have_at_most_four_dimensions_and_only_known_operations(exported: Exported, manifest: Manifest) -> None:
+    """No high ranks, no dynamic shapes, no gathers; a new operation has to be looked at first."""
     for entry in manifest.parts:
         function = load_program(exported.out / entry.file).functions["main"]
         found = [operation for operation in function.operations if operation.op_type != "const"]
@@ -147,21 +173,21 @@ def test_graphs_have_at_most_four_dimensions_and_only_known_operations(exported:
         assert all(isinstance(side, int) for operation in found for var in operation.outputs for side in var.shape)
 
 
-def test_memory_attention_converts_although_its_rotations_were_complex_once(exported: Exported) -> None:
-    """F22: rotations are real, from tables; nothing is created or cached in forward."""
+def test_f22_memory_attention_converts_although_its_rotations_were_complex_once(exported: Exported) -> None:
+    """Rotations are real, from tables; nothing is created or cached in forward."""
     function = load_program(exported.out / "EdgeTAMTrackStep.mlpackage").functions["main"]
     assert "softmax" in {operation.op_type for operation in function.operations}
 
 
-def test_attention_is_spelt_out_unless_asked_otherwise(exported: Exported) -> None:
-    """F26: the fused operation has been wrong on GPUs for batches of ten and more; the 2-D branch has one per window."""
+def test_f26_attention_is_spelt_out_unless_asked_otherwise(exported: Exported) -> None:
+    """The fused operation has been wrong on GPUs for batches of ten and more; the 2-D branch has one per window."""
     for role in ("PromptDecoder", "MemoryEncoder", "TrackStep"):
         function = load_program(exported.out / f"EdgeTAM{role}.mlpackage").functions["main"]
         assert "scaled_dot_product_attention" not in {operation.op_type for operation in function.operations}
 
 
-def test_coordinates_stay_in_single_precision_until_their_sine(exported: Exported) -> None:
-    """F25: half precision steps by half a pixel above 512."""
+def test_f25_coordinates_stay_in_single_precision_until_their_sine(exported: Exported) -> None:
+    """Half precision steps by half a pixel above 512."""
     from coremltools.converters.mil.mil import types
 
     function = load_program(exported.out / "EdgeTAMPromptDecoder.mlpackage").functions["main"]
@@ -170,8 +196,18 @@ def test_coordinates_stay_in_single_precision_until_their_sine(exported: Exporte
     assert all(operation.x.dtype == types.fp32 for operation in angles)
 
 
-def test_normalisation_is_inside_and_per_channel(exported: Exported) -> None:
-    """F27: raw pixels in; Core ML's image input has a single scale, and three channels need three."""
+def test_f25_every_constant_fits_into_half_precision(exported: Exported, manifest: Manifest) -> None:
+    """No minus infinity and no -1e9 hides what is not there: -1e4 does."""
+    for entry in manifest.parts:
+        function = load_program(exported.out / entry.file).functions["main"]
+        values = [operation.outputs[0].val for operation in function.operations if operation.op_type == "const"]
+        numbers = [np.asarray(value) for value in values if np.asarray(value).dtype.kind == "f"]
+        assert numbers
+        assert max(np.abs(value).max() for value in numbers if value.size) <= 1e4
+
+
+def test_f27_normalisation_is_inside_and_per_channel(exported: Exported) -> None:
+    """Raw pixels in; Core ML's image input has a single scale, and three channels need three."""
     spec = ct.utils.load_spec(str(exported.out / "EdgeTAMImageEncoder.mlpackage"))
     assert spec.description.input[0].type.WhichOneof("Type") == "imageType"
     run_it = Interpreter.load(exported.out / "EdgeTAMImageEncoder.mlpackage", rounded=False)
@@ -193,7 +229,7 @@ def test_a_client_that_knows_only_the_folder_tracks_like_the_model(exported: Exp
     frames = torch.randint(0, 256, (9, 3, 128, 128), generator=torch.Generator().manual_seed(5)).to(torch.uint8)
     click = Prompts(torch.tensor([[[40.0, 60.0]]]), torch.tensor([[1]]))
     bank = RingBank(manifest.loop)
-    ours = rollout(tracker, lambda t: tracker.encode(frames[t : t + 1]), Script({0: [click]}), num_frames=9, bank=bank)
+    ours = rollout(tracker, lambda t: tracker.encode(frames[t : t + 1]), Script({0: [click]}), num_frames=9, bank=bank)  # type: ignore[arg-type]
     model = exported.model
     with torch.no_grad():
         from edgetam_pl.tracking.bank import MemoryBank
@@ -210,16 +246,16 @@ def test_a_client_that_knows_only_the_folder_tracks_like_the_model(exported: Exp
         torch.testing.assert_close(a.f_m, b.f_m, rtol=0, atol=0.02 * b.f_m.abs().max().item())
 
 
-def test_an_object_added_later_leaves_the_first_unchanged(exported: Exported, manifest: Manifest) -> None:
-    """F33: objects share the image features and nothing else."""
+def test_f33_an_object_added_at_frame_five_leaves_the_first_unchanged(exported: Exported, manifest: Manifest) -> None:
+    """Objects share the image features and nothing else."""
     tracker = PackagedTracker(_programs(exported, manifest), manifest.loop)
-    frames = torch.randint(0, 256, (6, 3, 128, 128), generator=torch.Generator().manual_seed(6)).to(torch.uint8)
+    frames = torch.randint(0, 256, (8, 3, 128, 128), generator=torch.Generator().manual_seed(6)).to(torch.uint8)
     first = Prompts(torch.tensor([[[40.0, 60.0]]]), torch.tensor([[1]]))
     second = Prompts(torch.tensor([[[90.0, 20.0]]]), torch.tensor([[1]]))
 
     def track(banks: list[RingBank], told: list[Mapping[int, Prompts]]) -> list[list[Tensor]]:
         answers: list[list[Tensor]] = [[] for _ in banks]
-        for t in range(6):
+        for t in range(8):
             features = tracker.encode(frames[t : t + 1])
             for which, bank in enumerate(banks):
                 prompts = told[which].get(t)
@@ -234,7 +270,7 @@ def test_an_object_added_later_leaves_the_first_unchanged(exported: Exported, ma
         return answers
 
     alone = track([RingBank(manifest.loop)], [{0: first}])[0]
-    together = track([RingBank(manifest.loop), RingBank(manifest.loop)], [{0: first}, {3: second}])
+    together = track([RingBank(manifest.loop), RingBank(manifest.loop)], [{0: first}, {5: second}])
     assert len(together[1]) == 3
     assert all(torch.equal(a, b) for a, b in zip(alone, together[0], strict=True))
 
@@ -246,9 +282,9 @@ def _wrapped(change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> Callab
     return lambda program: lambda inputs: program(change(dict(inputs)))
 
 
-def _refused(verdict: object, part: str) -> None:
+def _refused(verdict: Verdict, part: str) -> None:
     """The gate must name the part in its part by part check, and a frame of a rollout."""
-    texts = [str(measure) for measure in verdict.failures]  # type: ignore[attr-defined]
+    texts = [str(measure) for measure in verdict.failures]
     assert texts, "the gate let it pass"
     assert any(text.startswith(part) and "rollout" not in text for text in texts), texts
     assert any("frame" in text and "rollout" in text for text in texts), texts
@@ -264,8 +300,8 @@ def test_a_flipped_weight_is_refused(exported: Exported, tmp_path: Path) -> None
         path = tmp_path / saved.path.name
         shutil.copytree(saved.path, path)
         changed.append(saved.__class__(saved.part, path, saved.function))
-    weight = exported.parts["track_step"].module.model.memory_attention.blocks[0].ffn_out.weight
-    needle = weight.numpy().astype(np.float16).tobytes()
+    weights = dict(exported.parts["track_step"].module.named_parameters())
+    needle = weights["model.memory_attention.blocks.0.ffn_out.weight"].numpy().astype(np.float16).tobytes()
     for name in ("EdgeTAMTrackStep",):
         file = tmp_path / f"{name}.mlpackage" / mil_interpreter.WEIGHTS_FOLDER / "weight.bin"
         data = file.read_bytes()
@@ -294,8 +330,8 @@ def test_swapped_latents_are_refused(exported: Exported) -> None:
     _refused(exported.judge({"track_step": _wrapped(change)}), "EdgeTAMTrackStep")
 
 
-def test_padding_of_the_bank_that_counts_is_refused(exported: Exported) -> None:
-    """F28: empty slots must not be read, whatever they hold."""
+def test_f28_padding_of_the_bank_that_counts_is_refused(exported: Exported) -> None:
+    """Empty slots must not be read, whatever they hold."""
 
     def change(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         age = inputs["memory_age"]
@@ -304,8 +340,8 @@ def test_padding_of_the_bank_that_counts_is_refused(exported: Exported) -> None:
     _refused(exported.judge({"track_step": _wrapped(change)}), "EdgeTAMTrackStep")
 
 
-def test_padding_of_the_prompt_slots_that_counts_is_refused(exported: Exported) -> None:
-    """F30: an unused slot is not SAM's padding point, of which there is exactly one."""
+def test_f30_padding_of_the_prompt_slots_that_counts_is_refused(exported: Exported) -> None:
+    """An unused slot is not SAM's padding point, of which there is exactly one."""
 
     def change(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         labels = inputs["labels"]
@@ -314,8 +350,8 @@ def test_padding_of_the_prompt_slots_that_counts_is_refused(exported: Exported) 
     _refused(exported.judge({"prompt_decoder": _wrapped(change)}), "EdgeTAMPromptDecoder")
 
 
-def test_ignored_boxes_are_refused(exported: Exported) -> None:
-    """F30: the ports that were seen took boxes and did nothing with them."""
+def test_f30_ignored_boxes_are_refused(exported: Exported) -> None:
+    """The ports that were seen took boxes and did nothing with them."""
 
     def change(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         labels = inputs["labels"]
@@ -326,8 +362,8 @@ def test_ignored_boxes_are_refused(exported: Exported) -> None:
     assert any("rollout box, frame 0" in str(measure) for measure in verdict.failures)
 
 
-def test_a_half_precision_overflow_is_refused_and_its_operation_named(exported: Exported) -> None:
-    """F25: the same function in fp32, but the values between two layers do not fit into half precision."""
+def test_f25_a_half_precision_overflow_is_refused_and_its_operation_named(exported: Exported) -> None:
+    """The same function in fp32, but the values between two layers do not fit into half precision."""
 
     def scale(program: Program) -> Program:
         assert isinstance(program, Interpreter)
@@ -356,20 +392,36 @@ def test_numbers_that_are_no_numbers_are_refused(exported: Exported) -> None:
     _refused(exported.judge({"memory_encoder": broken}), "EdgeTAMMemoryEncoder")
 
 
-def test_an_error_that_grows_over_frames_is_refused_on_a_frame(exported: Exported) -> None:
-    """F29: each step is within its bound, and the object is lost all the same."""
+def test_f29_an_error_that_grows_over_frames_is_refused_on_a_frame(exported: Exported) -> None:
+    """The gate judges the loop as well: all that a single step does is forgiven here, and the object is lost nonetheless."""
 
-    def drifting(program: Program) -> Program:
-        def run_it(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    def forgetful(program: Program) -> Program:
+        def run_it(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
             results = program(inputs)
-            return results | {"memory_out": results["memory_out"] * 1.015}  # 1.5 %: the part by part bound is 2 %
+            return results | {"memory_out": -results["memory_out"]}
 
-        return lambda inputs: run_it(dict(inputs))
+        return run_it
 
-    verdict = exported.judge({"track_step": drifting})
-    parts = [m for m in verdict.failures if "rollout" not in m.where and m.what.endswith("(fp16)") and "PSNR" not in m.what]
-    assert parts == []  # no single output is too far away
-    assert verdict.failures  # yet it is noticed
+    bounds = GateConfig(frames=8, short_frames=4)
+    bounds.half = Tolerance(
+        part=9, psnr=-99, stored=9, contrast=9, step=9, step_psnr=-99, step_iou=0, free=bounds.half.free, iou=bounds.half.iou
+    )
+    failures = exported.judge({"track_step": forgetful}, bounds=bounds).failures
+    assert failures
+    assert all("left to itself" in measure.what for measure in failures)
+    frames = {int(measure.where.split("frame ")[1]) for measure in failures if "rollout click" in measure.where}
+    assert min(frames) >= 2  # frame 1 reads only what MemoryEncoder has written
+
+
+def test_a_model_that_hardly_drifts_by_itself_excuses_no_drift(exported: Exported) -> None:
+    """Beyond the bounds, torch with rounded weights is the measure; this model's own drift is too small to widen them."""
+
+    def other(program: Program) -> Program:
+        return lambda inputs: {name: value.roll(4, -1) for name, value in program(inputs).items()}
+
+    tolerance = GateConfig().half
+    failures = exported.judge({"track_step": other}).failures
+    assert {measure.bound for measure in failures if "left to itself" in measure.what} == {tolerance.free, tolerance.iou}
 
 
 # --- refusals leave things as they were -----------------------------------------------------------------------------------
@@ -395,7 +447,7 @@ def test_a_refused_export_leaves_no_package_and_writes_its_numbers_down(
     assert not refused.value.report.passed
     assert json.loads((tmp_path / "packages.refused.json").read_text())["failures"]
 
-    cfg.gate.half.part = 2e-2
+    cfg.gate.half.part = 5e-2
     export_packages(exported.model, out, cfg)
     before = sha256_of(out / "manifest.json")
     cfg.gate.half.part = 1e-9
@@ -443,6 +495,45 @@ def test_the_validator_refuses_other_numbers(exported: Exported, manifest: Manif
     assert not report["passed"]
     assert any(row["part"] == "track_step" for row in report["failures"])
     assert any("rollout click, frame 1" in row["where"] for row in report["failures"])
+
+
+class _Model:
+    """A Core ML model as the validator sees it on a Mac."""
+
+    compute_unit = "CPU_AND_GPU"
+
+    def predict(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return dict(inputs)
+
+    def get_compiled_model_path(self) -> str:
+        return "compiled"
+
+
+def test_f34_the_validator_tells_median_p95_and_worst_and_where_each_operation_would_run(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Spikes, and operations that fall to the CPU on the phone alone, show only there; the script is ready for it."""
+    from coremltools.models import compute_plan
+
+    operations = [SimpleNamespace(device=name) for name in ("MLNeuralEngineComputeDevice", "MLCPUComputeDevice", None)]
+    block = SimpleNamespace(operations=[operations[0], *operations])
+
+    def usage(operation: SimpleNamespace) -> SimpleNamespace | None:
+        if operation.device is None:
+            return None
+        return SimpleNamespace(preferred_compute_device=type(operation.device, (), {})())
+
+    plan = SimpleNamespace(
+        model_structure=SimpleNamespace(program=SimpleNamespace(functions={"main": SimpleNamespace(block=block)})),
+        get_compute_device_usage_for_mlprogram_operation=usage,
+    )
+    monkeypatch.setattr(compute_plan.MLComputePlan, "load_from_path", staticmethod(lambda path, units: plan))
+    module = _validator(exported.out)
+    programs = module.CoreMLPrograms.__new__(module.CoreMLPrograms)
+    programs.models, programs.wire = {"track_step": _Model()}, {"track_step": {"x": "fp16"}}
+    spent = programs.time("track_step", {"x": np.zeros(3)}, 20)
+    assert 0 < spent["median"] <= spent["p95"] <= spent["max"]
+    assert programs.plan("track_step") == {"MLNeuralEngineComputeDevice": 2, "MLCPUComputeDevice": 1, "no device": 1}
 
 
 def test_the_validator_says_where_it_cannot_run(

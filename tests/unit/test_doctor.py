@@ -25,8 +25,8 @@ from edgetam_pl.export.doctor import Finding, coremltools_finding, examine, main
         (numpy_finding(None, None), "missing", "pip install edgetam-pl"),
     ],
 )
-def test_each_version_has_a_verdict_and_a_cure(finding: Finding, state: str, cure: str) -> None:
-    """F23, N19: which torch and numpy work with coremltools."""
+def test_f23_each_version_has_a_verdict_and_a_cure(finding: Finding, state: str, cure: str) -> None:
+    """Which torch and numpy work with coremltools."""
     assert finding.state == state
     assert cure in finding.told
 
@@ -51,7 +51,7 @@ def test_this_environment_is_judged_by_converting_something(capsys: pytest.Captu
     assert "export to Core ML: yes" in told
 
 
-def test_a_conversion_that_breaks_is_reported_not_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_f23_a_conversion_that_breaks_is_reported_not_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("coremltools")
 
     def broken(*_: object, **__: object) -> None:

@@ -39,7 +39,9 @@ def made(overrides: dict[str, Any], *, presence: float = 20.0) -> TrackAnything:
     model = build_model(config(**overrides)).eval()
     lively(model, 0)
     with torch.no_grad():
-        model.mask_decoder.presence_head.layers[-1].bias.fill_(presence)
+        last = model.mask_decoder.presence_head.layers[-1]
+        assert isinstance(last, torch.nn.Linear)
+        last.bias.fill_(presence)
     return prepared_reference(model)
 
 
@@ -82,8 +84,8 @@ def test_absent_objects_have_neither_mask_nor_pointer() -> None:
     torch.testing.assert_close(found["obj_ptr"][0], torch.tensor(loop.absent_pointer))
 
 
-def test_preparing_leaves_the_model_alone_and_is_repeatable() -> None:
-    """F31: fused in eval mode, with BatchNorm statistics that matter; twice is the same as once."""
+def test_f31_preparing_leaves_a_model_in_training_alone_and_is_repeatable() -> None:
+    """Fused in eval mode, with BatchNorm statistics that matter; twice is the same as once."""
     model = made({}).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     once, twice = prepared(model), prepared(model)
@@ -113,8 +115,8 @@ def test_half_precision_and_training_models_are_exported_in_single_precision_and
         assert not part.module.training
 
 
-def test_unused_prompt_slots_change_nothing() -> None:
-    """F30: one click in one slot, or in eight with seven switched off, whatever their coordinates are."""
+def test_f30_unused_prompt_slots_change_nothing() -> None:
+    """One click in one slot, or in eight with seven switched off, whatever their coordinates are."""
     model = made({})
     narrow, loop = flat(model, prompt_slots=2)
     wide, _ = flat(model, prompt_slots=8)
@@ -133,8 +135,8 @@ def test_unused_prompt_slots_change_nothing() -> None:
     assert (other["low_res_masks"] - truth["low_res_masks"]).abs().max() > 0.05  # SAM's padding point is not neutral
 
 
-def test_what_empty_bank_slots_hold_does_not_matter() -> None:
-    """F28: banks that are not full, t = 1 ... 6."""
+def test_f28_what_empty_bank_slots_hold_does_not_matter() -> None:
+    """Banks that are not full, t = 1 ... 6."""
     parts, loop = flat(made({}))
     step = parts["track_step"]
     generator = torch.Generator().manual_seed(2)
@@ -199,7 +201,7 @@ def test_decoding_and_memorizing_by_parts_is_what_track_step_does_at_once() -> N
         def see(t: int, tracker: PackagedTracker = tracker) -> Any:
             return tracker.encode(frames[t : t + 1])
 
-        runs.append(rollout(tracker, see, Script({0: [click]}), num_frames=4, bank=RingBank(loop)))
+        runs.append(rollout(tracker, see, Script({0: [click]}), num_frames=4, bank=RingBank(loop)))  # type: ignore[arg-type]
     for a, b in zip(*runs, strict=True):
         torch.testing.assert_close(a.final.best, b.final.best, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(a.final.pointer, b.final.pointer, rtol=1e-4, atol=1e-4)
@@ -214,8 +216,8 @@ def test_more_slots_and_more_memories_are_a_matter_of_configuration() -> None:
 
 
 @pytest.mark.parametrize(("overrides", "message"), [({"spatial_latents": 100}, "must be 0 or a square whose root divides")])
-def test_illegal_latents_are_refused_before_anything_is_built(overrides: dict[str, int], message: str) -> None:
-    """F35."""
+def test_f35_illegal_latents_are_refused_before_anything_is_built(overrides: dict[str, int], message: str) -> None:
+    """A sweep that emits such a point fails at once, not after training."""
     with pytest.raises(ValueError, match=message):
         build_model(ModelConfig(image_size=1024, compressor=CompressorConfig(**overrides)))  # type: ignore[arg-type]
 

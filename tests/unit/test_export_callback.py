@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from zoo import toy
 
 from edgetam_pl.config import ExportConfig
-from edgetam_pl.export.run import ExportRefused, ExportReport, PackageRow
+from edgetam_pl.export.report import ExportReport, PackageRow
+from edgetam_pl.export.run import ExportRefused
 from edgetam_pl.training.export_callback import SUMMARY, ExportOnFitEnd, export_after_training
 
 RUN = import_module("edgetam_pl.export.run")  # the module; the package's attribute of that name is the function

@@ -6,20 +6,15 @@ import dataclasses
 import hashlib
 import json
 import os
-import platform
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from edgetam_pl import __version__
 from edgetam_pl.build import build_model
 from edgetam_pl.config import ExportConfig, Tolerance
 from edgetam_pl.export import manifest as contract
@@ -28,19 +23,18 @@ from edgetam_pl.export.backends import backend_of
 from edgetam_pl.export.check import compare_contrasts, compare_parts, largest_activations
 from edgetam_pl.export.clip import LEAST_FRAMES, draw
 from edgetam_pl.export.estimate import estimate
-from edgetam_pl.export.estimate import lines as estimate_lines
 from edgetam_pl.export.extras import require
 from edgetam_pl.export.golden import write_golden
-from edgetam_pl.export.manifest import FeatureEntry, Loop, Manifest, PartEntry
+from edgetam_pl.export.manifest import Loop
 from edgetam_pl.export.measures import Measure, Verdict
-from edgetam_pl.export.parts import Backend, Part, Program, Saved
+from edgetam_pl.export.parts import Backend, Part, Saved
 from edgetam_pl.export.readme import write_readme
-from edgetam_pl.export.rollouts import FrameRow, Rollouts, compare_rollouts, compare_verbs
+from edgetam_pl.export.report import Clock, ExportReport, manifest_of, report_of
+from edgetam_pl.export.rollouts import Rollouts, compare_rollouts, compare_verbs
 from edgetam_pl.model.track_anything import TrackAnything
 
 REPORT = "export_report.json"
 VALIDATOR = "validate_on_mac.py"
-NOT_ON_APPLE = "not run on Apple hardware"
 VISIBLE_BIAS = 5.0
 """Presence bias of weights=random: a model that sees nothing would compare nothing."""
 
@@ -53,59 +47,6 @@ class ExportRefused(ValueError):
     def __init__(self, message: str, report: ExportReport) -> None:
         super().__init__(message)
         self.report = report
-
-
-@dataclass(frozen=True)
-class PackageRow:
-    """One package in the report."""
-
-    name: str
-    file: str
-    bytes: int
-
-
-@dataclass
-class ExportReport:
-    """What an export did. `passed` is False only in reports of refused exports."""
-
-    out: str
-    backend: str
-    precision: str
-    passed: bool
-    packages: list[PackageRow]
-    seconds: dict[str, float]
-    """Wall-clock seconds of each step."""
-    peak_rss_mb: dict[str, float]
-    """Largest resident memory of the process up to the end of each step."""
-    failures: list[str]
-    worst: dict[str, dict[str, Any]]
-    """Of each part and quantity, the number nearest to its bound."""
-    frames: list[FrameRow] = field(default_factory=list)
-    estimate: dict[str, Any] = field(default_factory=dict)
-    apple_hardware: str = NOT_ON_APPLE
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Bytes by file; a file that holds several programs is counted once."""
-        return {row.file: row.bytes for row in self.packages}
-
-    def table(self) -> str:
-        """For people."""
-        lines = [f"{'package':<28} {'MB':>7}"]
-        lines += [f"{row.name:<28} {row.bytes / 1e6:>7.2f}" for row in self.packages]
-        lines.append(f"{'total':<28} {sum(self.sizes.values()) / 1e6:>7.2f}")
-        lines += ["", f"{'gate':<74} {'worst':>10} {'bound':>10}"]
-        for key, row in self.worst.items():
-            mark = "" if row["ok"] else "  <- refused"
-            lines.append(f"{key:<74} {row['value']:>10.4g} {row['bound']:>10.4g}{mark}")
-        lines.append("")
-        if self.estimate:
-            lines += [*estimate_lines(self.estimate), ""]
-        lines.append("seconds: " + ", ".join(f"{step} {seconds:.1f}" for step, seconds in self.seconds.items()))
-        lines.append(
-            f"Core ML itself: {self.apple_hardware}" if self.backend == "coreml" else f"phone: {self.apple_hardware}"
-        )
-        return "\n".join(lines)
 
 
 def run(cfg: ExportConfig) -> ExportReport:
@@ -173,7 +114,7 @@ def export_packages(
             f"gate.frames and gate.short_frames must be at least {LEAST_FRAMES}; shorter rollouts show nothing."
         )
     _check_folder(out)
-    clock = _Clock()
+    clock = Clock()
     original = prepared_reference(model)
     parts = flatten(prepared(model, fused_attention=cfg.attention == "fused"), cfg)
     loop = loop_of(original, cfg)
@@ -190,7 +131,7 @@ def export_packages(
         clock.lap("convert")
         rollouts = gate(original, by_role, backend, saved, loop, cfg, precision, verdict, note)
         clock.lap("gate")
-        report = _report(out, cfg, precision, saved, verdict, rollouts.rows, clock)
+        report = report_of(out, cfg, precision, saved, verdict, rollouts.rows, clock)
         if not verdict.ok:
             refused = out.with_name(out.name + ".refused.json")
             _write_json(refused, dataclasses.asdict(report))
@@ -209,7 +150,7 @@ def export_packages(
             shutil.copyfile(Path(__file__).with_name(VALIDATOR), draft / VALIDATOR)
         blocks = len(original.memory_attention.blocks)
         report.estimate = estimate(parts, saved, loop, precision=precision, blocks=blocks)
-        manifest = _manifest(cfg, precision, saved, loop, draft, checkpoint, checkpoint_sha256, report)
+        manifest = manifest_of(cfg, precision, saved, loop, draft, checkpoint, checkpoint_sha256, report)
         contract.write(manifest, draft)
         write_readme(manifest, draft)
         clock.lap("write")
@@ -300,113 +241,6 @@ def _refusal(failures: Sequence[Measure], refused: Path) -> str:
     )
 
 
-def _report(
-    out: Path,
-    cfg: ExportConfig,
-    precision: str,
-    saved: Sequence[Saved],
-    verdict: Verdict,
-    frames: Sequence[FrameRow],
-    clock: _Clock,
-) -> ExportReport:
-    worst = {
-        key: {"value": m.value, "bound": m.bound, "ok": m.ok, "where": m.where} for key, m in sorted(verdict.worst().items())
-    }
-    return ExportReport(
-        out=str(out),
-        backend=cfg.backend,
-        precision=precision,
-        passed=verdict.ok,
-        packages=[PackageRow(each.part.name, each.path.name, contract.bytes_of(each.path)) for each in saved],
-        seconds=clock.laps,
-        peak_rss_mb=clock.peaks,
-        failures=[str(measure) for measure in verdict.failures],
-        worst=worst,
-        frames=list(frames),
-    )
-
-
-def _manifest(
-    cfg: ExportConfig,
-    precision: str,
-    saved: Sequence[Saved],
-    loop: Loop,
-    folder: Path,
-    checkpoint: str,
-    checkpoint_sha256: str,
-    report: ExportReport,
-) -> Manifest:
-    backend = backend_of(cfg.backend)
-    entries = []
-    for each in saved:
-        part = each.part
-        entries.append(
-            PartEntry(
-                name=part.name,
-                role=part.role,
-                file=str(each.path.relative_to(folder)),
-                function=each.function,
-                compute_units=part.compute_units,
-                bytes=contract.bytes_of(each.path),
-                sha256=contract.sha256_of(each.path),
-                inputs=tuple(FeatureEntry(f.name, f.shape, backend.wire(f, precision), f.meaning) for f in part.inputs),
-                outputs=tuple(FeatureEntry(f.name, f.shape, backend.wire(f, precision), f.meaning) for f in part.outputs),
-            )
-        )
-    return Manifest(
-        format=contract.FORMAT,
-        name=cfg.name,
-        backend=cfg.backend,
-        precision=precision,
-        system=cfg.system if cfg.backend == "coreml" else "",
-        attention=cfg.attention,
-        compression=cfg.compression,
-        loop=loop,
-        parts=tuple(entries),
-        rules=contract.RULES,
-        model=dataclasses.asdict(cfg.model),
-        checkpoint=checkpoint,
-        checkpoint_sha256=checkpoint_sha256,
-        versions=versions(),
-        thresholds=dataclasses.asdict(cfg.gate),
-        parity=report.worst,
-        estimate=report.estimate,
-        apple_hardware=report.apple_hardware,
-    )
-
-
-def versions() -> dict[str, str]:
-    """Of everything that had a hand in an export."""
-    found = {"edgetam_pl": __version__, "python": platform.python_version()}
-    for name in ("torch", "numpy", "timm", "coremltools", "onnx", "onnxruntime"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-class _Clock:
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self.peaks: dict[str, float] = {"start": _peak_rss_mb()}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.laps[name] = round(now - self._last, 2)
-        self.peaks[name] = _peak_rss_mb()
-        self._last = now
-
-
-def _peak_rss_mb() -> float:
-    import resource
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10), 1)
-
-
 def _write_json(path: Path, data: Any) -> None:
     draft = path.with_name(path.name + ".tmp")
     draft.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
@@ -415,6 +249,3 @@ def _write_json(path: Path, data: Any) -> None:
 
 def _tell(text: str) -> None:
     print(f"export: {text}", flush=True)
-
-
-__all__ = ["ExportRefused", "ExportReport", "Program", "export_packages", "load", "run"]
