@@ -143,6 +143,8 @@ class PhaseConfig:
     """Clips of an optimiser step over all ranks (Table 5: 128 images, 256 clips); 0: batch x ranks x accumulate."""
     lr_factor: float = 1.0
     """This phase's learning rates are the stage's times this."""
+    warmup: int | None = None
+    """This phase's steps of warm-up; null: the stage's."""
     freeze_encoder: bool = False
     """Train with the image encoder frozen: no gradient, eval mode, BatchNorm statistics still."""
     distil: bool = True

@@ -42,19 +42,29 @@ def test_ranks_are_devices_times_nodes() -> None:
     assert ranks(plan("trainer.devices=[0,1]")) == 2
 
 
-@pytest.mark.parametrize("words", [(), ("activation_checkpointing=true",)])
-@pytest.mark.parametrize("frozen", [False, True])
-def test_the_estimate_of_memory_holds_against_a_measured_step(words: tuple[str, ...], frozen: bool) -> None:
-    """F20: what a step keeps lies within the plan's bound, and the bound is not idle."""
-    phase = f"stage.phases=[{{frames:6,steps:10,batch:1,freeze_encoder:{str(frozen).lower()},distil:false}}]"
+@pytest.mark.parametrize(
+    ("frames", "frozen", "words"),
+    [
+        (8, False, ()),
+        (16, True, ()),
+        (32, True, ()),
+        (8, False, ("activation_checkpointing=true",)),
+        (16, True, ("activation_checkpointing=true", "recompute=[encode,memorize]")),
+        (8, False, ("object_chunk=1",)),
+    ],
+)
+def test_f20_the_estimate_of_memory_holds_against_a_measured_step(frames: int, frozen: bool, words: tuple[str, ...]) -> None:
+    """What a step keeps lies within the plan's bound, and the bound is not idle."""
+    phase = f"stage.phases=[{{frames:{frames},steps:10,batch:1,freeze_encoder:{str(frozen).lower()},distil:false}}]"
     cfg = plan(*SMALL, *words, phase, "stage.max_objects=3")
     keeps = kept_for_backward(cfg)
     flops = dict.fromkeys(VERBS, 1.0)
     estimate = _cost(cfg, cfg.stage.phases[0], cfg.data.sources[0], flops, {}, keeps).kept
     found = measure(cfg, 0).kept
     assert found <= estimate
-    if not cfg.activation_checkpointing:  # what is recomputed comes and goes during the backward pass, where it is not seen
-        assert estimate < 3 * found
+    if cfg.activation_checkpointing or cfg.object_chunk:
+        return  # what is recomputed comes and goes during the backward pass, where it is not seen
+    assert estimate < 3 * found
 
 
 def test_a_small_plan_is_measured_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:

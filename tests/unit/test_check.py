@@ -61,6 +61,7 @@ def test_longer_clips_are_frozen_untaught_and_a_third_as_long() -> None:
     ]  # fmt: skip
     assert all(phase.steps == pytest.approx(130_000 / 3, rel=0.01) for phase in stage.phases[1:])
     assert stage.phases[1:] == compose("stage=finetune").stage.phases
+    assert [phase.warmup for phase in stage.phases] == [None, 1000, 1000], "a phase may warm up in its own time"
 
 
 def test_the_batch_of_a_step_is_the_recipes_on_any_number_of_ranks() -> None:

@@ -121,7 +121,7 @@ def _check_phase(cfg: TrainConfig, number: int, phase: PhaseConfig) -> None:
         schedule(
             optim.schedule,
             total_steps=phase.steps,
-            warmup=optim.warmup,
+            warmup=optim.warmup if phase.warmup is None else phase.warmup,
             cooldown=optim.cooldown,
             timescale=optim.timescale,
             end_factor=optim.end_factor,

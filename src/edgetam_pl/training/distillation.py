@@ -225,7 +225,7 @@ class Distillation(L.LightningModule):
         factor_at = optim.schedule(
             cfg.schedule,
             total_steps=self.phase.steps,
-            warmup=cfg.warmup,
+            warmup=cfg.warmup if self.phase.warmup is None else self.phase.warmup,
             cooldown=cfg.cooldown,
             timescale=cfg.timescale,
             end_factor=cfg.end_factor,

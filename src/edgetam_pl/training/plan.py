@@ -8,7 +8,6 @@ What remains an assumption is printed as one: the share of a device's peak that 
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 import os
@@ -163,12 +162,11 @@ def kept_for_backward(cfg: TrainConfig) -> Kept:
         side = cfg.model.image_size
         images = torch.empty(1, 3, side, side)
         features, encode = saved_bytes(lambda: model.encode(images), own)
-        frozen = copy.deepcopy(model)
-        for part in frozen_parts(frozen):
+        for part in frozen_parts(model):
             part.requires_grad_(False)
-        _, still = saved_bytes(
-            lambda: frozen.encode(images), {_storage(p) for p in (*frozen.parameters(), *frozen.buffers())}
-        )
+        _, still = saved_bytes(lambda: model.encode(images), own)
+        for part in frozen_parts(model):
+            part.requires_grad_(True)
         seen = model.decode(features.f16, features, None)
         memory = model.memorize(features.f16, seen)
         recall = Recall(
