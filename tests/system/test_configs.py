@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -9,14 +10,46 @@ import torch
 
 from edgetam_pl.build import build_model
 from edgetam_pl.compose import CONFIGS, EXPERIMENTS, composed
-from edgetam_pl.config import TrainConfig
+from edgetam_pl.config import ModelConfig, TrainConfig
+from edgetam_pl.sweeps import local
+from edgetam_pl.sweeps.space import read_sweep
 from edgetam_pl.training.fit import check
 
-GROUPS = ("model", "stage", "data", "trainer", "logger")
+GROUPS = ("model", "stage", "data", "trainer", "logger", "launcher")
+ENTRIES = ("train", "plan", "evaluate", "bench", "export", "shards", "show", "trial")
+FILES = sorted(path for root in (CONFIGS, EXPERIMENTS) for path in root.rglob("*.yaml"))
+EXPERIMENT_FILES = sorted(EXPERIMENTS.glob("*.yaml"))
+SCALES = sorted(path.stem for path in (EXPERIMENTS / "scales").glob("*.yaml"))
+SWEEPS = sorted((EXPERIMENTS / "sweeps").rglob("*.yaml"))
 
 
+@cache
 def compose(*words: str) -> TrainConfig:
     return composed(TrainConfig, command="train", overrides=list(words))[0]
+
+
+@cache
+def parameters_of(model: str) -> int:
+    """Parameters of a model that takes no memory, by its configuration in words; each is built once."""
+    with torch.device("meta"):
+        built = build_model(MODELS[model])
+    return sum(p.numel() for p in built.parameters())
+
+
+MODELS: dict[str, ModelConfig] = {}
+
+
+def builds(cfg: ModelConfig) -> bool:
+    MODELS[repr(cfg)] = cfg
+    return parameters_of(repr(cfg)) > 0
+
+
+def test_no_yaml_is_forgotten() -> None:
+    """Whatever lies in configs/ or experiments/ is one of the kinds that the tests below go through."""
+    known = {CONFIGS / f"{name}.yaml" for name in ENTRIES} | {*EXPERIMENT_FILES, *SWEEPS}
+    known |= {path for group in GROUPS for path in (CONFIGS / group).rglob("*.yaml")}
+    known |= {EXPERIMENTS / "scales" / f"{name}.yaml" for name in SCALES}
+    assert set(FILES) == known
 
 
 @pytest.mark.parametrize(
@@ -28,17 +61,52 @@ def test_every_group_file_composes(path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (CONFIGS / "model").glob("*.yaml")))
 def test_every_model_builds_without_memory(name: str) -> None:
-    with torch.device("meta"):
-        model = build_model(compose(f"model={name}").model)
-    assert sum(p.numel() for p in model.parameters()) > 0
+    assert builds(compose(f"model={name}").model)
 
 
-@pytest.mark.parametrize("name", sorted(p.stem for p in EXPERIMENTS.glob("*.yaml")))
-@pytest.mark.parametrize("scale", sorted(p.stem for p in (EXPERIMENTS / "scales").glob("*.yaml")))
-def test_every_experiment_composes_and_builds_at_every_scale(name: str, scale: str) -> None:
-    cfg = compose(f"experiment={name}", f"scale={scale}")
-    with torch.device("meta"):
-        build_model(cfg.model)
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("path", EXPERIMENT_FILES, ids=lambda path: path.stem)
+def test_every_experiment_composes_and_builds_at_every_scale(path: Path, scale: str) -> None:
+    cfg = compose(f"experiment={path.stem}", f"scale={scale}")
+    check(cfg)
+    assert builds(cfg.model)
+    assert cfg.teacher is None or builds(cfg.teacher)
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_sweep_holds_legal_points_alone(path: Path) -> None:
+    seen: list[ModelConfig] = []
+
+    def checked(words: tuple[str, ...]) -> local.Plan:
+        planned = local.plan(words)
+        seen.append(planned.train.model)
+        return planned
+
+    assert local.check(read_sweep(path), checked=checked) == len(seen)
+    assert all(builds(model) for model in seen)
+
+
+def test_the_rows_of_table_3_differ_in_what_they_are_about() -> None:
+    """The released model is each table's reference row; every other row changes what its name says, and nothing else."""
+    names = [path.stem for path in EXPERIMENT_FILES if path.stem.startswith("tab3")]
+    rows = {name: compose(f"experiment={name}", "scale=full") for name in names}
+    latents = {
+        name: (cfg.model.compressor.global_latents, cfg.model.compressor.spatial_latents) for name, cfg in rows.items()
+    }
+    assert latents["tab3b_global"] == (256, 0)
+    assert latents["tab3b_spatial"] == (0, 256)
+    assert latents["tab3b_g256_l256"] == (256, 256)
+    assert [rows[f"tab3a_{name}"].model.compressor.kind for name in ("dense", "pooled", "perceiver")] == [
+        "none",
+        "pooling",
+        "perceiver",
+    ]
+    assert [rows[f"tab3c_{name}"].model.memory_blocks for name in ("1block", "2blocks", "4blocks")] == [1, 2, 4]
+    assert not rows["tab3d_no_self_attention"].model.compressor.self_attention
+    assert rows["tab3d_self_attention_2d"].model.compressor.self_attention_2d == "paper"
+    taught = {name for name, cfg in rows.items() if cfg.teacher is not None}
+    assert taught == {name for name in rows if name.startswith(("tab3a_distilled", "tab3c"))}
+    assert {cfg.stage.phases[0].steps for cfg in rows.values()} == {43000}
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (CONFIGS / "stage").glob("*.yaml")))
