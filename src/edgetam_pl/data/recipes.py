@@ -40,7 +40,7 @@ class Recipe:
 
     def heading(self) -> str:
         """What a person should know before building."""
-        return f"{self.title}. Licence: {self.licence} Source: {self.page}"
+        return f"{self.title}. Licence: {self.licence.rstrip('.')}. Source: {self.page}"
 
     def compared(self, found: int, *, split: str) -> str:
         """How many videos or images there should be, and how many were found."""

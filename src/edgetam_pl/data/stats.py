@@ -18,6 +18,8 @@ from edgetam_pl.data.faults import BadSampleError
 from edgetam_pl.data.sample import Header
 from edgetam_pl.data.shards import ShardSet
 
+_BLUE = "#4269d0"
+
 
 @dataclass(frozen=True)
 class Stats:
@@ -114,30 +116,39 @@ def _masks(header: Header) -> tuple[list[float], list[float]]:
 
 
 def draw(stats: Stats, path: Path, *, title: str) -> None:
-    """Four histograms as a PNG, written whole."""
+    """Histograms, the most common sizes and the table as a PNG, written whole."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(10, 6), layout="constrained")
-    axes = figure.subplots(2, 2)
-    counts = "#4269d0"
-    panels = [
+    figure = Figure(figsize=(13, 6.5), layout="constrained")
+    axes = figure.subplots(2, 3)
+    histograms = [
         (axes[0, 0], stats.frames, "frames a sample", None),
         (axes[0, 1], stats.objects, "objects a sample", None),
         (axes[1, 0], 100 * stats.visible, "frames on which an object is seen, %", np.linspace(0, 100, 21)),
         (axes[1, 1], 100 * stats.areas, "mask area, % of the frame", np.geomspace(0.01, 100, 33)),
     ]
-    for axis, values, label, bins in panels:
+    for axis, values, label, bins in histograms:
         if bins is None:
             top = int(values.max(initial=1))
             bins = np.arange(0.5, top + 1.5) if top <= 70 else np.linspace(0, top, 40)
-        axis.hist(values, bins=bins, color=counts)
+            axis.set_xlim(0, top + 1)
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.hist(values, bins=bins, color=_BLUE)
         axis.set_xlabel(label)
         axis.set_ylabel("count")
-        axis.spines[["top", "right"]].set_visible(False)
     axes[1, 1].set_xscale("log")
-    figure.suptitle(f"{title}: {stats.samples} samples")
+    common = stats.sizes.most_common(8)[::-1]
+    axes[0, 2].barh([f"{w} x {h}" for (h, w), _ in common], [count for _, count in common], color=_BLUE)
+    axes[0, 2].set_xlabel(f"samples of a size, W x H ({len(stats.sizes)} sizes in all)")
+    for axis in axes.flat:
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[1, 2].axis("off")
+    lines = (f"{name}\n   {value}" for name, value in stats.rows())
+    axes[1, 2].text(0, 1, "\n".join(lines), va="top", fontsize=8.5, wrap=True)
+    figure.suptitle(title)
     partial = path.with_name(f".{path.name}.partial.png")
-    figure.savefig(partial, dpi=120)
+    figure.savefig(partial, dpi=110)
     partial.replace(path)
 
 
