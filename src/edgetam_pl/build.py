@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from edgetam_pl.config import CompressorConfig, ModelConfig
@@ -140,9 +141,12 @@ def _validate_compressor(cfg: CompressorConfig, *, grid: int) -> None:
         )
     squares = [n * n for n in divisors]
     if cfg.spatial_latents != 0 and cfg.spatial_latents not in squares:
+        root = math.isqrt(max(cfg.spatial_latents, 0))
+        square = root**2 == cfg.spatial_latents
+        cure = f" Or keep it and give an image_size that is a multiple of {math.lcm(32, 16 * root)}." if square else ""
         raise ValueError(
             f"compressor.spatial_latents is {cfg.spatial_latents}; it must be 0 or a square whose root divides the {grid} x "
-            f"{grid} memory (image_size / 16): {_listed(squares)}. Another image_size allows others."
+            f"{grid} memory (image_size / 16): {_listed(squares)}.{cure}"
         )
     if cfg.global_latents + cfg.spatial_latents == 0:
         raise ValueError("Both kinds of latents are 0; keep one of them, or use compressor.kind=pooling or none.")

@@ -170,7 +170,17 @@ def _run_composed(name: str, command: Composed, words: list[str]) -> int:
     if "--cfg" in words:
         print(OmegaConf.to_yaml(raw), end="")
         return 0
+    _refuse_impossible_models(cfg)
     return _status(_load(command.module, "run")(cfg))
+
+
+def _refuse_impossible_models(cfg: Any) -> None:
+    """What no model can be is refused as soon as it is read, whatever the command would do first."""
+    from edgetam_pl.build import validate
+
+    for value in vars(cfg).values():
+        if isinstance(value, config.ModelConfig):
+            validate(value)
 
 
 def _status(result: Any) -> int:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 
-from edgetam_pl import weights
+from edgetam_pl import config, weights
 from edgetam_pl.build import build_model
-from edgetam_pl.cli import COMMANDS, main
+from edgetam_pl.cli import COMMANDS, Composed, main
 from edgetam_pl.compose import composed
 from edgetam_pl.config import ShowConfig
 
@@ -23,6 +24,12 @@ SMALL = (
     "model.compressor.global_latents=4",
     "model.compressor.spatial_latents=4",
 )
+
+
+def schema_of(command: object) -> str:
+    """The types of the fields of a command's configuration."""
+    schema = getattr(config, command.schema) if isinstance(command, Composed) else None
+    return "" if schema is None else " ".join(str(field.type) for field in dataclasses.fields(schema))
 
 
 def toy(*words: str) -> ShowConfig:
@@ -45,6 +52,12 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     assert "Traceback" not in said
     assert said.count("\n") == 1
     return said
+
+
+@pytest.mark.parametrize("command", [name for name, known in COMMANDS.items() if "ModelConfig" in schema_of(known)])
+def test_an_impossible_model_is_refused_before_anything_else(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, command, "model.compressor.spatial_latents=200")
+    assert "1, 4, 16, 64, 256, 1024, 4096" in said
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
