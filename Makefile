@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 WORKERS ?= 2
+SWEEP ?= latents
+QUIET := logger=none trainer.enable_progress_bar=false
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -53,6 +55,20 @@ train-stage2: $(READY)  ## video training with distillation through the memory (
 finetune: $(READY)  ## longer clips: 16, then 32 frames, frozen encoder, no teacher
 	$(BIN)/edgetam train stage=finetune out=runs/finetune $(ARGS)
 
+toy-data: $(READY)  ## what sweeps of toys need: shards, a teacher, stage 1 with and without it (15 minutes on one core)
+	$(BIN)/edgetam shards source=toy out=runs/toy/video clips=400 frames=32 objects=4
+	$(BIN)/edgetam shards source=toy out=runs/toy/image clips=800 frames=1 objects=4
+	test -f runs/toy/teacher/weights.pt || $(BIN)/edgetam train model=toy_teacher stage=toy_long_teacher out=runs/toy/teacher $(QUIET)
+	test -f runs/toy/stage1/weights.pt || $(BIN)/edgetam train model=toy stage=toy_image data=toy_images out=runs/toy/stage1 $(QUIET)
+	test -f runs/toy/stage1_taught/weights.pt || $(BIN)/edgetam train model=toy stage=toy_image data=toy_images out=runs/toy/stage1_taught \
+		model@teacher=toy_teacher teacher_weights=runs/toy/teacher/weights.pt $(QUIET)
+
+sweep-local: toy-data  ## a sweep here, without a server; started again it continues: make sweep-local SWEEP=distillation
+	$(BIN)/edgetam sweep experiments/sweeps/$(SWEEP).yaml $(ARGS)
+
+sweep: $(READY)  ## a sweep on W&B's server, with agents here: make sweep SWEEP=latents_bayes ARGS="scale=full --jobs 2 ..."
+	$(BIN)/edgetam sweep experiments/sweeps/$(SWEEP).yaml --server $(ARGS)
+
 evaluate: $(READY)  ## J&F: make evaluate ARGS="weights=... data=..."
 	$(BIN)/edgetam evaluate $(ARGS)
 
@@ -75,4 +91,4 @@ clean:  ## remove caches and build leftovers; runs/ and .venv stay
 	rm -rf build dist *.egg-info src/*.egg-info .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-.PHONY: help setup demo test test-parity test-gpu check shards train-stage1 train-stage2 finetune evaluate bench export plan doctor tables clean
+.PHONY: help setup demo test test-parity test-gpu check shards train-stage1 train-stage2 finetune toy-data sweep-local sweep evaluate bench export plan doctor tables clean
