@@ -193,7 +193,15 @@ def _load(module: str, function: str) -> Callable[[Any], Any]:
 
 
 def _missing(error: ModuleNotFoundError) -> str:
-    extra = {"coremltools": "export", "onnx": "export", "onnxscript": "export", "onnxruntime": "export", "gradio": "demo"}
+    extra = {
+        "optuna": "sweeps",
+        "submitit": "cluster",
+        "coremltools": "export",
+        "onnx": "export",
+        "onnxscript": "export",
+        "onnxruntime": "export",
+        "gradio": "demo",
+    }
     package = (error.name or "").partition(".")[0]
     if package not in extra:
         raise error
