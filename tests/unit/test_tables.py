@@ -81,3 +81,15 @@ def test_a_file_that_is_no_result_is_named(tmp_path: Path) -> None:
 def test_published_numbers_are_all_there() -> None:
     names = [entry.table.partition(":")[0] for entry in PUBLISHED]
     assert {name: names.count(name) for name in names} == {"Table 1": 8, "Table 2": 15, "Table 3": 17, "Table 4": 15}
+
+
+def test_kept_sweeps_have_tables_of_their_own(tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "001-latents"
+    folder.mkdir(parents=True)
+    kept = {"sweep": "latents", "head": ["configuration", "mean"], "rows": [["latents=none", "60.0"]]}
+    (folder / "result.json").write_text(json.dumps(kept))
+    readme = tmp_path / "README.md"
+    assert main(["--results", str(tmp_path / "results"), "--readme", str(readme)]) == 0
+    assert "## Sweep: latents" in readme.read_text()
+    assert "| latents=none | 60.0 |" in readme.read_text()
+    assert read_results(tmp_path / "results") == []

@@ -157,10 +157,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=Path("experiments/results"))
     parser.add_argument("--readme", type=Path, default=Path("experiments/README.md"))
     args = parser.parse_args(argv)
-    results = read_results(args.results)
+    results, sweeps = read_results(args.results), read_sweeps(args.results)
     text = args.readme.read_text() if args.readme.is_file() else f"{INTRODUCTION}{BEGIN}\n{END}\n"
-    write_whole(args.readme, with_tables(text, tables(results)).encode())
-    print(f"{args.readme}: {len(results)} results, {len(PUBLISHED)} published numbers")
+    write_whole(args.readme, with_tables(text, tables(results) + studies(sweeps)).encode())
+    print(f"{args.readme}: {len(results)} results, {len(sweeps)} sweeps, {len(PUBLISHED)} published numbers")
     return 0
 
 
@@ -181,6 +181,23 @@ def read_results(folder: Path) -> list[Result]:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is not a result of `edgetam evaluate` ({error!r}).") from error
     return results
+
+
+def read_sweeps(folder: Path) -> dict[str, dict[str, Any]]:
+    """Kept sweeps (`edgetam sweep-report DIR --keep FOLDER`) by slug."""
+    found = {path.parent.name: json.loads(path.read_text()) for path in sorted(folder.glob("*/result.json"))}
+    return {slug: said for slug, said in found.items() if "sweep" in said}
+
+
+def studies(sweeps: Mapping[str, Mapping[str, Any]]) -> str:
+    """A table for each kept sweep: mean and spread over seeds by configuration."""
+    parts = []
+    for slug, said in sweeps.items():
+        parts.append(
+            f"\n## Sweep: {said['sweep']}\n\nConditions, plots and what it means: [{slug}](results/{slug}/notes.md).\n"
+        )
+        parts.append(_markdown(said["head"], said["rows"]))
+    return "\n".join(parts)
 
 
 def with_tables(text: str, made: str) -> str:

@@ -94,15 +94,30 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="edgetam sweep-report", description=__doc__)
     parser.add_argument("folder", type=Path, help="runs/sweeps/NAME")
     parser.add_argument("--metric", help="instead of the sweep's own, for example trial/f")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="also there, with result.json, for make tables")
     parser.add_argument("--wandb", action="store_true", help="also as a run of W&B: table, scatter plots, pictures")
     args = parser.parse_args(argv)
     page = write_report(args.folder, metric=args.metric)
     print(page.read_text())
+    if args.keep:
+        keep(args.folder, args.keep)
     if args.wandb:
         from edgetam_pl.training.wandb_sweeps import log_report
 
         log_report(args.folder, name=args.folder.name)
     return 0
+
+
+def keep(out: Path, folder: Path) -> None:
+    """Copy a written report to where results are kept (experiments/results/NNN-slug), with result.json for the tables."""
+    names = [TABLE, TRIALS, PAGE, "sweep.yaml", *(path.name for path in sorted(out.glob("*.png")))]
+    for name in names:
+        if (out / name).is_file():
+            write_whole(folder / name, (out / name).read_bytes())
+    with (out / TABLE).open(newline="") as file:
+        head, *rows = list(csv.reader(file))
+    result = {"sweep": out.name, "head": head, "rows": rows}
+    write_whole(folder / "result.json", json.dumps(result, indent=1).encode())
 
 
 def read_outcomes(out: Path) -> list[Outcome]:
