@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from edgetam_pl.losses.distill import distance, image_distance, memory_distance
-from edgetam_pl.types import FrameOutput
+from edgetam_pl.types import Decoded, FrameOutput, Prompts
 
 
 def _frame(value: float, recalled: bool = True, objects: int = 2) -> FrameOutput:
@@ -41,6 +41,26 @@ def test_memory_distance_counts_frames_on_which_both_recalled() -> None:
 
 def test_memory_distance_is_zero_when_nothing_was_recalled() -> None:
     assert memory_distance((_frame(1.0, recalled=False),), (_frame(2.0),), "mse").item() == 0.0
+
+
+def test_prompted_frames_count_when_all_do_but_given_masks_never() -> None:
+    def prompted(value: float, said: Prompts) -> FrameOutput:
+        nothing = torch.zeros(2, 1)
+        return FrameOutput((Decoded(nothing, nothing, nothing, nothing, said),), _frame(value).f_m, recalled=False)
+
+    clicked, given = Prompts(points=torch.zeros(2, 1, 2)), Prompts(mask=torch.zeros(2, 1, 2, 2, dtype=torch.bool))
+    student = (prompted(9.0, given), prompted(2.0, clicked), _frame(3.0))
+    teacher = (prompted(0.0, given), prompted(0.0, clicked), _frame(0.0))
+    assert memory_distance(student, teacher, "mse").item() == 9.0
+    assert memory_distance(student, teacher, "mse", "all").item() == (4.0 + 9.0) / 2
+
+
+def test_what_was_made_under_inference_mode_may_be_learned_from() -> None:
+    with torch.inference_mode():
+        teacher = torch.ones(1, 4, 2, 2)
+    student = torch.zeros(1, 4, 2, 2, requires_grad=True)
+    distance(student, teacher, "mse").backward()
+    assert student.grad is not None
 
 
 def test_one_row_of_features_stands_for_all_objects() -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from edgetam_pl.losses.objective import Losses
 from edgetam_pl.tracking.prompters import words_of
+from edgetam_pl.training.distillation import mean_over_ranks
 from edgetam_pl.training.forensics import (
     Case,
     Finding,
@@ -82,17 +83,19 @@ def _two_ranks(rank: int, port: int, folder: str) -> None:
     dist.init_process_group("gloo", rank=rank, world_size=2)
     fine = on_any_rank(broken(_losses()))
     bad = on_any_rank(broken(_losses(dice=NAN if rank == 1 else 1.0)))
-    (Path(folder) / f"rank{rank}").write_text(f"{fine} {bad}")
+    objects = mean_over_ranks((1, 4)[rank], device=torch.device("cpu"))
+    (Path(folder) / f"rank{rank}").write_text(f"{fine} {bad} {float(objects)}")
     dist.destroy_process_group()
 
 
-def test_a_nan_on_rank_1_is_known_on_all_ranks_at_the_same_step(tmp_path: Path) -> None:
-    """F13: a rank that returns early leaves the others waiting."""
+def test_f13_a_nan_on_rank_1_is_known_on_all_ranks_and_losses_are_divided_by_the_same_count(tmp_path: Path) -> None:
+    """A rank that returns early leaves the others waiting. 1 object here and 4 there: both divide by 2.5."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     mp.spawn(_two_ranks, args=(port, str(tmp_path)), nprocs=2)
-    assert [(tmp_path / f"rank{rank}").read_text() for rank in range(2)] == ["False True", "False True"]
+    assert [(tmp_path / f"rank{rank}").read_text() for rank in range(2)] == ["False True 2.5"] * 2
+    assert mean_over_ranks(3, device=torch.device("cpu")) == 3
 
 
 def _case() -> Case:
