@@ -8,11 +8,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -27,10 +26,11 @@ from edgetam_pl.config import BenchConfig
 from edgetam_pl.data import rle
 from edgetam_pl.evaluation.label_png import read_labels, write_labels
 from edgetam_pl.fast import FastTracker
+from edgetam_pl.spoken import Prompt, Say, object_number, read_prompts
 from edgetam_pl.tracking.frames import FrameMasks, Frames
 from edgetam_pl.tracking.options import SessionOptions
 from edgetam_pl.tracking.session import Session
-from edgetam_pl.video import VideoFile, VideoWriter, fill_holes, open_video, overlay, read_label_map
+from edgetam_pl.video import VideoFile, VideoWriter, fill_holes, open_video, overlay
 from edgetam_pl.weights import load_into
 
 RANDOM = "random"
@@ -38,23 +38,11 @@ RANDOM = "random"
 
 EPILOG = """\
 Coordinates are pixels of the video; @FRAME is the frame that a prompt is for, 0 if left out. --object N says which object
-the prompts after it are about (1 until then); a palette PNG prompts every object in it by its number.
+the prompts after it are about (1 until then); a PNG of several objects prompts each of them by its number.
 
   edgetam track dog.mp4 --point 640,360 --weights edgetam.pt --out dog_tracked.mp4
   edgetam track street.mp4 --box 10,20,200,300 --object 2 --point 700,400@5 --negative 650,380@5 --weights edgetam.pt
 """
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What is said to the session about one object on one frame."""
-
-    object_id: int
-    frame: int
-    points: tuple[tuple[float, float], ...] = ()
-    labels: tuple[int, ...] = ()
-    box: tuple[float, float, float, float] | None = None
-    mask: np.ndarray | None = field(default=None, compare=False)  # (H, W) bool
 
 
 def main(argv: list[str]) -> int:
@@ -122,57 +110,6 @@ def say(session: Session, prompt: Prompt) -> FrameMasks:
     return session.prompt(
         prompt.object_id, prompt.frame, points=prompt.points, labels=prompt.labels, box=prompt.box, mask=prompt.mask
     )
-
-
-def read_prompts(said: Sequence[tuple[int, str, str]]) -> list[Prompt]:
-    """Prompts by frame, from (object, flag, text) in the order of the command line; points of one frame go together.
-
-    Raises:
-        ValueError: nothing was said, or a text that is no point, box or mask.
-
-    >>> read_prompts([(1, "point", "10,20"), (1, "negative", "5,6"), (2, "box", "0,0,9,9@5")])[0].labels
-    (1, 0)
-    """
-    if not said:
-        raise ValueError("There is nothing to follow; give --point x,y, --box x0,y0,x1,y1 or --mask FILE.")
-    prompts: dict[tuple[int, int, bool], Prompt] = {}
-    for number, flag, text in said:
-        words, _, frame = text.rpartition("@") if re.search(r"@\d+$", text) else (text, "", "0")
-        if flag == "mask":
-            for one in _masks(Path(words), number, int(frame)):
-                prompts[one.object_id, one.frame, True] = one
-            continue
-        key = (number, int(frame), False)
-        before = prompts.get(key, Prompt(number, int(frame)))
-        if flag == "box":
-            prompts[key] = replace(before, box=_numbers(words, 4, flag, "x0,y0,x1,y1"))
-        else:
-            point, label = _numbers(words, 2, flag, "x,y"), int(flag == "point")
-            prompts[key] = replace(before, points=(*before.points, point), labels=(*before.labels, label))
-    return sorted(prompts.values(), key=lambda prompt: prompt.frame)
-
-
-def _numbers(text: str, count: int, flag: str, form: str) -> tuple[Any, ...]:
-    try:
-        numbers = tuple(float(word) for word in text.split(","))
-    except ValueError:
-        numbers = ()
-    if len(numbers) != count:
-        raise ValueError(f"--{flag} is {text!r}; expected {form} or {form}@FRAME, numbers in pixels of the video.")
-    return numbers
-
-
-def _masks(path: Path, number: int, frame: int) -> list[Prompt]:
-    """A mask for the object named last, or, of a file with several numbers, one for each."""
-    if not path.is_file():
-        raise ValueError(f"There is no mask at {path}; give an image: a palette PNG, or black and white.")
-    labels = read_label_map(path)
-    found = [int(label) for label in np.unique(labels) if label]
-    if not found:
-        raise ValueError(f"The mask {path} is empty; give one that shows the object.")
-    if len(found) == 1:
-        return [Prompt(number, frame, mask=labels > 0)]
-    return [Prompt(label, frame, mask=labels == label) for label in found]
 
 
 # ---------------------------------------------------------------------- following and writing
@@ -302,19 +239,6 @@ def _free_outputs(args: argparse.Namespace) -> Outputs:
     return out
 
 
-class _Say(argparse.Action):
-    """Collects prompts in order, each with the object named last."""
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: Any = None
-    ) -> None:
-        flag = str(option).lstrip("-")
-        if flag == "object":
-            namespace.current = values
-        else:
-            namespace.said = [*namespace.said, (namespace.current, flag, values)]
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="edgetam track",
@@ -324,14 +248,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.set_defaults(said=[], current=1)
     parser.add_argument("video", help="video file, or folder of images")
-    parser.add_argument("--point", action=_Say, metavar="X,Y[@FRAME]", help="a point on the object")
-    parser.add_argument("--negative", action=_Say, metavar="X,Y[@FRAME]", help="a point that is not on the object")
-    parser.add_argument("--box", action=_Say, metavar="X0,Y0,X1,Y1[@FRAME]", help="a box around the object")
+    parser.add_argument("--point", action=Say, metavar="X,Y[@FRAME]", help="a point on the object")
+    parser.add_argument("--negative", action=Say, metavar="X,Y[@FRAME]", help="a point that is not on the object")
+    parser.add_argument("--box", action=Say, metavar="X0,Y0,X1,Y1[@FRAME]", help="a box around the object")
     parser.add_argument(
-        "--mask", action=_Say, metavar="FILE[@FRAME]", help="the object itself, as an image of the video's size"
+        "--mask", action=Say, metavar="FILE[@FRAME]", help="the object itself, as an image of the video's size"
     )
     parser.add_argument(
-        "--object", action=_Say, type=_object_number, metavar="N", help="what follows is about object N, 1 to 255"
+        "--object", action=Say, type=object_number, metavar="N", help="what follows is about object N, 1 to 255"
     )
     parser.add_argument("--weights", help="checkpoint (official or ours), or `random`")
     parser.add_argument("--model", default="edgetam", help="a model of the zoo: a file in configs/model (default: edgetam)")
@@ -349,9 +273,3 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=0, help="threads on a CPU (default: PyTorch's choice)")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser
-
-
-def _object_number(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 255:
-        raise argparse.ArgumentTypeError(f"{text} is no object number; use 1 to 255, as palette PNGs can hold.")
-    return int(text)

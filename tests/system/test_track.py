@@ -13,13 +13,14 @@ import pytest
 import torch
 from pycocotools import mask as coco
 
-import edgetam_pl.track
+import edgetam_pl.spoken
 import edgetam_pl.tracking.session
 from edgetam_pl.build import build_model
 from edgetam_pl.compose import composed
 from edgetam_pl.config import BenchConfig
 from edgetam_pl.evaluation.label_png import read_labels, write_labels
-from edgetam_pl.track import load_tracker, main, options_of, read_prompts
+from edgetam_pl.spoken import read_prompts
+from edgetam_pl.track import load_tracker, main, options_of
 from edgetam_pl.tracking.frames import FrameMasks
 from edgetam_pl.tracking.options import SessionOptions
 from edgetam_pl.tracking.session import Session
@@ -198,7 +199,7 @@ def test_a_run_that_breaks_leaves_nothing_behind(clip: Path, weights: Path, monk
     assert not [path for path in clip.parent.iterdir() if "out" in path.name]
 
 
-@pytest.mark.parametrize("module", [edgetam_pl.track, edgetam_pl.tracking.session])
+@pytest.mark.parametrize("module", [edgetam_pl.spoken, edgetam_pl.tracking.session])
 def test_the_examples_in_the_documentation_run(module: ModuleType) -> None:
     found = doctest.testmod(module)
     assert found.attempted > 0
