@@ -84,6 +84,15 @@ def test_a_slot_is_never_overwritten_while_its_batch_is_in_use(
             assert torch.equal(one.masks, two.masks)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_pinned_batches_are_the_same_batches(twenty: Path) -> None:
+    for one, two in zip(loader([str(twenty)], workers=2), loader([str(twenty)])):
+        assert one.frames.is_pinned()
+        assert torch.equal(one.frames, two.frames)
+        assert torch.equal(one.masks, two.masks)
+
+
 def test_a_worker_that_is_killed_ends_the_run_with_a_word_and_without_a_hang(twenty: Path) -> None:
     made = iter(loader([str(twenty)], workers=2, steps=10_000))
     next(made)

@@ -18,8 +18,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cached_property
-from multiprocessing import get_context
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +30,7 @@ from edgetam_pl.config import ShardsConfig
 from edgetam_pl.data import sample as schema
 from edgetam_pl.data.faults import BadSampleError
 from edgetam_pl.data.index import MANIFEST, Index, Manifest, index_name, record_of
+from edgetam_pl.data.processes import fresh
 from edgetam_pl.data.readers import open_reader
 from edgetam_pl.data.recipes import Recipe
 from edgetam_pl.data.shards import read_manifest
@@ -184,7 +183,7 @@ def _here(cfg: ShardsConfig, plan: Plan, numbers: Iterable[int]) -> None:
                 for _ in build_shard(cfg, plan.job(number)):
                     bar.update()
             return
-        with ProcessPoolExecutor(processes, mp_context=_forks(), initializer=_quiet) as pool:
+        with ProcessPoolExecutor(processes, mp_context=fresh(__name__), initializer=_quiet) as pool:
             waiting = deque(todo)
             running: dict[Future[int], int] = {}
             try:
@@ -199,13 +198,6 @@ def _here(cfg: ShardsConfig, plan: Plan, numbers: Iterable[int]) -> None:
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-
-
-def _forks() -> ForkServerContext:
-    """Processes that begin with this module loaded, which costs seconds, and with nothing else."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
 
 
 def _quiet() -> None:

@@ -7,12 +7,9 @@ epoch. Workers only share the work: their number changes nothing, and a run is r
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from multiprocessing.context import BaseContext
 from typing import Any
 
 import cv2
@@ -23,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from edgetam_pl.config import DataConfig, DataSource
 from edgetam_pl.data.order import Order, Schedule
+from edgetam_pl.data.processes import fresh
 from edgetam_pl.data.shards import ShardSet
 from edgetam_pl.data.steps import PREFETCH, BrokenDataError, Parcel, Skip, Source, Steps, describe
 from edgetam_pl.types import VideoBatch
@@ -80,7 +78,7 @@ class ShardLoader:
                 sampler=range(start, self.count),
                 num_workers=self.workers,
                 prefetch_factor=PREFETCH if self.workers else None,
-                multiprocessing_context=_clean_processes() if self.workers else None,
+                multiprocessing_context=fresh(__name__) if self.workers else None,
                 collate_fn=_same,
                 worker_init_fn=_one_thread,
                 pin_memory=torch.cuda.is_available(),
@@ -244,16 +242,6 @@ def _spread(values: NDArray[np.int64], where: NDArray[np.bool_]) -> NDArray[np.i
     out = np.zeros(len(where), np.int64)
     out[where] = values
     return out
-
-
-def _clean_processes() -> BaseContext:
-    """Workers are not forked from this process: OpenCV's threads, CUDA and loggers would come along half dead, and the
-    first warp would wait for ever. They are forked from a process that has loaded this module and done nothing else."""
-    if sys.platform != "linux":
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
 
 
 def _same(parcel: Any) -> Any:

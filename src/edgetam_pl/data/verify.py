@@ -10,8 +10,6 @@ import sys
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +19,7 @@ from edgetam_pl.data import sample as schema
 from edgetam_pl.data import storage
 from edgetam_pl.data.faults import BadSampleError, Cause
 from edgetam_pl.data.index import ShardRecord, record_of
+from edgetam_pl.data.processes import fresh
 from edgetam_pl.data.shards import load_index, read_manifest
 from edgetam_pl.data.tars import split_name, walk
 
@@ -81,18 +80,11 @@ def verify(place: str, *, processes: int = 1) -> list[Verdict]:
                 verdicts.append(check_shard(address, record))
                 bar.update()
             return verdicts
-        with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=_forks()) as pool:
+        with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=fresh(__name__)) as pool:
             futures = [pool.submit(check_shard, address, record) for address, record in jobs]
             for future in futures:
                 future.add_done_callback(lambda _: bar.update())
             return [future.result() for future in futures]
-
-
-def _forks() -> ForkServerContext:
-    """Processes that begin with this module loaded, which costs seconds, and with nothing else."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
 
 
 def check_shard(address: str, record: ShardRecord | None) -> Verdict:
