@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -76,15 +77,21 @@ def test_dropout_of_weights_acts_in_training_only(generator: torch.Generator) ->
     assert torch.equal(weigh(q, q, q), weigh(q, q, q))
 
 
-def test_landmarks_follow_their_formula(generator: torch.Generator) -> None:
-    """Averages after rotation, ln 4 on their logits, pointers as they are, one softmax (EfficientTAM _1)."""
-    attention = LandmarkAttention(WIDTH, key_dim=DEPTH, grid=GRID, offset_on_keys=False)
+@pytest.mark.parametrize("offset_on_keys", [False, True])
+def test_landmarks_follow_their_formula(generator: torch.Generator, offset_on_keys: bool) -> None:
+    """Averages after rotation, ln 4 on their logits (EfficientTAM _1) or on each channel of their keys (_2), pointers as
+    they are, one softmax."""
+    attention = LandmarkAttention(WIDTH, key_dim=DEPTH, grid=GRID, offset_on_keys=offset_on_keys)
     x, keys, table = torch.randn(3, AREA, WIDTH, generator=generator), _keys(generator, 2), rotation_table(GRID, WIDTH)
     q = rotate(attention.q_proj(x)[:, None], table)[:, 0]
     k = rotate(attention.k_proj(keys.tokens + keys.pos)[:, None], keys.rotation)[:, 0]
     pooled, values = _pooled(k), _pooled(attention.v_proj(keys.tokens))
+    landmarks = torch.arange(pooled.shape[1]) < 2 * AREA // 4
+    if offset_on_keys:
+        pooled = pooled + math.log(4) * landmarks[:, None]
     logits = q @ pooled.transpose(1, 2) / math.sqrt(WIDTH)
-    logits[..., : 2 * AREA // 4] += math.log(4)
+    if not offset_on_keys:
+        logits = logits + math.log(4) * landmarks
     expected = attention.out_proj(logits.softmax(dim=-1) @ values)
     torch.testing.assert_close(attention.read(x, keys, table, None), expected)
 

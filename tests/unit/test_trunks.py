@@ -82,6 +82,15 @@ def test_only_stride_16_hears_the_coarsest_level() -> None:
     assert without.f16[0].flatten(1).std(dim=1).max() < 1e-6  # biases alone are left
 
 
+def test_the_coarsest_level_is_repeated_not_interpolated() -> None:
+    torch.manual_seed(0)
+    neck = FPN([4, 8, 12, 16], 16)
+    neck.lateral["s16"].weight.data.zero_()
+    maps = [torch.randn(1, width, 64 // s, 64 // s) for width, s in zip((4, 8, 12, 16), (4, 8, 16, 32), strict=True)]
+    coarse = neck(maps).f16[..., ::2, ::2]
+    assert torch.equal(neck(maps).f16, coarse.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3))
+
+
 def test_a_single_level_neck_has_no_fine_levels() -> None:
     features = SingleLevel(12, 16)([torch.randn(2, 12, 4, 4)])
     assert features.f4 is None
