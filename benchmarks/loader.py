@@ -274,11 +274,9 @@ def large_images(source: Path, out: Path, count: int) -> list[str]:
     return names
 
 
-def loader(
-    place: Path, *, kind: str, augment: AugmentConfig, workers: int = 0, side: int = SIDE, steps: int = 4096
-) -> ShardLoader:
+def loader(place: Path, *, kind: str, augment: AugmentConfig, side: int, steps: int = 4096) -> ShardLoader:
     return build_loader(
-        DataConfig([DataSource(name=kind, shards=str(place), kind=kind)], augment, workers=workers),
+        DataConfig([DataSource(name=kind, shards=str(place), kind=kind)], augment, workers=0),
         image_size=side,
         num_frames=FRAMES,
         batch=1,
@@ -291,9 +289,9 @@ def loader(
     )
 
 
-def worker(place: Path, *, kind: str, augment: AugmentConfig) -> Steps:
+def worker(place: Path, *, kind: str, augment: AugmentConfig, side: int = SIDE) -> Steps:
     """What a data worker calls: batch number k, in shared memory that is used again."""
-    steps = loader(place, kind=kind, augment=augment).steps
+    steps = loader(place, kind=kind, augment=augment, side=side).steps
     steps.slots = Slots(PREFETCH + 2)
     return steps
 
@@ -360,7 +358,7 @@ def memory(shared: Path, work: Path) -> dict[str, float]:
     build(
         ShardsConfig(source="davis", root=str(shared / "davis16_train"), out=str(work / "memory"), processes=1, check=False)
     )
-    steps = loader(work / "memory", kind="video", augment=AugmentConfig(), side=256).steps
+    steps = worker(work / "memory", kind="video", augment=AugmentConfig(), side=256)
     marks: dict[str, float] = {}
     for k in range(2000):
         steps.parcel(k)
