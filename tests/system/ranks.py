@@ -1,7 +1,7 @@
 """One rank of a training for test_distributed.py: `python ranks.py PLAN.json`, under torchrun.
 
 PLAN.json is {"runs": [{"words": [...], "record": PATH, "accident": null | "nan" | "sigterm" | "sigkill", "at": step}]}.
-Every rank notes at each step what it drew, in PATH.rankN.
+Every rank notes at each step what it drew, in PATH.rankN. A run that was told to stop leaves its status; the next follows.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ STEP = Distillation.training_step
 
 
 def observed(run: dict[str, Any]) -> None:
-    """Let every training step be noted, and the accident happen on rank 1 (a signal for all: sent by rank 0)."""
+    """Let every training step be noted, and the accident happen on rank 1."""
     notes = Path(f"{run['record']}.rank{RANK}")
 
     def training_step(self: Distillation, batch: VideoBatch, batch_idx: int) -> torch.Tensor:
         step = self.steps_done
-        if run["accident"] == "sigterm" and step == run["at"] and RANK == 0:
-            os.kill(os.getppid(), signal.SIGTERM)  # torchrun hands it to all ranks
+        if run["accident"] == "sigterm" and step == run["at"] and RANK == 1:
+            os.kill(os.getpid(), signal.SIGTERM)  # one rank is told; all must stop
         if run["accident"] == "sigkill" and step == run["at"] and RANK == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         if run["accident"] == "nan" and step == run["at"] and RANK == 1:
@@ -58,6 +58,8 @@ def main() -> None:
             fit.run(cfg)
         except NonFiniteError as error:
             Path(f"{run['record']}.stopped{RANK}").write_text(str(error))
+        except SystemExit as end:
+            Path(f"{run['record']}.status{RANK}").write_text(str(end.code))
 
 
 if __name__ == "__main__":
