@@ -40,8 +40,8 @@ def describe(model: TrackAnything) -> str:
     """The model as text: its parts, then its verbs. Nothing is computed but shapes."""
     lines = [f"TrackAnything  {model.image_size} x {model.image_size}  {_count(model):,} parameters"]
     for name, part in model.named_children():
-        lines.append(f"|- {name:<18} {_count(part):>12,}  {type(part).__name__}")
-        lines += [f"|  |- {n:<15} {_count(child):>12,}  {type(child).__name__}" for n, child in _large_children(part)]
+        lines.append(f"|- {name:<20} {_count(part):>12,}  {type(part).__name__}")
+        lines += [f"|  |- {n:<17} {_count(child):>12,}  {type(child).__name__}" for n, child in _large_children(part)]
     lines.append("")
     lines.append(f"one frame, one object, {FULL_FRAMES} memories, {FULL_POINTERS} pointers")
     measured = verbs(model)
