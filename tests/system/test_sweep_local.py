@@ -84,7 +84,7 @@ def test_a_runner_that_is_killed_does_not_repeat_finished_trials(tmp_path: Path)
 def test_a_runner_that_is_told_to_stop_lets_its_trials_save(tmp_path: Path) -> None:
     file = sweep_file(tmp_path / "s.yaml")
     command = [sys.executable, str(HERE / "sweep_runner.py"), str(file), str(tmp_path), "2"]
-    process = subprocess.Popen(command, env={**os.environ, "STUB_SECONDS": "60"})
+    process = subprocess.Popen(command, env={**os.environ, "STUB_SECONDS": "9"})
     while not (tmp_path / "started.txt").is_file() or len(started(tmp_path)) < 2:
         time.sleep(0.05)
     process.terminate()

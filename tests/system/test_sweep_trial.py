@@ -92,7 +92,7 @@ def test_a_failure_is_recorded_with_its_cause(words: tuple[str, ...], tmp_path: 
 
 
 def test_no_room_is_said_before_anything_is_trained(words: tuple[str, ...], tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="make room"):
+    with pytest.raises(ValueError, match="make room"):
         trial.main([*words, "trial.min_free_gb=1e9", f"out={tmp_path / 'trials' / 'full'}"])
     assert not (tmp_path / "trials" / "full" / "run.json").exists()
 

@@ -17,12 +17,11 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -32,7 +31,7 @@ from edgetam_pl.sweeps.jobs import Job, Launcher, Local, Submitit, cause_of
 from edgetam_pl.sweeps.propose import proposals
 from edgetam_pl.sweeps.report import Outcome, read_outcomes, write_report
 from edgetam_pl.sweeps.space import Point, Sweep, read_sweep
-from edgetam_pl.sweeps.trial import FAILURE, RECORD, plan, record_failure, room_in
+from edgetam_pl.sweeps.trial import FAILURE, RECORD, WORDS, Plan, plan, record_failure, room_in
 
 TOLD_TO_STOP = 75
 """Exit status of a training, and of this runner, that saved because it was told to stop: the same command continues."""
@@ -50,6 +49,8 @@ class Runner:
     """Try failed trials once more."""
     poll: float = 1.0
     """Seconds between looks."""
+    min_free_gb: float = 0.5
+    """Space without which no trial is started, in 10^9 bytes."""
     running: dict[str, tuple[Point, Job]] = field(default_factory=dict)
     stopping: set[str] = field(default_factory=set)
     """Trials that were asked to end early."""
@@ -62,14 +63,14 @@ class Runner:
             KeyboardInterrupt: told to stop; the trials have saved and ended.
         """
         points = proposals(self.sweep, lambda: read_outcomes(self.out))
-        waiting = next(points, None)
+        more = True
         with self._hearing():
-            while waiting is not None or self.running:
-                while waiting is not None and len(self.running) < self.jobs and not self.told:
-                    self._start(waiting)
-                    waiting = (
-                        next(points, None) if len(self.running) < self.jobs or self.sweep.method != "bayes" else waiting
-                    )
+            while more or self.running:
+                while more and len(self.running) < self.jobs and not self.told:
+                    point = next(points, None)  # not before there is room: what is known by then may change it
+                    more = point is not None
+                    if point is not None:
+                        self._start(point)
                 self._look()
                 if self.told and not self.running:
                     raise KeyboardInterrupt
@@ -87,7 +88,8 @@ class Runner:
             return
         words = (*point.words, f"out={folder}")
         try:
-            room_in(self.out, plan(words).trial.min_free_gb)
+            room_in(self.out, self.min_free_gb)
+            write_whole(folder / WORDS, json.dumps(words).encode())
             (folder / FAILURE).unlink(missing_ok=True)
             self.running[point.name] = (point, self.launcher.start(words, folder))
             self._say(point, "started")
@@ -150,27 +152,29 @@ class Runner:
                 signal.signal(number, handler)
 
 
-def check(sweep: Sweep, *, checked: Callable[[tuple[str, ...]], Any] = plan) -> int:
-    """Check the whole space before the first trial; how many points were looked at.
+def check(sweep: Sweep) -> list[Plan]:
+    """Check the whole space before the first trial: the plans of all points, or of telling ones where there are many.
 
     Raises:
         ValueError: points that describe no trial, each with its reason.
     """
     problems: dict[str, str] = {}
-    looked = 0
+    plans: list[Plan] = []
     for point in sweep.telling_points():
-        looked += 1
         try:
-            planned = checked(point.words)
+            planned = plan(point.words)
         except ValueError as error:
             problems[", ".join(f"{key}={value}" for key, value in point.values.items())] = str(error)
             continue
+        plans.append(planned)
         if sweep.stop is not None and not planned.train.validation.every:
             raise ValueError("early_terminate watches validations; set validation.every and validation.root in the command.")
     if problems:
         said = "\n".join(f"  {values}: {reason}" for values, reason in list(problems.items())[:8])
-        raise ValueError(f"{len(problems)} of {looked} points are no trials; nothing was started.\n{said}")
-    return looked
+        raise ValueError(
+            f"{len(problems)} of {len(problems) + len(plans)} points are no trials; nothing was started.\n{said}"
+        )
+    return plans
 
 
 def main(argv: list[str]) -> int:
@@ -178,7 +182,8 @@ def main(argv: list[str]) -> int:
     args = arguments(argv)
     sweep = read_sweep(args.file, args.words)
     print(f"{sweep.name}: {sweep.method} over {', '.join(p.key for p in sweep.parameters)}", flush=True)
-    print(f"{check(sweep)} points are legal", flush=True)
+    plans = check(sweep)
+    print(f"{len(plans)} points are legal", flush=True)
     if args.dry_run:
         for point in sweep.telling_points():
             print("edgetam trial " + " ".join(point.words))
@@ -189,7 +194,10 @@ def main(argv: list[str]) -> int:
         return serve(sweep.raw, agents=args.jobs, count=args.count)
     out = args.out or Path("runs/sweeps") / sweep.name
     with alone_with(sweep, out):
-        runner = Runner(sweep, out, _launcher(args, sweep, out), jobs=args.jobs, again=args.again, poll=args.poll)
+        least = plans[0].trial.min_free_gb
+        room_in(out, least)
+        launcher = _launcher(args, sweep, out)
+        runner = Runner(sweep, out, launcher, jobs=args.jobs, again=args.again, poll=args.poll, min_free_gb=least)
         try:
             outcomes = runner.run()
         except KeyboardInterrupt:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgetam_pl.evaluation.report import write_whole
-from edgetam_pl.sweeps.trial import FAILURE, RECORD, flat
+from edgetam_pl.sweeps.trial import FAILURE, RECORD, WORDS, flat
 
 TABLE, TRIALS, PAGE = "table.csv", "trials.csv", "report.md"
 SEED = "seed"
@@ -131,7 +131,8 @@ def read_outcomes(out: Path) -> list[Outcome]:
             said = json.loads((folder / FAILURE).read_text())
             outcomes.append(Outcome(folder.name, said["status"], tuple(said["words"]), cause=said["cause"]))
         else:
-            outcomes.append(Outcome(folder.name, "unfinished", ()))
+            words = json.loads((folder / WORDS).read_text()) if (folder / WORDS).is_file() else ()
+            outcomes.append(Outcome(folder.name, "unfinished", tuple(words)))
     return outcomes
 
 

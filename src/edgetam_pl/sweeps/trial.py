@@ -28,8 +28,8 @@ from edgetam_pl.config import BenchConfig, EvaluateConfig, ExportConfig, TrainCo
 from edgetam_pl.evaluation.report import write_whole
 from edgetam_pl.sweeps.space import FORMAT
 
-RECORD, FAILURE = "trial.json", "failure.json"
-"""Left in the trial's folder: what a finished trial found; why one failed or was stopped."""
+RECORD, FAILURE, WORDS = "trial.json", "failure.json", "words.json"
+"""Left in the trial's folder: what a finished trial found; why one failed or was stopped; what was to be done."""
 
 _OTHERS = ("trial", "evaluate", "bench", "export")
 STARTS = ("local", "torchrun", "slurm")
@@ -227,11 +227,11 @@ def room_in(out: Path, least_gb: float) -> None:
     """Refuse to start on a disk that is nearly full.
 
     Raises:
-        OSError: less than `least_gb` are free.
+        ValueError: less than `least_gb` are free.
     """
     free = shutil.disk_usage(out).free / 1e9
     if free < least_gb:
-        raise OSError(
+        raise ValueError(
             f"{free:.2f} GB are free for {out}, less than trial.min_free_gb={least_gb}; make room, then start again."
         )
 
