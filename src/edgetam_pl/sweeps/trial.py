@@ -19,11 +19,12 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from edgetam_pl.build import validate
-from edgetam_pl.compose import CONFIGS, composed
+from edgetam_pl.compose import CONFIGS, Schema, composed
 from edgetam_pl.config import BenchConfig, EvaluateConfig, ExportConfig, TrainConfig, TrialConfig
 from edgetam_pl.evaluation.report import write_whole
 from edgetam_pl.sweeps.space import FORMAT
@@ -73,7 +74,7 @@ def plan(words: tuple[str, ...]) -> Plan:
     from edgetam_pl.training.fit import check
 
     said = split(words)
-    trial = composed(TrialConfig, command="trial", overrides=said["trial"])[0]
+    trial = _beside(TrialConfig, "trial", *said["trial"])
     if trial.format != FORMAT:
         raise ValueError(f"trial.format is {trial.format}; this is version {FORMAT} of sweep files.")
     if trial.start not in STARTS:
@@ -87,10 +88,16 @@ def plan(words: tuple[str, ...]) -> Plan:
         words=words,
         trial=trial,
         train=train,
-        evaluate=composed(EvaluateConfig, command="evaluate", overrides=said["evaluate"])[0],
-        bench=composed(BenchConfig, command="bench", overrides=said["bench"])[0],
-        export=composed(ExportConfig, command="export", overrides=said["export"])[0],
+        evaluate=_beside(EvaluateConfig, "evaluate", *said["evaluate"]),
+        bench=_beside(BenchConfig, "bench", *said["bench"]),
+        export=_beside(ExportConfig, "export", *said["export"]),
     )
+
+
+@cache
+def _beside(schema: type[Schema], command: str, *words: str) -> Schema:
+    """The configuration of a command beside the training: the same for all trials of a sweep, so composed once."""
+    return composed(schema, command=command, overrides=list(words))[0]
 
 
 def main(argv: list[str]) -> int:
