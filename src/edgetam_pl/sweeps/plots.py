@@ -102,7 +102,7 @@ def allocation(configurations: Sequence[Configuration], *, metric: str) -> Figur
         grid[rows.index(c.model["global_latents"]), columns.index(c.model["spatial_latents"])] = c.mean
     figure, axes = _canvas(1.8 + 1.4 * len(columns), 1.6 + 0.9 * len(rows))
     low, high = np.nanmin(grid), np.nanmax(grid)
-    axes.imshow(grid, cmap="YlGn", vmin=low - 0.3 * (high - low + 1), vmax=high + 0.3 * (high - low + 1), aspect="auto")
+    axes.imshow(grid, cmap="YlGn", vmin=low - 0.3 * (high - low + 1), vmax=high + 0.9 * (high - low + 1), aspect="auto")
     for c in latents:
         place = columns.index(c.model["spatial_latents"]), rows.index(c.model["global_latents"])
         axes.text(*place, f"{c.mean:.1f}\n± {c.spread:.1f}", ha="center", va="center")
