@@ -288,6 +288,7 @@ def test_the_page_lists_the_worst_first_and_can_be_sorted(tmp_path: Path) -> Non
     assert [row.object for row in report.worst_first()] == ["3", "2", "1"]
     assert page.index(">3</td>") < page.index(">2</td>") < page.index(">1</td>")
     assert "<script>alert" not in page
+    assert "://" not in page  # nothing comes from another place
     assert "<polyline" in page
     assert "data:image/jpeg;base64," in page
     assert "aria-sort" in page
