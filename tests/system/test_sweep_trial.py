@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -127,10 +129,35 @@ def test_wandbs_troubles_do_not_end_a_run(
         raise trouble
 
     cfg = trial.plan((*words, f"out={tmp_path}")).train
-    monkeypatch.setattr(wandb, "init", broken)
-    wandb_runs.add_summary(cfg, {"trial/jf": 1.0})
-    monkeypatch.setattr(wandb, "Artifact", broken)
     (tmp_path / "weights.pt").write_bytes(b"x")
-    wandb_runs.keep_artifacts(cfg, WandbLogger(save_dir=str(tmp_path), offline=True))
-    said = capsys.readouterr().out
-    assert said.count("was not logged") == 2
+    logger = wandb_runs.ForgivingLogger(save_dir=str(tmp_path), offline=True)
+    for name in ("init", "Artifact", "finish"):
+        monkeypatch.setattr(wandb, name, broken)
+    monkeypatch.setattr(WandbLogger, "log_image", broken)
+    monkeypatch.setattr(wandb_runs, "_SAID", set())
+    assert wandb_runs.make_logger(cfg, tmp_path) is None
+    for _ in range(2):
+        logger.log_metrics({"val/jf": 1.0})
+        logger.log_image("val/masks", [])
+    wandb_runs.add_summary(cfg, {"trial/jf": 1.0})
+    wandb_runs.keep_artifacts(cfg, logger)
+    wandb_runs.finish(logger)
+    assert capsys.readouterr().out.count("was not logged") == 6  # each is said once
+
+
+def test_a_training_needs_no_wandb(words: tuple[str, ...], tmp_path: Path) -> None:
+    """Without the package: said, and trained; curves and validation are on disk all the same."""
+    script = (
+        "import sys, edgetam_pl; sys.modules['wandb'] = None\n"
+        "import lightning.pytorch.loggers.wandb as loggers; loggers._WANDB_AVAILABLE = False\n"
+        "from edgetam_pl.training import fit\n"
+        "from edgetam_pl.sweeps.trial import plan\n"
+        "fit.run(plan(tuple(sys.argv[1:])).train)"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", script, *words, "logger.artifacts=false", f"out={tmp_path}"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "W&B: the run was not logged" in said.stdout
+    assert (tmp_path / "weights.pt").is_file()
+    assert (tmp_path / "validation" / "jf.jsonl").is_file()

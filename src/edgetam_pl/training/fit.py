@@ -18,9 +18,8 @@ from pathlib import Path
 
 import lightning as L
 import torch
-import wandb
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 
 import edgetam_pl
 from edgetam_pl import weights
@@ -40,7 +39,7 @@ from edgetam_pl.training.recompute import Thrift
 from edgetam_pl.training.stopping import StopOnSignal, WholeCheckpoints
 from edgetam_pl.training.teacher_cache import KeptF16
 from edgetam_pl.training.throughput import Throughput
-from edgetam_pl.training.wandb_runs import keep_artifacts, make_logger
+from edgetam_pl.training.wandb_runs import finish, keep_artifacts, make_logger
 
 
 def run(cfg: TrainConfig) -> Path:
@@ -76,8 +75,7 @@ def run(cfg: TrainConfig) -> Path:
         weights.save_official(module.student, out / "weights.pt")
         keep_artifacts(cfg, logger)
     finally:
-        if isinstance(logger, WandbLogger):
-            wandb.finish()  # or the next training of this process would log into this run
+        finish(logger)
     return out / "weights.pt"
 
 

@@ -20,7 +20,6 @@ from typing import Any
 
 import lightning as L
 import torch
-import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -41,16 +40,41 @@ def make_logger(cfg: TrainConfig, out: Path) -> Logger | None:
         return None
     if cfg.logger.kind != "wandb":
         raise ValueError(f"logger.kind is {cfg.logger.kind!r}; use none or wandb.")
-    return WandbLogger(
-        project=cfg.logger.project,
-        save_dir=str(out),
-        id=record["run_id"],
-        resume="allow",
-        offline=offline(),
-        config={**asdict(cfg), "git": record["git"]},
-        name=out.name,
-        save_code=False,
-    )
+    with quietly("the run"):
+        logger = ForgivingLogger(
+            project=cfg.logger.project,
+            save_dir=str(out),
+            id=record["run_id"],
+            resume="allow",
+            offline=offline(),
+            config={**asdict(cfg), "git": record["git"]},
+            name=out.name,
+            save_code=False,
+        )
+        _ = logger.experiment  # begins the run on rank 0, where a failure can still be helped
+        return logger
+    return None
+
+
+class ForgivingLogger(WandbLogger):
+    """Lightning's, whose troubles are said once and never end a training."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        with quietly("a line of the curves"):
+            super().log_metrics(metrics, step)
+
+    def log_image(self, key: str, images: list[Any], step: int | None = None, **named: Any) -> None:
+        with quietly(key):
+            super().log_image(key, images, step, **named)
+
+
+def finish(logger: Logger | None) -> None:
+    """End the run, or the next training of this process would log into it."""
+    if isinstance(logger, WandbLogger):
+        import wandb
+
+        with quietly("the end of the run"):
+            wandb.finish()
 
 
 def offline() -> bool:
@@ -98,19 +122,30 @@ def git_state() -> dict[str, Any]:
         return {}
 
 
+_SAID: set[str] = set()
+
+
 @contextmanager
 def quietly(what: str) -> Iterator[None]:
-    """W&B's troubles are printed, not raised."""
+    """W&B's troubles (a server, a disk, a package that is not there) are printed, each once, not raised."""
     try:
         yield
-    except (wandb.Error, OSError, RuntimeError) as error:
-        print(f"W&B: {what} was not logged ({type(error).__name__}: {error}); the run goes on.", flush=True)
+    except Exception as error:
+        ours = isinstance(error, OSError | ModuleNotFoundError) or type(error).__module__.partition(".")[0] == "wandb"
+        if not ours:
+            raise
+        said = f"W&B: {what} was not logged ({type(error).__name__}: {error}); the run goes on."
+        if said not in _SAID:
+            print(said, flush=True)
+        _SAID.add(said)
 
 
 def add_summary(cfg: TrainConfig, values: Mapping[str, float]) -> None:
     """Put a finished trial's numbers into the run of its training: the summary that sweeps and panels read."""
     record = run_record(cfg, Path(cfg.out))
     with quietly("the trial's result"):
+        import wandb
+
         mode = "offline" if offline() else "online"
         run = wandb.init(
             project=cfg.logger.project, dir=cfg.out, id=record["run_id"], resume="allow", mode=mode, name=Path(cfg.out).name
@@ -130,6 +165,8 @@ def keep_artifacts(cfg: TrainConfig, logger: Logger | None) -> None:
         if not path.exists():
             continue
         with quietly(f"the artifact {path.name}"):
+            import wandb
+
             artifact = wandb.Artifact(f"{cfg.model.name}-{kind}", type=kind, metadata={"config": asdict(cfg)})
             if path.is_dir():
                 artifact.add_dir(str(path))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-import wandb
 from numpy.typing import NDArray
 
 from edgetam_pl.evaluation.clips import Clip, Masks
@@ -16,6 +15,9 @@ from edgetam_pl.evaluation.pictures import decode_jpeg
 from edgetam_pl.evaluation.protocols import Answer, follow
 from edgetam_pl.evaluation.scoring import ScoreRule
 from edgetam_pl.evaluation.vos import collect, evaluate_clip
+
+if TYPE_CHECKING:
+    import wandb
 
 COLUMNS = ("step", "clip", "J&F", "objects", "worst frame", "J on it", "masks")
 
@@ -86,6 +88,8 @@ def look(model: EvaluatedModel, clips: Iterable[Clip], *, device: torch.device) 
 
 def table(step: int, worst: Iterable[WorstFrame]) -> wandb.Table:
     """One row a clip; the layers of its picture are called truth and prediction."""
+    import wandb
+
     made = wandb.Table(columns=list[str | int](COLUMNS))
     for frame in worst:
         names = dict(enumerate(frame.objects, start=1))
