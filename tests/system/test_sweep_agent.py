@@ -187,6 +187,15 @@ def test_make_sweep_creates_the_sweep_and_starts_agents(at_home: Path, monkeypat
     assert {note["env"]["WANDB_MODE"] for note in notes_of(notes)} == {"online"}
 
 
+def test_without_a_login_the_way_without_a_server_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise wandb.errors.UsageError("api_key not configured (no-tty)")
+
+    monkeypatch.setattr(wandb, "sweep", refuse)
+    with pytest.raises(ValueError, match="api_key not configured.*make sweep-local"):
+        wandb_sweeps.create({"name": "x"})
+
+
 def test_the_words_of_a_trial_are_told_apart() -> None:
     said = trial.split(("trial.gpus=2", "latents=none", "evaluate.root=x", "bench.repeats=3", "export.backend=onnx"))
     assert said == {

@@ -31,9 +31,17 @@ def serve(raw: Mapping[str, Any], *, agents: int, count: int | None) -> int:
 
 
 def create(raw: Mapping[str, Any]) -> str:
-    """The new sweep's path: entity/project/id where these are known."""
+    """The new sweep's path: entity/project/id where these are known.
+
+    Raises:
+        ValueError: the server cannot be reached, or does not know who asks.
+    """
     config = {key: value for key, value in raw.items() if key not in ("project", "entity")}
-    made = wandb.sweep(config, project=raw.get("project"), entity=raw.get("entity"))
+    try:
+        made = wandb.sweep(config, project=raw.get("project"), entity=raw.get("entity"))
+    except (wandb.Error, OSError) as error:
+        cure = "`wandb login` first, or run the same file without a server: leave out --server (make sweep-local)."
+        raise ValueError(f"W&B's server did not take the sweep ({error}). {cure}") from error
     return "/".join(str(part) for part in (raw.get("entity"), raw.get("project"), made) if part)
 
 
