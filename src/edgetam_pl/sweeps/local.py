@@ -144,7 +144,7 @@ class Runner:
             for _, job in self.running.values():
                 job.stop()
 
-        before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+        before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
         finally:
