@@ -178,7 +178,7 @@ def check(sweep: Sweep) -> list[Plan]:
 
 
 def main(argv: list[str]) -> int:
-    """`edgetam sweep`: 0 when every trial finished, 1 when some failed, 75 when told to stop."""
+    """`edgetam sweep`: 0 when every trial finished or was stopped early, 1 when some did not, 75 when told to stop."""
     args = arguments(argv)
     sweep = read_sweep(args.file, args.words)
     print(f"{sweep.name}: {sweep.method} over {', '.join(p.key for p in sweep.parameters)}", flush=True)
@@ -204,7 +204,7 @@ def main(argv: list[str]) -> int:
             print("Told to stop: every trial has saved. The same command continues.", flush=True)
             return TOLD_TO_STOP
         print(write_report(out).read_text())
-    return 1 if any(outcome.status == "failed" for outcome in outcomes) else 0
+    return 0 if all(outcome.status in ("finished", "stopped") for outcome in outcomes) else 1
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
