@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from torch.nn import functional as F
 from edgetam_pl.model.attention import Keys
 from edgetam_pl.model.memory_encoder import as_evidence
 from edgetam_pl.model.position import Rotation, sine_map
-from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.tracking.bank import MemoryBank, RecallPolicy
 from edgetam_pl.tracking.step import Ask, step
 from edgetam_pl.types import Decoded, ImageFeatures, Prompts
@@ -24,25 +22,30 @@ from .reference import assert_matches, filled, image, recorded
 NAMES = ("edgetam", "sam2.1_hiera_tiny", "efficienttam_ti_1", "efficienttam_ti_512x512")
 
 
-class Case(NamedTuple):
-    model: TrackAnything
-    expected: dict[str, Any]
-    features: ImageFeatures  # of image 0
+class Case:
+    """One model with the reference's weights, and what the reference gave."""
 
-    @property
-    def size(self) -> int:
-        return self.model.image_size
+    def __init__(self, name: str) -> None:
+        self.model = filled(name)
+        self.expected = recorded(name)
+        self.size = self.model.image_size
+        self._features: dict[int, ImageFeatures] = {}
+
+    def features(self, t: int) -> ImageFeatures:
+        """Of image t, which several tests look at."""
+        if t not in self._features:
+            self._features[t] = self.model.encode(image(self.size, t))
+        return self._features[t]
 
 
 @pytest.fixture(scope="module", params=NAMES)
 def case(request: pytest.FixtureRequest) -> Iterator[Case]:
-    model = filled(request.param)
     with torch.inference_mode():
-        yield Case(model, recorded(request.param), model.encode(image(model.image_size, 0)))
+        yield Case(request.param)
 
 
 def test_the_image_encoder_gives_the_released_features(case: Case) -> None:
-    levels = [level for level in case.features if level is not None]
+    levels = [level for level in case.features(0) if level is not None]
     for i, level in enumerate(levels):
         assert_matches(level, case.expected[f"fpn{i}"], name=f"fpn{i}")
     assert f"fpn{len(levels)}" not in case.expected
@@ -67,7 +70,7 @@ def test_the_mask_decoder_gives_the_released_candidates(case: Case) -> None:
     model = case.model
     tokens = model.prompt_encoder.embed_points(*_points(case.size))
     dense = model.prompt_encoder.embed_mask(None)
-    f4, f8, f16 = case.features
+    f4, f8, f16 = case.features(0)
     found = model.mask_decoder(f16, model.prompt_encoder.image_pos, tokens, dense, f4=f4, f8=f8)
     for suffix, chosen in (("mm1", slice(1, 4)), ("mm0", slice(0, 1))):
         assert_matches(found.logits[:, chosen], case.expected[f"dec_masks_{suffix}"], name=f"dec_masks_{suffix}")
@@ -78,7 +81,7 @@ def test_the_mask_decoder_gives_the_released_candidates(case: Case) -> None:
 
 def test_memory_is_encoded_and_compressed_as_released(case: Case) -> None:
     evidence = as_evidence(_mask_prompt(case.size), size=case.size, binarize=False)
-    memory = case.model.memory_encoder(case.features.f16, evidence, torch.tensor([True]))
+    memory = case.model.memory_encoder(case.features(0).f16, evidence, torch.tensor([True]))
     assert_matches(memory, case.expected["memenc_feat"], name="memenc_feat")
     assert_matches(sine_map(*memory.shape[-2:], 64)[None], case.expected["memenc_pos"], name="memenc_pos")
     if "perceiver_feat" in case.expected:
@@ -110,8 +113,7 @@ def test_tracking_gives_the_released_masks_pointers_and_memories(case: Case, kin
     num_frames = sum(1 for name in case.expected if name.startswith(kind) and name.endswith("_objscore"))
     bank = MemoryBank(policy=RecallPolicy(past_pointers_only=True, clip_length=num_frames))
     for t in range(num_frames):
-        features = case.features if t == 0 else case.model.encode(image(case.size, t))
-        output, bank = step(case.model, bank, features, t, _ask(_first_prompt(kind, case.size) if t == 0 else None))
+        output, bank = step(case.model, bank, case.features(t), t, _ask(_first_prompt(kind, case.size) if t == 0 else None))
         memory = bank.frames_at(t + 1)[0][1] if t == 0 else bank.frames_at(t + 1)[-1][1]
         answer, name = output.final, f"{kind}_f{t}"
         assert_matches(answer.best, case.expected[f"{name}_pred_masks"], name=f"{name}_pred_masks")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -113,6 +114,11 @@ class Pair:
             outputs[kept][t] = answers[-1]
         return tuple([a[key] for a in answers] for key in ("pred_masks", "obj_ptr", "object_score_logits"))  # type: ignore[return-value]
 
+    @cached_property
+    def together(self) -> list[Decoded]:
+        """All objects in one batch."""
+        return self.our_run(slice(None))
+
     @torch.inference_mode()
     def our_run(self, objects: slice) -> list[Decoded]:
         """The chosen objects together, sharing image features."""
@@ -130,7 +136,7 @@ def pair(request: pytest.FixtureRequest) -> Pair:
 
 
 def test_a_corrected_clip_of_two_objects_equals_the_published_package(pair: Pair) -> None:
-    ours = pair.our_run(slice(0, 2))
+    ours = pair.together
     assert len(ours) == FRAMES + len(CORRECTIONS)
     for o in range(2):
         masks, pointers, presence = pair.reference_run(o)
@@ -142,9 +148,8 @@ def test_a_corrected_clip_of_two_objects_equals_the_published_package(pair: Pair
 
 
 def test_objects_tracked_together_equal_objects_tracked_alone(pair: Pair) -> None:
-    together = pair.our_run(slice(None))
     for o in range(len(CLICKS)):
-        for a, b in zip(together, pair.our_run(slice(o, o + 1)), strict=True):
+        for a, b in zip(pair.together, pair.our_run(slice(o, o + 1)), strict=True):
             _assert_close(a.best[o : o + 1], b.best, name="logits")
             _assert_close(a.pointer[o : o + 1], b.pointer, name="pointer")
 
