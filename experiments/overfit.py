@@ -82,7 +82,7 @@ def draw(runs: list[Path], out: Path) -> None:
         losses = read_lines(run / "train" / "curves.jsonl")
         precision = json.loads((run / "train" / "run.json").read_text())["config"]["trainer"]["precision"]
         left.plot(
-            [0, *(line[STEP] for line in scores)], [0, *(line["val/jf"] for line in scores)], marker="o", label=precision
+            [line[STEP] for line in scores], [line["val/jf"] for line in scores], marker="o", label=precision
         )
         right.plot([line[STEP] for line in losses], [line["train/total"] for line in losses], label=precision)
     left.axhline(90, color="grey", linewidth=0.8, linestyle="--")
