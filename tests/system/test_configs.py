@@ -13,7 +13,7 @@ from edgetam_pl.compose import CONFIGS, EXPERIMENTS, composed
 from edgetam_pl.config import ModelConfig, TrainConfig
 from edgetam_pl.sweeps import local
 from edgetam_pl.sweeps.space import read_sweep
-from edgetam_pl.training.fit import check
+from edgetam_pl.training.fit import build_module, check
 
 GROUPS = ("model", "stage", "data", "trainer", "logger", "launcher")
 ENTRIES = ("train", "plan", "evaluate", "bench", "export", "shards", "show", "trial")
@@ -141,3 +141,13 @@ def test_a_mistake_is_named(words: list[str], named: str) -> None:
 def test_an_impossible_training_is_refused_before_anything_is_built(words: list[str], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         check(compose(*words))
+
+
+def test_training_starts_the_trunk_from_the_file_it_is_given(tmp_path: Path) -> None:
+    words = ("model=toy", "stage=toy_video", "logger=none")
+    trunk = build_model(compose(*words).model).image_encoder.trunk.body.state_dict()
+    given = {name: torch.full_like(tensor, 3) for name, tensor in trunk.items()}
+    torch.save({name.replace("stages_", "stages."): tensor for name, tensor in given.items()}, tmp_path / "trunk.pth")
+    module = build_module(compose(*words, f"trunk_weights={tmp_path / 'trunk.pth'}"))
+    found = module.student.image_encoder.trunk.body.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in given.items())
