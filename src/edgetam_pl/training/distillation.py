@@ -72,6 +72,8 @@ class Distillation(L.LightningModule):
         self.last_track: tuple[VideoBatch, Track, Track | None] | None = None
         self._teacher = teacher
         self.watch = Watch()
+        self.fused = True
+        """One kernel for all of AdamW. Not with a loss scaler, which must get at the gradients first."""
         self.gradient_shares_every = 0
         """Steps between logs of how much each term pulls; 0: never. Costs one backward pass a term."""
 
@@ -219,8 +221,7 @@ class Distillation(L.LightningModule):
             weight_decay=cfg.weight_decay,
             layer_decay=cfg.layer_decay,
         )
-        scaled = self.trainer.precision == "16-mixed"  # a loss scaler must get at the gradients before the optimiser does
-        fused = self.device.type in ("cuda", "cpu") and not scaled
+        fused = self.fused and self.device.type in ("cuda", "cpu")
         optimizer = torch.optim.AdamW(groups, betas=(cfg.betas[0], cfg.betas[1]), fused=fused)
         factor_at = optim.schedule(
             cfg.schedule,

@@ -13,7 +13,7 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
-from edgetam_pl.config import ExportConfig, ModelConfig
+from edgetam_pl.config import ExportConfig
 from edgetam_pl.model.track_anything import TrackAnything
 
 SUMMARY = "export_summary.json"
@@ -44,13 +44,6 @@ class ExportOnFitEnd(L.Callback):
         self.summary = export_quietly(model, self.cfg)
         for logger in trainer.loggers:
             logger.log_hyperparams({"export": {key: self.summary[key] for key in ("passed", "message")}})
-
-
-def export_after_training(student: TrackAnything, model: ModelConfig, out: Path) -> dict[str, Any]:
-    """Export a trained model into `out`; returns the summary, which also lies beside `out`. Never raises."""
-    if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
-        return {}
-    return export_quietly(student, ExportConfig(model=model, out=str(out)))
 
 
 def export_quietly(model: nn.Module, cfg: ExportConfig) -> dict[str, Any]:

@@ -107,6 +107,7 @@ def build_module(cfg: TrainConfig) -> Distillation:
             compile_parts(model)
     module.watch.folder = Path(cfg.out) / "forensics"
     module.gradient_shares_every = cfg.logger.gradient_shares_every
+    module.fused = str(cfg.trainer.get("precision", "32-true")) not in {"16", "16-mixed"}
     return module
 
 
