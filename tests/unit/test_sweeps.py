@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from edgetam_pl.compose import expand, latents
+from edgetam_pl.compose import composed, expand, latents
+from edgetam_pl.config import TrainConfig
+from edgetam_pl.sweeps.cost import arithmetic, package_bytes
 from edgetam_pl.sweeps.report import COSTS, Outcome, front_cost, gather, pareto, read_outcomes, write_report
 from edgetam_pl.sweeps.space import ARGUMENTS, Parameter, StopRule, Sweep
 
@@ -116,3 +118,20 @@ def test_an_empty_folder_is_no_sweep(tmp_path: Path) -> None:
     (tmp_path / "trials" / "a").mkdir(parents=True)
     assert [found.status for found in read_outcomes(tmp_path)] == ["unfinished"]
     assert "| a | unfinished |  |" in write_report(tmp_path).read_text()
+
+
+def test_the_size_of_packages_is_that_of_all_their_files(tmp_path: Path) -> None:
+    assert package_bytes(tmp_path) is None
+    (tmp_path / "packages" / "A.mlpackage" / "Data").mkdir(parents=True)
+    (tmp_path / "packages" / "A.mlpackage" / "Data" / "weights.bin").write_bytes(b"12345")
+    (tmp_path / "packages" / "B.onnx").write_bytes(b"123")
+    (tmp_path / "packages" / "README.md").write_text("not a package")
+    assert package_bytes(tmp_path) == 8
+
+
+@pytest.mark.parametrize(("name", "tokens"), [("toy", 32), ("toy_teacher", 64)])
+def test_arithmetic_counts_what_memory_attention_reads(name: str, tokens: int) -> None:
+    said = arithmetic(composed(TrainConfig, command="train", overrides=[f"model={name}"])[0].model)
+    assert said["memory_tokens"] == tokens
+    assert said["bank_tokens"] == 7 * tokens
+    assert said["gflops"]["total"] == pytest.approx(sum(v for k, v in said["gflops"].items() if k != "total"))
