@@ -81,12 +81,11 @@ def draw(runs: list[Path], out: Path) -> None:
         scores = read_lines(run / "train" / "validation" / "jf.jsonl")
         losses = read_lines(run / "train" / "curves.jsonl")
         precision = json.loads((run / "train" / "run.json").read_text())["config"]["trainer"]["precision"]
-        left.plot(
-            [line[STEP] for line in scores], [line["val/jf"] for line in scores], marker="o", label=precision
-        )
+        precision = {"32-true": "fp32", "bf16-mixed": "bf16"}.get(precision, precision)
+        left.plot([line[STEP] for line in scores], [line["val/jf"] for line in scores], marker="o", label=precision)
         right.plot([line[STEP] for line in losses], [line["train/total"] for line in losses], label=precision)
     left.axhline(90, color="grey", linewidth=0.8, linestyle="--")
-    left.set(xlabel="step", ylabel="J&F of the two clips", ylim=(0, 100))
+    left.set(xlabel="step", ylabel="J&F of the two clips", xlim=(0, None), ylim=(50, 100))
     right.set(xlabel="step", ylabel="loss", yscale="log")
     left.legend(loc="lower right")
     partial = out.with_name(f".{out.name}")
