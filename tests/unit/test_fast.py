@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from zoo import TINY
 
 from edgetam_pl.build import build_model
 from edgetam_pl.config import CompressorConfig, ModelConfig
@@ -16,16 +17,6 @@ from edgetam_pl.tracking.options import SessionOptions, SessionTracker
 from edgetam_pl.tracking.session import Session
 from edgetam_pl.video import Stills
 
-TINY = ModelConfig(
-    image_size=64,
-    trunk_args={"embed_dim": (8, 16, 32, 64), "depth": (1, 1, 1, 1)},
-    dim=32,
-    memory_dim=16,
-    memory_ffn=32,
-    decoder_heads=2,
-    decoder_mlp=32,
-    compressor=CompressorConfig(global_latents=4, spatial_latents=4),
-)
 SAM2_TINY = replace(TINY, pointer_age=True, occlusion_embedding=True, compressor=CompressorConfig(kind="none"))
 
 

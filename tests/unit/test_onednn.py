@@ -7,25 +7,17 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor, nn
+from zoo import TINY
 
 from edgetam_pl.build import build_model
-from edgetam_pl.config import CompressorConfig, ModelConfig
+from edgetam_pl.config import CompressorConfig
 from edgetam_pl.model.attention import Attention, WeightedSum
 from edgetam_pl.onednn import OneDnnConv, OneDnnLinear, OneDnnWeightedSum, use_onednn
 from edgetam_pl.types import NOTHING, Recall
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
 
-SMALL = ModelConfig(
-    image_size=512,
-    trunk_args={"embed_dim": (8, 16, 32, 64), "depth": (1, 1, 1, 1)},
-    dim=32,
-    memory_dim=16,
-    memory_ffn=32,
-    decoder_heads=2,
-    decoder_mlp=32,
-    compressor=CompressorConfig(global_latents=16, spatial_latents=16),
-)
+SMALL = replace(TINY, image_size=512, compressor=CompressorConfig(global_latents=16, spatial_latents=16))
 
 
 @pytest.mark.parametrize("shape", [(1, 1024, 24), (2, 2048, 24), (1, 32, 32, 24), (1, 7, 24), (3, 1000, 24)])

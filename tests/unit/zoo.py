@@ -11,11 +11,23 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from edgetam_pl.build import build_model
-from edgetam_pl.config import ModelConfig
+from edgetam_pl.config import CompressorConfig, ModelConfig
 from edgetam_pl.model.track_anything import TrackAnything
 
 MODELS = Path(__file__).resolve().parents[2] / "configs" / "model"
 NAMES = sorted(path.stem for path in MODELS.glob("*.yaml"))
+
+TINY = ModelConfig(
+    image_size=64,
+    trunk_args={"embed_dim": (8, 16, 32, 64), "depth": (1, 1, 1, 1)},
+    dim=32,
+    memory_dim=16,
+    memory_ffn=32,
+    decoder_heads=2,
+    decoder_mlp=32,
+    compressor=CompressorConfig(global_latents=4, spatial_latents=4),
+)
+"""EdgeTAM's parts at the smallest size that makes sense."""
 
 
 def config(name: str = "toy", *, trunk_args: dict[str, Any] | None = None, **overrides: Any) -> ModelConfig:
