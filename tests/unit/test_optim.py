@@ -12,6 +12,7 @@ from torch import nn
 
 from edgetam_pl.build import build_model
 from edgetam_pl.config import CompressorConfig, ModelConfig
+from edgetam_pl.model.trunks import build_trunk
 from edgetam_pl.training import optim
 from edgetam_pl.training.optim import parameter_groups, schedule
 
@@ -206,6 +207,23 @@ def test_the_rate_never_rises_after_warm_up_and_holds_after_the_end(name: str) -
     curve = [factor(step) for step in range(20, 203)]
     assert all(before >= after for before, after in pairwise(curve))
     assert curve[-1] == curve[-3]
+
+
+def test_drop_path_skips_blocks_in_training_and_none_in_evaluation() -> None:
+    """For those who train a SAM 2 (0.1 to 0.3 there, none for EdgeTAM): with the same seed the same blocks, then others."""
+    torch.manual_seed(0)
+    sizes = {"embed_dim": 16, "stages": [1, 1, 2, 1], "global_att_blocks": [3]}
+    trunk = build_trunk("sam2_hiera_tiny", single=False, drop_path=0.5, args=sizes)
+    images = torch.randn(1, 3, 64, 64)
+
+    def deepest(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return trunk(images)[-1]
+
+    assert torch.equal(deepest(1), deepest(1))
+    assert any(not torch.equal(deepest(1), deepest(seed)) for seed in range(2, 6))
+    trunk.eval()
+    assert torch.equal(deepest(1), deepest(2))
 
 
 @pytest.mark.parametrize(
