@@ -302,7 +302,7 @@ from edgetam_pl import weights
 path = pathlib.Path({str(path)!r})
 weights.write({{"edgetam_pl": {{"phase": 0, "steps_done": 1}}}}, path)
 def save(content, file, *args, **kwargs):
-    pathlib.Path(getattr(file, "name", file)).write_bytes(b"half of it")
+    pathlib.Path(file).write_bytes(b"half of it")
     os.kill(os.getpid(), signal.SIGKILL)
 weights.torch.save = save
 weights.write({{"edgetam_pl": {{"phase": 0, "steps_done": 2}}}}, path.with_name("phase1-step000002.ckpt"))
