@@ -194,7 +194,7 @@ def _build(args: argparse.Namespace, name: str, dropout: float) -> VideoDistilla
     )
     if laid_out:
         for model in (student, teacher):
-            model.image_encoder.to(memory_format=torch.channels_last)
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     teacher.to(args.device)
     return module.to(args.device)
 
@@ -360,7 +360,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--bf16", action="store_true")
-    parser.add_argument("--channels-last", action="store_true", help="for ours")
+    parser.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=True, help="for ours")
     parser.add_argument("--plain-attention", choices=("math", "any"), default="math", help="of plain, on the CPU")
     parser.add_argument("--thrifty", nargs="+", choices=VERBS, default=list(THRIFTY), help="verbs to recompute")
     parser.add_argument("--rtol", type=float, default=1e-3, help="of the comparison before timing")

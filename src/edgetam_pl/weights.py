@@ -124,7 +124,10 @@ def save_official(model: TrackAnything, path: str | Path) -> None:
         ValueError: the model is fused.
     """
     _refuse_fused(model)
-    state = {official_name(ours): tensor.detach().cpu().clone() for ours, tensor in model.state_dict().items()}
+    state = {
+        official_name(ours): tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for ours, tensor in model.state_dict().items()
+    }
     write({"model": {name: t.float() if t.is_floating_point() else t for name, t in state.items()}}, Path(path))
 
 

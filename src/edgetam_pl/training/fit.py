@@ -102,7 +102,7 @@ def build_module(cfg: TrainConfig) -> Distillation:
     )
     for model in (student, teacher.model) if teacher else (student,):
         if cfg.channels_last:
-            model.image_encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if cfg.compile:
             compile_parts(model)
     module.watch.folder = Path(cfg.out) / "forensics"

@@ -20,8 +20,8 @@ from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.types import Decoded, ImageFeatures, Memory, Prompts, Recall
 
 VERBS = ("encode", "attend", "decode", "memorize")
-THRIFTY = ("encode", "memorize")
-"""On a CPU, a twentieth more time and a third less memory (`benchmarks/train_step.py`)."""
+THRIFTY = ("encode",)
+"""What costs least time for the memory it saves (`benchmarks/train_step.py`)."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Thrift:
     recompute: tuple[str, ...] = ()
     object_chunk: int = 0
     encoder_chunk: int = 8
-    channels_last: bool = False
+    channels_last: bool = True
 
     @classmethod
     def of(cls, cfg: TrainConfig) -> Thrift:
