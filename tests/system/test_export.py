@@ -12,7 +12,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from exported import Exported, export, lively, tiny
+from exported import Exported, export, tiny
 from torch import Tensor
 
 from edgetam_pl.config import ExportConfig, GateConfig, Tolerance
@@ -24,7 +24,7 @@ from edgetam_pl.export.manifest import Manifest, read, sha256_of
 from edgetam_pl.export.measures import Verdict
 from edgetam_pl.export.mil_interpreter import OPERATIONS, Interpreter, load_program
 from edgetam_pl.export.parts import PADDING_LABEL, UNUSED_LABEL, Program
-from edgetam_pl.export.run import REPORT, ExportRefused, export_packages, run
+from edgetam_pl.export.run import REPORT, ExportRefused, export_packages
 from edgetam_pl.tracking.prompters import Script
 from edgetam_pl.tracking.step import rollout
 from edgetam_pl.types import NOTHING, Prompts
@@ -542,85 +542,6 @@ def test_the_validator_says_where_it_cannot_run(
     monkeypatch.setattr("platform.system", lambda: "Linux")
     assert _validator(exported.out).main([str(exported.out)]) == 3
     assert "not run on Apple hardware" in capsys.readouterr().out
-
-
-# --- bad input ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"weights": ""}, "weights is empty; name a checkpoint"),
-        ({"weights": "no/such/file.pt"}, "There is no checkpoint no/such/file.pt"),
-        ({"size": 120}, r"image_size is 120; .* needs a multiple of 32"),
-        ({"size": 96}, r"spatial_latents is 16; .* 6 x 6 memory"),
-        ({"backend": "tflite"}, "backend=tflite is not known; use one of coreml, onnx"),
-        ({"system": "ios12"}, "system=ios12 is not a Core ML target here; use one of ios17, ios18"),
-        ({"precision": "int4"}, "precision=int4 is not known; use one of auto, fp16, fp32"),
-        ({"attention": "fused"}, "attention=fused needs system=ios18"),
-        ({"attention": "flash"}, "attention=flash is not known; use one of decomposed, fused"),
-        ({"multifunction": True}, "multifunction=true needs system=ios18"),
-        ({"compression": "palette4"}, "compression=palette4 needs system=ios18"),
-        ({"compression": "zip"}, "compression=zip is not known; use one of none, int8"),
-        ({"prompt_slots": 1}, "prompt_slots is 1; it must be at least 2"),
-        ({"gate": GateConfig(frames=2)}, r"gate.frames and gate.short_frames must be at least 4"),
-        (
-            {"backend": "onnx", "compression": "int8"},
-            "compression=int8 is a Core ML option; backend=onnx takes",
-        ),
-    ],
-)
-def test_what_cannot_be_exported_is_refused_with_the_cure(tmp_path: Path, changes: dict[str, object], message: str) -> None:
-    settings = {"model": tiny(), "weights": "random", "out": str(tmp_path / "out")} | changes
-    cfg = ExportConfig(**settings)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=message):
-        run(cfg)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_checkpoint_of_another_model_is_refused_by_name(tmp_path: Path) -> None:
-    from edgetam_pl.weights import save_official
-
-    other = tiny(memory_blocks=2)
-    save_official(lively(other), tmp_path / "other.pt")
-    cfg = ExportConfig(model=tiny(), weights=str(tmp_path / "other.pt"), out=str(tmp_path / "out"))
-    with pytest.raises(ValueError, match=r"other\.pt does not fit this model"):
-        run(cfg)
-
-
-def test_a_folder_that_no_export_wrote_is_not_overwritten(tmp_path: Path) -> None:
-    out = tmp_path / "holiday"
-    out.mkdir()
-    (out / "photo.jpg").write_bytes(b"precious")
-    with pytest.raises(ValueError, match="holds files that no export wrote"):
-        run(ExportConfig(model=tiny(), weights="random", out=str(out)))
-    assert (out / "photo.jpg").read_bytes() == b"precious"
-
-
-def test_an_unwritable_folder_is_refused_before_anything_is_converted(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=r"cannot be written .*choose a folder"):
-        run(ExportConfig(model=tiny(), weights="random", out=str(tmp_path / "file" / "packages")))
-    with pytest.raises(ValueError, match="is a file; name a folder"):
-        run(ExportConfig(model=tiny(), weights="random", out=str(tmp_path / "file")))
-
-
-def test_landmark_attention_is_refused(tmp_path: Path) -> None:
-    from edgetam_pl.config import CompressorConfig
-
-    cfg = tiny(cross_attention="landmarks", compressor=CompressorConfig(kind="none"))
-    with pytest.raises(ValueError, match="export a model with cross_attention=full"):
-        run(ExportConfig(model=cfg, weights="random", out=str(tmp_path / "out")))
-
-
-def test_a_missing_extra_is_named_with_the_command_that_installs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(name: str) -> ModuleType:
-        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-    monkeypatch.setattr("importlib.import_module", absent)
-    with pytest.raises(ValueError, match=r"coremltools is not installed.*pip install 'edgetam-pl\[export\]'"):
-        export_packages(lively(tiny()), tmp_path / "out", ExportConfig(model=tiny()))
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_reported_seconds_cover_every_step(exported: Exported) -> None:

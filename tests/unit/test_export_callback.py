@@ -18,7 +18,7 @@ from zoo import toy
 from edgetam_pl.config import ExportConfig
 from edgetam_pl.export.report import ExportReport, PackageRow
 from edgetam_pl.export.run import ExportRefused
-from edgetam_pl.training.export_callback import SUMMARY, ExportOnFitEnd, export_after_training
+from edgetam_pl.training.export_callback import SUMMARY, ExportOnFitEnd
 
 RUN = import_module("edgetam_pl.export.run")  # the module; the package's attribute of that name is the function
 
@@ -127,6 +127,7 @@ def test_only_rank_zero_exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(RUN, "export_packages", export)
     monkeypatch.setattr(rank_zero_only, "rank", 1)
-    model = toy()
-    assert export_after_training(model, ExportConfig().model, tmp_path / "packages") == {}
-    assert list(tmp_path.iterdir()) == []
+    callback = ExportOnFitEnd(ExportConfig(out=str(tmp_path / "packages")))
+    callback.on_fit_end(trainer(tmp_path, callback), Fit())
+    assert callback.summary == {}
+    assert not (tmp_path / SUMMARY).exists()

@@ -60,6 +60,7 @@ def test_a_verdict_names_part_place_and_number_and_keeps_the_worst_of_each() -> 
 def test_without_an_excuse_every_frame_keeps_the_bounds_of_the_tolerance() -> None:
     found = leashes([apart(9.0, 0.0)] * 3, BOUNDS, None, 3.0)
     assert found == [(0.1, 0.95, ALONE)] * 3
+    assert leashes([apart(0.0, 1.0)], Tolerance(iou=1.01), None, 3.0)[0].iou == 1.01  # whatever was asked for
 
 
 def test_a_model_that_amplifies_rounding_widens_the_bounds_from_there_on() -> None:

@@ -37,6 +37,9 @@ VERB_FRAMES = 5
 LEAST_OVERLAP = 0.5
 """However much a model amplifies rounding, below this IoU it is another mask."""
 
+TOLD_EVERY = 8
+"""Frames between two lines of progress."""
+
 ALONE = "left to itself"
 """In the report: torch with a bank of its own."""
 
@@ -69,17 +72,18 @@ def leashes(apart: Sequence[Apart], tolerance: Tolerance, own: Sequence[Apart] |
         apart: the programs' answers.
         own: torch against itself with rounded weights; null: there is no excuse.
     """
+    tight = Leash(tolerance.free, tolerance.iou, ALONE)
+    if own is None:
+        return [tight] * len(apart)
     found, error, gap = [], 0.0, 0.0
-    for i in range(len(apart)):
-        if own is not None:
-            error, gap = max(error, own[i].error), max(gap, 1 - own[i].iou)
+    for each in own:
+        error, gap = max(error, each.error), max(gap, 1 - each.iou)
         wide = Leash(
             max(tolerance.free, amplification * error),
             min(tolerance.iou, max(1 - amplification * gap, LEAST_OVERLAP)),
             f"{ALONE} (bound: {amplification:g} x torch's own drift with rounded weights)",
         )
-        widened = wide[:2] != (tolerance.free, tolerance.iou)
-        found.append(wide if widened else Leash(tolerance.free, tolerance.iou, ALONE))
+        found.append(tight if wide[:2] == tight[:2] else wide)
     return found
 
 
@@ -113,23 +117,9 @@ def compare_rollouts(
         beside = Beside(PackagedTracker(programs, loop), reference, names, scenario.name, tolerance)
         _roll(beside, RingBank(loop), scenario, clip, note=lambda text: note(f"{text}, programs"))
         apart = _alone(reference, beside.answers, scenario, clip, note)
-        tight = leashes(apart, tolerance, None, 0.0)
-        far = any(not _near(each, leash) for each, leash in zip(apart, tight, strict=True))
+        far = any(each.error > tolerance.free or each.iou < tolerance.iou for each in apart)
         own = _own_drift(reference, parts, scenario, clip, note) if far and excusable and gate.amplification > 0 else None
-        bounds = leashes(apart, tolerance, own, gate.amplification)
-        told.measures.extend(beside.measures)
-        for answer, each, leash, row in zip(beside.answers, apart, bounds, beside.rows, strict=True):
-            part = names["track_step" if answer.decoded.prompts is None else "prompt_decoder"]
-            where = f"rollout {scenario.name}, frame {each.frame}"
-            told.measures.append(
-                Measure(part, where, f"relative error of the candidates, {leash.why}", each.error, leash.error)
-            )
-            told.measures.append(Measure(part, where, f"mask IoU with torch, {leash.why}", each.iou, leash.iou, True))
-            told.rows.append(dataclasses.replace(row, free_candidates=each.error, free_psnr=each.psnr, free_iou=each.iou))
-            told.expected.append(
-                Expected(scenario.name, each.frame, each.truth.best.half(), each.truth.iou.max().item(),
-                         each.truth.presence.min().item(), leash.iou)
-            )  # fmt: skip
+        _tell(told, beside, apart, leashes(apart, tolerance, own, gate.amplification))
     seen = sum(row.pixels > 0 for row in told.rows) / len(told.rows)
     what = "share of answers with a mask at all"
     told.measures.append(Measure(names["track_step"], "all rollouts", what, seen, 0.0, at_least=True))
@@ -149,8 +139,19 @@ def compare_verbs(model: TrackAnything, parts: Mapping[str, Part], loop: Loop, g
                 yield dataclasses.replace(measure, part="adapters", where=f"{measure.where}, {measure.part}")
 
 
-def _near(each: Apart, leash: Leash) -> bool:
-    return each.error <= leash.error and each.iou >= leash.iou
+def _tell(told: Rollouts, beside: Beside, apart: Sequence[Apart], bounds: Sequence[Leash]) -> None:
+    """Add what one scenario gave."""
+    told.measures.extend(beside.measures)
+    for answer, row, each, leash in zip(beside.answers, beside.rows, apart, bounds, strict=True):
+        part = beside.names["track_step" if answer.decoded.prompts is None else "prompt_decoder"]
+        where = f"rollout {beside.name}, frame {each.frame}"
+        error = f"relative error of the candidates, {leash.why}"
+        told.measures.append(Measure(part, where, error, each.error, leash.error))
+        told.measures.append(Measure(part, where, f"mask IoU with torch, {leash.why}", each.iou, leash.iou, True))
+        told.rows.append(dataclasses.replace(row, free_candidates=each.error, free_psnr=each.psnr, free_iou=each.iou))
+        truth = each.truth
+        scores = truth.iou.max().item(), truth.presence.min().item(), leash.iou
+        told.expected.append(Expected(beside.name, each.frame, truth.best.half(), *scores))
 
 
 def _alone(reference: Reference, answers: Sequence[Answer], scenario: Scenario, clip: CheckClip, note: Note) -> list[Apart]:
@@ -187,7 +188,8 @@ def _roll(
     note: Note = lambda text: None,
 ) -> None:
     def see(t: int) -> ImageFeatures:
-        note(f"rollout {scenario.name}, frame {t}")
+        if t % TOLD_EVERY == 0:
+            note(f"rollout {scenario.name}, frame {t} of {scenario.num_frames}")
         return tracker.see(t, clip.frame(t))
 
     rollout(tracker, see, Script(scenario.entries), num_frames=scenario.num_frames, bank=bank)  # type: ignore[arg-type]
