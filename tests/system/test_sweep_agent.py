@@ -192,7 +192,7 @@ def test_without_a_login_the_way_without_a_server_is_named(monkeypatch: pytest.M
         raise wandb.errors.UsageError("api_key not configured (no-tty)")
 
     monkeypatch.setattr(wandb, "sweep", refuse)
-    with pytest.raises(ValueError, match="api_key not configured.*make sweep-local"):
+    with pytest.raises(ValueError, match=r"api_key not configured.*make sweep-local"):
         wandb_sweeps.create({"name": "x"})
 
 
