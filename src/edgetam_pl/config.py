@@ -244,7 +244,7 @@ class LoggerConfig:
     log_every: int = 20
     """Steps between logged losses."""
     gradient_shares_every: int = 0
-    """Steps between logs of each loss term's share in the loss and in the gradient; 0: never. Costs a backward pass a term."""
+    """Steps between logs of each loss term's share in the loss and in the gradient; 0: never. A backward pass a term."""
     artifacts: bool = False
     """Upload checkpoints and export packages as W&B artifacts."""
 
@@ -311,11 +311,11 @@ class TrainConfig:
     weights: str | None = None
     """Start from this checkpoint (ours or an official .pt)."""
     weights_for: str = "all"
-    """all | images: image encoder, prompt encoder and mask decoder alone, as stage 1 trains them. The parts of memory then start
+    """all | images: image encoder, prompt encoder and mask decoder alone, as stage 1 trains them. Parts of memory then start
     anew, so models with different memories (Tab. 3) can share one stage 1."""
     trunk_weights: str | None = None
-    """Start the trunk alone from pre-training, as the paper does (Table 5): timm's ImageNet RepViT-M1, or for a plain ViT the
-    encoder of a masked autoencoder. A file; nothing is downloaded."""
+    """Start the trunk alone from pre-training, as the paper does (Table 5): timm's ImageNet RepViT-M1, or for a plain ViT
+    the encoder of a masked autoencoder. A file; nothing is downloaded."""
     teacher_weights: str | None = None
     """The teacher's checkpoint; required when a teacher is named."""
     out: str = "runs/train"
@@ -329,8 +329,8 @@ class TrainConfig:
 
 @dataclass
 class TrialConfig:
-    """`edgetam trial`: its own words begin with trial.; those that begin with evaluate., bench. and export. are words of these
-    commands; all others are words of `edgetam train`."""
+    """`edgetam trial`: its own words begin with trial.; those that begin with evaluate., bench. and export. are words of
+    these commands; all others are words of `edgetam train`."""
 
     format: int = 1
     """Version of the sweep file whose command this is."""

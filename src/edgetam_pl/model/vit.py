@@ -24,7 +24,7 @@ class DropPath(nn.Module):
         self.gate = nn.Dropout(rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
+        if not self.gate.training:
             return x
         return x * self.gate(x.new_ones(x.shape[0], *[1] * (x.ndim - 1)))
 
