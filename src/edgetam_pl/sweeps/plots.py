@@ -105,11 +105,11 @@ def allocation(configurations: Sequence[Configuration], *, metric: str) -> Figur
     axes.imshow(grid, cmap="YlGn", vmin=low - 0.3 * (high - low + 1), vmax=high + 0.9 * (high - low + 1), aspect="auto")
     for c in latents:
         place = columns.index(c.model["spatial_latents"]), rows.index(c.model["global_latents"])
-        axes.text(*place, f"{c.mean:.1f}\n± {c.spread:.1f}", ha="center", va="center")
+        axes.text(*place, c.said, ha="center", va="center")
     axes.set_xticks(range(len(columns)), [str(n) for n in columns])
     axes.set_yticks(range(len(rows)), [str(n) for n in rows])
     axes.set_ylabel("global latents")
-    others = [f"{_without(c)}: {c.mean:.1f} ± {c.spread:.1f}" for c in configurations if c not in latents]
+    others = [f"{_without(c)}: {c.said}" for c in configurations if c not in latents]
     axes.set_xlabel("\n".join(["2D latents", *others]))
     axes.set_title(_said(metric), fontsize=10)
     return figure

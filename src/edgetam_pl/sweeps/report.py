@@ -70,6 +70,11 @@ class Configuration:
         return statistics.fmean(self.scores)
 
     @property
+    def said(self) -> str:
+        """Mean, and spread where there is one."""
+        return f"{self.mean:.1f}" + (f" ± {self.spread:.1f}" if len(self.scores) > 1 else "")
+
+    @property
     def spread(self) -> float:
         """Standard deviation over seeds; 0 for one seed."""
         return statistics.stdev(self.scores) if len(self.scores) > 1 else 0.0
@@ -214,7 +219,8 @@ def _table(configurations: Sequence[Configuration], *, maximize: bool) -> Rows:
     rows = []
     for c in sorted(configurations, key=lambda c: c.mean, reverse=maximize):
         on = [COSTS[name] for name, front in fronts.items() if c in front]
-        numbers = [f"{value:.2f}" for value in (c.mean, c.spread, min(c.scores), max(c.scores))]
+        spread = f"{c.spread:.2f}" if len(c.trials) > 1 else "one seed"
+        numbers = [f"{c.mean:.2f}", spread, f"{min(c.scores):.2f}", f"{max(c.scores):.2f}"]
         spent = ["" if (value := c.cost(name)) is None else _figure(value) for name in costs]
         rows.append([c.label, str(len(c.trials)), *numbers, *spent, ", ".join(on)])
     return head, rows
