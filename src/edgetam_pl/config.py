@@ -302,7 +302,7 @@ class TrainConfig:
     encoder_chunk: int = 8
     """Images that the teacher, or a frozen encoder, encodes at a time; 0: all at once. Values do not depend on it."""
     channels_last: bool = True
-    """Lay out images and convolutions with channels innermost: a tenth faster on a CPU (docs/training.md)."""
+    """Lay out images and convolutions with channels innermost, as convolution kernels like it. Changes rounding."""
     compile: bool = False
     """torch.compile the encoders and the blocks of memory attention; frames do not recompile as the memory fills."""
     teacher_cache: str = ""
