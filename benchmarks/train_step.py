@@ -43,6 +43,7 @@ from edgetam_pl.config import CompressorConfig, ModelConfig, PhaseConfig, StageC
 from edgetam_pl.losses.masks import dice, focal, iou, upsampled
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.model.trunks import ChannelScale
+from edgetam_pl.onednn import use_onednn
 from edgetam_pl.tracking.bank import MemoryBank, RecallPolicy
 from edgetam_pl.tracking.prompters import PromptPlan, Replay, SimulatedClicks
 from edgetam_pl.tracking.step import Prompter, observe, remember
@@ -195,6 +196,8 @@ def _build(args: argparse.Namespace, name: str, dropout: float) -> VideoDistilla
     if laid_out:
         for model in (student, teacher):
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if name != "plain" and args.device == "cpu":
+        use_onednn(teacher)
     teacher.to(args.device)
     return module.to(args.device)
 

@@ -35,7 +35,7 @@ def use_onednn(model: nn.Module) -> bool:
             elif type(child) is nn.Linear:
                 setattr(parent, name, _sharing(OneDnnLinear(child.in_features, child.out_features, device="meta"), child))
         if isinstance(parent, Attention) and parent.heads == 1 and type(parent.weigh) is WeightedSum:
-            parent.weigh = OneDnnWeightedSum()  # nothing is dropped in inference
+            parent.weigh = OneDnnWeightedSum().eval()  # nothing is dropped in inference
     return True
 
 
@@ -85,7 +85,7 @@ def _product(pixels: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _sharing(new: nn.Module, old: nn.Module) -> nn.Module:
-    """The new layer with the parameters of the old one."""
+    """The new layer with the parameters and the mode of the old one."""
     for name in ("weight", "bias"):
         new.register_parameter(name, old.get_parameter(name) if name in dict(old.named_parameters()) else None)
-    return new
+    return new.train(old.training)

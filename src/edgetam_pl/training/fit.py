@@ -25,6 +25,7 @@ import edgetam_pl
 from edgetam_pl import weights
 from edgetam_pl.build import build_model
 from edgetam_pl.config import ExportConfig, ModelConfig, TrainConfig
+from edgetam_pl.onednn import use_onednn
 from edgetam_pl.training.check import check, check_data, with_accumulation
 from edgetam_pl.training.compiled import compile_parts
 from edgetam_pl.training.curves import Curves
@@ -105,6 +106,8 @@ def build_module(cfg: TrainConfig) -> Distillation:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if cfg.compile:
             compile_parts(model)
+    if teacher is not None and not cfg.compile and cfg.trainer.get("accelerator") == "cpu":
+        use_onednn(teacher.model)  # it is never trained, so kernels without a backward pass will do
     module.watch.folder = Path(cfg.out) / "forensics"
     module.gradient_shares_every = cfg.logger.gradient_shares_every
     module.fused = str(cfg.trainer.get("precision", "32-true")) not in {"16", "16-mixed"}
