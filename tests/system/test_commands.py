@@ -167,5 +167,5 @@ def test_something_else_is_no_checkpoint(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_a_checkpoint_of_another_model_is_refused(official: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said = refused(capsys, "train", "model=edgetam", "stage=own_data", f"weights={official}", "dry_run=true")
+    said = refused(capsys, "bench", "model=edgetam", f"weights={official}")
     assert "does not fit this model" in said

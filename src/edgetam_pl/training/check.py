@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,11 +48,16 @@ def check(cfg: TrainConfig) -> None:
 
 
 def check_data(cfg: TrainConfig) -> None:
-    """Refuse phases that the shards cannot feed: clips longer than any, or a step larger than the set. Manifests are read.
+    """Refuse weights that are not there, and phases that the shards cannot feed: clips longer than any, or a step larger than
+    the set. Manifests are read.
 
     Raises:
-        ValueError: naming the phase, the source, and what they hold.
+        ValueError: naming the key and the file, or the phase, the source, and what they hold.
     """
+    for key in ("weights", "trunk_weights", "teacher_weights"):
+        path = _value(cfg, key)
+        if path is not None and not Path(path).is_file():
+            raise ValueError(f"There is no checkpoint at {key}={path}; give the path of a file that exists.")
     for number, phase in enumerate(cfg.stage.phases):
         try:
             build_loader(
