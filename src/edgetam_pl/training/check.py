@@ -48,8 +48,8 @@ def check(cfg: TrainConfig) -> None:
 
 
 def check_data(cfg: TrainConfig) -> None:
-    """Refuse weights that are not there, and phases that the shards cannot feed: clips longer than any, or a step larger than
-    the set. Manifests are read.
+    """Refuse weights that are not there, and phases that the shards cannot feed: clips longer than any, or a step larger
+    than the set. Manifests are read.
 
     Raises:
         ValueError: naming the key and the file, or the phase, the source, and what they hold.
