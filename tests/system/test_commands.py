@@ -7,23 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from smallest import SMALL
 
 from edgetam_pl import config, weights
 from edgetam_pl.build import build_model
 from edgetam_pl.cli import COMMANDS, Composed, main
 from edgetam_pl.compose import composed
 from edgetam_pl.config import ShowConfig
-
-SMALL = (
-    "model.image_size=64",
-    "model.trunk_args={embed_dim:[8,16,24,32],depth:[1,1,1,1]}",
-    "model.dim=32",
-    "model.memory_dim=16",
-    "model.memory_ffn=32",
-    "model.decoder_mlp=32",
-    "model.compressor.global_latents=4",
-    "model.compressor.spatial_latents=4",
-)
 
 
 def schema_of(command: object) -> str:

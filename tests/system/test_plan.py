@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import smallest
 
 from edgetam_pl.cli import main
 from edgetam_pl.compose import composed
 from edgetam_pl.config import PromptConfig, TrainConfig
 from edgetam_pl.training.plan import VERBS, _cost, answers, describe, kept_for_backward, measure, most_answers, ranks
 
-SMALL = (
-    "model=toy",
-    "stage=toy_video",
-    "model.image_size=64",
-    "model.trunk_args={embed_dim:[8,16,24,32],depth:[1,1,1,1]}",
-    "model.dim=32",
-    "model.memory_dim=16",
-    "model.memory_ffn=32",
-    "model.decoder_mlp=32",
-    "model.compressor.global_latents=4",
-    "model.compressor.spatial_latents=4",
-    "stage.optim.warmup=0",
-)
+SMALL = ("model=toy", "stage=toy_video", *smallest.SMALL, "stage.optim.warmup=0")
 
 
 def plan(*words: str) -> TrainConfig:

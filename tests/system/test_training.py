@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import smallest
 import torch
 
 from edgetam_pl import weights
@@ -21,17 +22,7 @@ from edgetam_pl.training import fit
 from edgetam_pl.training.curves import STEP, read_lines
 from edgetam_pl.training.phases import progress_of
 
-SMALL = (
-    "model.image_size=64",
-    "model.trunk_args={embed_dim:[8,16,24,32],depth:[1,1,1,1]}",
-    "model.dim=32",
-    "model.memory_dim=16",
-    "model.memory_ffn=32",
-    "model.decoder_mlp=32",
-    "model.compressor.global_latents=4",
-    "model.compressor.spatial_latents=4",
-    "model.dropout=0.1",
-)
+SMALL = (*smallest.SMALL, "model.dropout=0.1")
 
 
 @pytest.fixture(scope="module")
