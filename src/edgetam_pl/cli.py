@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import inspect
+import os
 import re
 import sys
 import textwrap
@@ -108,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status. Mistakes of the caller end in one sentence, not in a traceback."""
     words = sys.argv[1:] if argv is None else argv
     if not words or words[0] in {"-h", "--help", "help"}:
-        print(overview())
+        _say(overview())
         return 0
     if words[0] == "--version":
         print(edgetam_pl.__version__)
@@ -143,6 +144,14 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
+def _say(text: str) -> None:
+    """Print a long text. Its reader may have seen enough before the end (`| head`); that is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
+
+
 def overview() -> str:
     """What `edgetam --help` prints."""
     width = max(map(len, COMMANDS))
@@ -163,12 +172,12 @@ def _run_composed(name: str, command: Composed, words: list[str]) -> int:
     from edgetam_pl.compose import composed
 
     if "-h" in words or "--help" in words:
-        print(_help(name, command))
+        _say(_help(name, command))
         return 0
     overrides = [word for word in words if word not in {"--cfg", "job"}]
     cfg, raw = composed(getattr(config, command.schema), command=name, overrides=overrides)
     if "--cfg" in words:
-        print(OmegaConf.to_yaml(raw), end="")
+        _say(OmegaConf.to_yaml(raw).rstrip())
         return 0
     _refuse_impossible_models(cfg)
     return _status(_load(command.module, "run")(cfg))

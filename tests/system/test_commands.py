@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,16 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def test_an_impossible_model_is_refused_before_anything_else(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     said = refused(capsys, command, "model.compressor.spatial_latents=200")
     assert "1, 4, 16, 64, 256, 1024, 4096" in said
+
+
+@pytest.mark.parametrize("words", [["train", "--help"], ["train", "--cfg", "job"]])
+def test_a_reader_may_leave_before_the_end(words: list[str]) -> None:
+    told = subprocess.Popen([sys.executable, "-m", "edgetam_pl.cli", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert told.stdout is not None
+    assert told.stderr is not None
+    told.stdout.close()
+    assert told.stderr.read() == b""
+    assert told.wait() == 0
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ from edgetam_pl.build import build_model
 from edgetam_pl.compose import composed
 from edgetam_pl.config import PhaseConfig, ShardsConfig, StageConfig, TrainConfig
 from edgetam_pl.data.build import run as build_shards
+from edgetam_pl.onednn import OneDnnLinear
 from edgetam_pl.training import fit
 from edgetam_pl.training.curves import STEP, read_lines
 from edgetam_pl.training.phases import progress_of
@@ -176,6 +177,16 @@ def test_f16_no_key_of_the_teacher_is_saved_and_its_hash_is(shards: Path, teache
     optimised = {id(parameter) for group in groups for parameter in group["params"]}
     assert optimised
     assert not optimised & {id(parameter) for parameter in module.teacher.model.parameters()}
+
+
+@pytest.mark.parametrize(("words", "faster"), [([], True), (["compile=true"], False)])
+def test_on_a_cpu_layers_run_as_onednns_unless_they_are_compiled(
+    words: list[str], faster: bool, shards: Path, teacher: Path, tmp_path: Path
+) -> None:
+    module = fit.build_module(training(shards, tmp_path, *taught(teacher), *words, phases="{frames:2,steps:1,batch:1}"))
+    assert module.teacher is not None
+    for model in (module.student, module.teacher.model):
+        assert any(isinstance(layer, OneDnnLinear) for layer in model.modules()) == faster
 
 
 def test_f16_another_teacher_is_refused_on_resume(shards: Path, teacher: Path, tmp_path: Path) -> None:

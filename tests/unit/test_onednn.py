@@ -20,6 +20,13 @@ pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason
 SMALL = replace(TINY, image_size=512, compressor=CompressorConfig(global_latents=16, spatial_latents=16))
 
 
+def gradients(model: nn.Module, x: Tensor, slope: Tensor) -> list[Tensor]:
+    """The answer, and the gradients of the input and of every parameter."""
+    x = x.clone(memory_format=torch.preserve_format).requires_grad_()
+    y = model(x)
+    return [y.detach(), *torch.autograd.grad(y, [x, *model.parameters()], slope)]
+
+
 @pytest.mark.parametrize("shape", [(1, 1024, 24), (2, 2048, 24), (1, 32, 32, 24), (1, 7, 24), (3, 1000, 24)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_linear_layer_gives_the_same(shape: tuple[int, ...], bias: bool) -> None:
@@ -31,6 +38,51 @@ def test_a_linear_layer_gives_the_same(shape: tuple[int, ...], bias: bool) -> No
     assert type(model[0]) is OneDnnLinear
     assert list(model.state_dict()) == (["0.weight", "0.bias"] if bias else ["0.weight"])
     torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("rows", "width", "out"), [(1024, 96, 80), (4096, 16, 32), (3, 64, 64)])
+@pytest.mark.parametrize("strided", [False, True])
+def test_gradients_of_a_linear_layer_are_the_same(rows: int, width: int, out: int, strided: bool) -> None:
+    """Large enough for oneDNN; narrow, where one of the three products is not; too small for it."""
+    torch.manual_seed(0)
+    layer, ours = nn.Linear(width, out), nn.Sequential(nn.Linear(width, out))
+    ours[0].load_state_dict(layer.state_dict())
+    use_onednn(ours, trained=True)
+    x = torch.randn(2, width, rows).transpose(1, 2) if strided else torch.randn(2, rows, width)
+    slope = torch.randn(2, rows, out)
+    found = gradients(ours, x, slope)
+    for name, (a, b) in enumerate(zip(gradients(layer, x, slope), found, strict=True)):
+        torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5 * float(a.abs().max()), msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gradients_of_a_convolution_are_the_same(layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    layer, ours = nn.Conv2d(64, 96, 1), nn.Sequential(nn.Conv2d(64, 96, 1))
+    ours[0].load_state_dict(layer.state_dict())
+    use_onednn(ours, trained=True)
+    x, slope = torch.randn(2, 64, 16, 24).contiguous(memory_format=layout), torch.randn(2, 96, 16, 24)
+    for a, b in zip(gradients(layer, x, slope), gradients(ours, x, slope), strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5 * float(a.abs().max()))
+
+
+def test_a_layer_frozen_in_part_asks_for_no_other_gradient() -> None:
+    model = nn.Sequential(nn.Linear(96, 80))
+    use_onednn(model, trained=True)
+    model[0].weight.requires_grad_(False)
+    model(torch.randn(1024, 96)).sum().backward()
+    assert model[0].weight.grad is None
+    assert model[0].bias.grad is not None
+
+
+def test_a_converter_sees_plain_layers() -> None:
+    model = nn.Sequential(nn.Conv2d(64, 64, 1), nn.Flatten(2), nn.Linear(1024, 64))
+    use_onednn(model, trained=True)
+    traced = torch.jit.trace(model, torch.randn(1, 64, 32, 32))
+    assert "aten::linear" in str(traced.inlined_graph)  # type: ignore[union-attr]
+    program = torch.export.export(model, (torch.randn(1, 64, 32, 32),))
+    used = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert used == {"aten.conv2d.default", "aten.flatten.using_ints", "aten.linear.default"}
 
 
 def test_only_plain_1x1_convolutions_are_exchanged() -> None:
@@ -64,6 +116,13 @@ def test_attention_in_bfloat16_is_no_less_exact() -> None:
     usual, ours = WeightedSum()(q, k, v), OneDnnWeightedSum()(q, k, v)
     assert ours.dtype == torch.bfloat16
     assert (ours - exact).abs().mean() <= 1.01 * (usual - exact).abs().mean()
+
+
+def test_attention_that_is_trained_is_left_alone() -> None:
+    model = nn.ModuleList([Attention(16, inner=16, key_dim=16)])
+    use_onednn(model, trained=True)
+    assert type(model[0].weigh) is WeightedSum  # type: ignore[union-attr]
+    assert type(model[0].q_proj) is OneDnnLinear  # type: ignore[union-attr]
 
 
 def test_attention_of_several_heads_is_left_alone() -> None:

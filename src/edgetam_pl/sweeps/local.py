@@ -15,6 +15,7 @@ import argparse
 import fcntl
 import json
 import os
+import shlex
 import signal
 import time
 from collections.abc import Iterator
@@ -186,7 +187,7 @@ def main(argv: list[str]) -> int:
     print(f"{len(plans)} points are legal", flush=True)
     if args.dry_run:
         for point in sweep.telling_points():
-            print("edgetam trial " + " ".join(point.words))
+            print(shlex.join(["edgetam", "trial", *point.words]))
         return 0
     if args.server:
         from edgetam_pl.training.wandb_sweeps import serve

@@ -106,8 +106,10 @@ def build_module(cfg: TrainConfig) -> Distillation:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if cfg.compile:
             compile_parts(model)
-    if teacher is not None and not cfg.compile and cfg.trainer.get("accelerator") == "cpu":
-        use_onednn(teacher.model)  # it is never trained, so kernels without a backward pass will do
+    if not cfg.compile and cfg.trainer.get("accelerator") == "cpu":
+        use_onednn(student, trained=True)
+        if teacher is not None:
+            use_onednn(teacher.model)
     module.watch.folder = Path(cfg.out) / "forensics"
     module.gradient_shares_every = cfg.logger.gradient_shares_every
     module.fused = str(cfg.trainer.get("precision", "32-true")) not in {"16", "16-mixed"}
