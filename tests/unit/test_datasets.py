@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from edgetam_pl.evaluation.clips import Clip
-from edgetam_pl.evaluation.datasets import RULES, open_data
+from edgetam_pl.evaluation.datasets import open_data
 from edgetam_pl.evaluation.label_png import write_labels
+from edgetam_pl.evaluation.rules import RULES
 from edgetam_pl.evaluation.scoring import ScoreRule
 
 SIZE = (24, 32)

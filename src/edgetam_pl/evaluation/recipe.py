@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from edgetam_pl.evaluation.clips import Clip
-from edgetam_pl.evaluation.datasets import SetRule
 from edgetam_pl.evaluation.eyes import Eyes
 from edgetam_pl.evaluation.promptable import Interaction, pvs_offline, pvs_online, segment_anything
 from edgetam_pl.evaluation.protocols import Answer, first_prompt, follow, repeat
+from edgetam_pl.evaluation.rules import SetRule
 from edgetam_pl.evaluation.scoring import ScoreRule
 
 PROTOCOLS = ("vos", "first_frame", "pvs_online", "pvs_offline", "sa", "repeat")
