@@ -55,7 +55,7 @@ train-stage2: $(READY)  ## video training with distillation through the memory (
 finetune: $(READY)  ## longer clips: 16, then 32 frames, frozen encoder, no teacher
 	$(BIN)/edgetam train stage=finetune out=runs/finetune $(ARGS)
 
-toy-data: $(READY)  ## what sweeps of toys need: shards, a teacher, stage 1 with and without it (15 minutes on one core)
+toy-data: $(READY)  ## what sweeps of toys need: shards, a teacher, stage 1 with and without it (10 minutes on one core)
 	$(BIN)/edgetam shards source=toy out=runs/toy/video clips=400 frames=32 objects=4
 	$(BIN)/edgetam shards source=toy out=runs/toy/image clips=800 frames=1 objects=4
 	test -f runs/toy/teacher/weights.pt || $(BIN)/edgetam train model=toy_teacher stage=toy_long_teacher out=runs/toy/teacher $(QUIET)
