@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shlex
 from pathlib import Path
 
@@ -45,14 +46,15 @@ def test_a_recipe_says_all_and_its_command_means_its_settings(name: str) -> None
 @pytest.mark.parametrize(
     "path", sorted((RECIPES.parents[1] / "configs" / "data").glob("*.yaml")), ids=lambda path: path.stem
 )
-def test_a_mixture_reads_what_recipes_write(path: Path) -> None:
+def test_a_mixture_reads_what_recipes_write_or_what_it_says_how_to_write(path: Path) -> None:
     written = {word.removeprefix("out=") for name in NAMES for word in Recipe.read(name).command.split()[3:]}
     generated = {"runs/toy/video", "runs/toy/image"}
     tenth = {"runs/shards/sa1b_tenth"}
     text = path.read_text()
+    told = set(re.findall(r"^# .*edgetam shards .*out=(\S+)", text, flags=re.M))
     for line in text.splitlines():
         if "shards: " in line:
-            assert line.split("shards: ")[1].split(",")[0] in written | generated | tenth
+            assert line.split("shards: ")[1].split(",")[0] in written | generated | tenth | told
 
 
 def test_words_of_the_user_win_wherever_they_stand() -> None:
