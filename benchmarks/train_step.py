@@ -15,9 +15,8 @@ scores written out, the only kernel that the release allows there (--plain-atten
 Before anything is timed, all take the step without dropout and must agree in loss and in gradient norm. Each contestant runs
 in processes of its own, in turn with the others, round after round. On the CPU, time is the CPU time of the process (other
 work on the machine does not count), and memory the peak resident size of a step above that of the process between steps
-(weights, optimiser state, kernels that oneDNN made for the shapes it met), taken in a second process whose malloc
-returns freed pages. On a GPU: wall-clock between synchronisations and the
-allocator's peak. Ratios are of medians within this run.
+(weights, optimiser state, kernels that oneDNN made for the shapes it met), taken in a second process whose malloc returns
+freed pages. On a GPU: wall-clock between synchronisations and the allocator's peak. Ratios are of medians within this run.
 """
 
 from __future__ import annotations
