@@ -9,12 +9,13 @@ import importlib.util
 from pathlib import Path
 
 import torch
+from torch import library
 
 _UNGUARDED = ("nms", "qnms")
 _SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
-def _declare_missing() -> torch.library.Library | None:
+def _declare_missing() -> library.Library | None:
     """Declare the two operators if torchvision's own library cannot be loaded; return the handle that keeps them alive."""
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None:
@@ -24,10 +25,10 @@ def _declare_missing() -> torch.library.Library | None:
         for path in compiled:
             torch.ops.load_library(str(path))
     except OSError:
-        library = torch.library.Library("torchvision", "FRAGMENT")
+        declared = library.Library("torchvision", "FRAGMENT")
         for name in _UNGUARDED:
-            library.define(name + _SIGNATURE)
-        return library
+            declared.define(name + _SIGNATURE)
+        return declared
     return None
 
 
