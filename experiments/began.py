@@ -22,9 +22,8 @@ def main() -> None:
     for path in sorted(args.sweep.glob("trials/*/curves.jsonl")):
         lines = [line for line in read_lines(path) if "train/dice" in line]
         below = [line[STEP] for line in lines if line["progress/phase"] == 0 and line["train/dice"] < args.below]
-        near = [
-            f"{key} {line[key]:.2f}" for line in lines[-1:] for key in ("agree/f_m_mse", "agree/f_m_cosine") if key in line
-        ]
+        taught = [line for line in lines if "agree/f_m_mse" in line][-1:]
+        near = [f"F_M: MSE {line['agree/f_m_mse']:.2f}, cosine {line['agree/f_m_cosine']:.2f}" for line in taught]
         print(path.parent.name, f"began {below[0]:.0f}" if below else "did not begin in the first phase", *near)
 
 
