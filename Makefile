@@ -85,7 +85,7 @@ doctor: $(READY)  ## can this environment train and export?
 	$(BIN)/edgetam doctor $(ARGS)
 
 tables: $(READY)  ## rebuild the tables of experiments/README.md from results, the paper's numbers beside ours
-	$(BIN)/python -m edgetam_pl.evaluation.tables $(ARGS)
+	$(BIN)/python -m edgetam_pl.commands.tables $(ARGS)
 
 clean:  ## remove caches and build leftovers; runs/ and .venv stay
 	rm -rf build dist *.egg-info src/*.egg-info .pytest_cache .ruff_cache .import_linter_cache

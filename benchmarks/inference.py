@@ -28,14 +28,14 @@ import peers
 import torch
 from torch import Tensor
 
-from edgetam_pl.benchmark import machine
 from edgetam_pl.build import build_model
+from edgetam_pl.commands.bench import machine
 from edgetam_pl.config import ModelConfig
-from edgetam_pl.fast import FastTracker
+from edgetam_pl.inference.optimised import FastTracker
+from edgetam_pl.interactive.options import SessionOptions
+from edgetam_pl.interactive.session import Session
+from edgetam_pl.io.video import Stills, open_video
 from edgetam_pl.model.track_anything import TrackAnything
-from edgetam_pl.tracking.options import SessionOptions
-from edgetam_pl.tracking.session import Session
-from edgetam_pl.video import Stills, open_video
 from edgetam_pl.weights import load_into, save_official
 
 PLAIN = "ours"

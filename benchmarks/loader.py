@@ -44,12 +44,12 @@ from pycocotools import mask as coco
 
 import edgetam_pl  # noqa: F401  (before torchvision)
 from edgetam_pl.config import AugmentConfig, DataConfig, DataSource, ShardsConfig
-from edgetam_pl.data import rle
 from edgetam_pl.data.build import run as build
 from edgetam_pl.data.collate import Slots
 from edgetam_pl.data.device import augmented
 from edgetam_pl.data.loader import ShardLoader, build_loader
 from edgetam_pl.data.steps import PREFETCH, Steps
+from edgetam_pl.io import rle
 
 SIDE = 1024
 FRAMES = 8

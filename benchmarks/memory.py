@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgetam_pl.benchmark import machine
-from edgetam_pl.fast import FastTracker
-from edgetam_pl.track import load_tracker
-from edgetam_pl.tracking.options import SessionOptions
-from edgetam_pl.tracking.session import Session
-from edgetam_pl.video import Stream
+from edgetam_pl.commands.bench import machine
+from edgetam_pl.commands.track import load_tracker
+from edgetam_pl.inference.optimised import FastTracker
+from edgetam_pl.interactive.options import SessionOptions
+from edgetam_pl.interactive.session import Session
+from edgetam_pl.io.video import Stream
 
 SIZE = (180, 320)
 """Height and width of the frames."""

@@ -40,17 +40,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from edgetam_pl.build import build_model
 from edgetam_pl.config import CompressorConfig, ModelConfig, PhaseConfig, StageConfig
+from edgetam_pl.inference.onednn import use_onednn
 from edgetam_pl.losses.masks import dice, focal, iou, upsampled
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.model.trunks import ChannelScale
-from edgetam_pl.onednn import use_onednn
 from edgetam_pl.tracking.bank import MemoryBank, RecallPolicy
 from edgetam_pl.tracking.prompters import PromptPlan, Replay, SimulatedClicks
 from edgetam_pl.tracking.step import Prompter, observe, remember
+from edgetam_pl.training.activation_checkpointing import THRIFTY, VERBS, MemoryOptions, Recomputed
 from edgetam_pl.training.distillation import VideoDistillation
-from edgetam_pl.training.follow import Teacher, Track, encode, follow
 from edgetam_pl.training.optim import parameter_groups
-from edgetam_pl.training.recompute import THRIFTY, VERBS, Recomputed, Thrift
+from edgetam_pl.training.track_batch import Teacher, Track, encode, follow
 from edgetam_pl.types import Decoded, FrameOutput, ImageFeatures, Memory, Prompts, Recall, VideoBatch
 
 CONTESTANTS = ("plain", "ours", "ours, thrifty")
@@ -85,10 +85,10 @@ def main() -> None:
 def our_step(module: VideoDistillation, batch: VideoBatch, prompter: Prompter, verbs: Sequence[str] = ()) -> Tensor:
     """The loss of one step as training takes it, with these verbs recomputed in the backward pass."""
     model = Recomputed(module.student, tuple(verbs))
-    features = encode(model, batch.frames, channels_last=module.thrift.channels_last)
+    features = encode(model, batch.frames, channels_last=module.memory_options.channels_last)
     outputs = follow(model, features, batch, prompter)
-    heard = module.listen(batch)
-    student, teacher = Track(features, outputs), Track(heard, module.reply(batch, heard, outputs))
+    heard = module.teacher_features(batch)
+    student, teacher = Track(features, outputs), Track(heard, module.teacher_outputs(batch, heard, outputs))
     return module.measure(batch, student, teacher, batch.num_objects).weighted(module.stage.weights).total
 
 
@@ -191,7 +191,10 @@ def _build(args: argparse.Namespace, name: str, dropout: float) -> VideoDistilla
     stage.optim.warmup = 100
     laid_out = args.channels_last and name != "plain"
     module = VideoDistillation(
-        student, stage=stage, teacher=Teacher(teacher, args.teacher, ""), thrift=Thrift(channels_last=laid_out)
+        student,
+        stage=stage,
+        teacher=Teacher(teacher, args.teacher, ""),
+        memory_options=MemoryOptions(channels_last=laid_out),
     )
     if laid_out:
         for model in (student, teacher):

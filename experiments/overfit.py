@@ -21,7 +21,7 @@ from pathlib import Path
 import matplotlib
 import torch
 
-from edgetam_pl.cli import main as edgetam
+from edgetam_pl.commands.main import main as edgetam
 from edgetam_pl.training.curves import STEP, read_lines
 
 FRAMES = 5

@@ -11,5 +11,5 @@ if [ "$NODES" -gt 1 ]; then
 else
   where=(--standalone)
 fi
-exec torchrun "${where[@]}" --nproc-per-node="$GPUS" -m edgetam_pl.cli train trainer=gpu8 \
+exec torchrun "${where[@]}" --nproc-per-node="$GPUS" -m edgetam_pl.commands.main train trainer=gpu8 \
   trainer.devices="$GPUS" trainer.num_nodes="$NODES" "$@"

@@ -1,5 +1,6 @@
 """EdgeTAM-PL: train, evaluate and ship EdgeTAM, and the SAM 2 family around it."""
 
-from edgetam_pl import _torchvision_ops as _torchvision_ops  # first: before anything imports torchvision
+from edgetam_pl.compat import torchvision_ops as torchvision_ops
+from edgetam_pl.io.environment import VERSION as __version__
 
-__version__ = "0.1.0"
+__all__ = ["__version__"]

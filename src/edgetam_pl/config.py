@@ -64,7 +64,7 @@ class ModelConfig:
     """Hidden width of the mask decoder's transformer MLP."""
     dropout: float = 0.1
     """In memory attention, training only (SAM 2 release)."""
-    locality: float = 0.0
+    cross_attention_bias_init: float = 0.0
     """Initial bias of the cross-attention's queries and keys. With the rotation it makes every place look first at the
     same place in memory. 0 is PyTorch's own start, as in every release; a toy model with minutes to learn uses 3."""
     drop_path: float = 0.0
@@ -310,7 +310,7 @@ class TrainConfig:
     in fp16, 2 MiB each at 1024 px. Empty: the teacher encodes every batch."""
     weights: str | None = None
     """Start from this checkpoint (ours or an official .pt)."""
-    weights_for: str = "all"
+    load_parts: str = "all"
     """all | images: image encoder, prompt encoder and mask decoder alone, as stage 1 trains them. Parts of memory then start
     anew, so models with different memories (Tab. 3) can share one stage 1."""
     trunk_weights: str | None = None

@@ -116,7 +116,7 @@ class Recall(NamedTuple):
     span: int = 15
 
 
-NOTHING = Recall()
+EMPTY_RECALL = Recall()
 """A prompted frame starts afresh: it reads no memory, whatever the bank holds (SAM 2 release, is_init_cond_frame)."""
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from reference import assert_matches, filled, image, recorded
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,10 +15,8 @@ from edgetam_pl.model.attention import Keys
 from edgetam_pl.model.memory_encoder import as_evidence
 from edgetam_pl.model.position import Rotation, sine_map
 from edgetam_pl.tracking.bank import MemoryBank, RecallPolicy
-from edgetam_pl.tracking.step import Ask, step
+from edgetam_pl.tracking.step import PromptFn, step
 from edgetam_pl.types import Decoded, ImageFeatures, Prompts
-
-from .reference import assert_matches, filled, image, recorded
 
 NAMES = ("edgetam", "sam2.1_hiera_tiny", "efficienttam_ti_1", "efficienttam_ti_512x512")
 
@@ -143,7 +142,7 @@ def _first_prompt(kind: str, size: int) -> Prompts:
     return Prompts(mask=mask)
 
 
-def _ask(prompts: Prompts | None) -> Ask:
+def _ask(prompts: Prompts | None) -> PromptFn:
     """A person who speaks once, or not at all."""
 
     def ask(answer: Decoded | None) -> Prompts | None:

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from reference import fill, waves, zoo
 
 from edgetam_pl.build import build_model
-from edgetam_pl.tracking.options import SessionOptions
-from edgetam_pl.tracking.session import Session
-from edgetam_pl.video import Stills
+from edgetam_pl.interactive.options import SessionOptions
+from edgetam_pl.interactive.session import Session
+from edgetam_pl.io.video import Stills
 from edgetam_pl.weights import official_name, save_official
-
-from .reference import fill, waves, zoo
 
 SIZE, FRAMES, CLICK = 256, 6, (90.0, 70.0)
 

@@ -15,17 +15,16 @@ from unittest import mock
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
+from reference import fill, image, zoo
 from torch import Tensor, nn
 
 from edgetam_pl.build import build_model
 from edgetam_pl.model.mask_decoder import most_stable
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.tracking.bank import MemoryBank, RecallPolicy
-from edgetam_pl.tracking.step import Ask, step
+from edgetam_pl.tracking.step import PromptFn, step
 from edgetam_pl.types import ABSENT_LOGIT, Decoded, Prompts
 from edgetam_pl.weights import official_name
-
-from .reference import fill, image, zoo
 
 SIZE, FRAMES, CORRECTED = 256, 8, 3
 CLICKS = torch.tensor([[[90.0, 70.0]], [[180.0, 200.0]], [[20.0, 230.0]]])  # (objects, 1, xy), on frame 0
@@ -199,7 +198,7 @@ def test_unstable_masks_are_replaced_as_in_the_published_package(pair: Pair) -> 
     assert not replaced.all()
 
 
-def _person(t: int, objects: slice) -> Ask:
+def _person(t: int, objects: slice) -> PromptFn:
     """Clicks on frame 0, corrects frame CORRECTED twice, is silent elsewhere."""
     rounds = iter(CORRECTIONS if t == CORRECTED else ())
 

@@ -14,16 +14,15 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
+from reference import fill, waves, zoo
 from torch import Tensor
 
 from edgetam_pl.build import build_model
+from edgetam_pl.interactive.options import SessionOptions
+from edgetam_pl.interactive.session import Session
+from edgetam_pl.io.video import Stills
 from edgetam_pl.model.track_anything import TrackAnything
-from edgetam_pl.tracking.options import SessionOptions
-from edgetam_pl.tracking.session import Session
-from edgetam_pl.video import Stills
 from edgetam_pl.weights import official_name, save_official
-
-from .reference import fill, waves, zoo
 
 pytestmark = pytest.mark.slow
 

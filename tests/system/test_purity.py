@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from edgetam_pl.build import build_model
-from edgetam_pl.compose import composed
+from edgetam_pl.commands.compose import composed
 from edgetam_pl.config import TrainConfig
 from edgetam_pl.data.toy import toy_clip
 from edgetam_pl.model.track_anything import TrackAnything

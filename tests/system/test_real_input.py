@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgetam_pl.compose import composed
+from edgetam_pl.commands.compose import composed
 from edgetam_pl.config import EvaluateConfig, ExportConfig, ShardsConfig, TrainConfig
 from edgetam_pl.data.build import run as build_shards
 from edgetam_pl.evaluation.runner import run as evaluate

@@ -34,7 +34,7 @@ class ColourStep:
 
 
 @dataclass(frozen=True)
-class Look:
+class AugmentParams:
     """All that chance decides about the look of a clip."""
 
     flip: bool = False
@@ -46,7 +46,7 @@ class Look:
     def warped(self) -> bool:
         return bool(self.angle or self.shear)
 
-    def upright(self) -> Look:
+    def upright(self) -> AugmentParams:
         """The same look without the affine part."""
         return replace(self, angle=0.0, shear=0.0)
 
@@ -72,14 +72,14 @@ class Look:
         return matrix
 
 
-AS_IT_IS = Look()
+AS_IT_IS = AugmentParams()
 
 
-def draw(rng: np.random.Generator, config: AugmentConfig, *, num_frames: int, video: bool) -> Look:
+def draw(rng: np.random.Generator, config: AugmentConfig, *, num_frames: int, video: bool) -> AugmentParams:
     """A random look. Images are flipped and nothing else (Table 5)."""
     flip = bool(rng.random() < config.flip)
     if not video:
-        return Look(flip=flip)
+        return AugmentParams(flip=flip)
     angle = rng.uniform(-config.degrees, config.degrees)
     shear = rng.uniform(-config.shear, config.shear)
     whole = _jitter(rng, config.brightness, config.contrast, config.saturation)
@@ -89,7 +89,7 @@ def draw(rng: np.random.Generator, config: AugmentConfig, *, num_frames: int, vi
         (*whole, *_jitter(rng, config.frame_brightness, config.frame_contrast, config.frame_saturation))
         for _ in range(num_frames)
     )
-    return Look(flip, angle, shear, colours if any(colours) else ())
+    return AugmentParams(flip, angle, shear, colours if any(colours) else ())
 
 
 def _jitter(rng: np.random.Generator, brightness: float, contrast: float, saturation: float) -> tuple[ColourStep, ...]:

@@ -25,10 +25,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-import edgetam_pl
 from edgetam_pl.config import ShardsConfig
 from edgetam_pl.data import sample as schema
-from edgetam_pl.data.faults import BadSampleError
+from edgetam_pl.data.errors import BadSampleError
 from edgetam_pl.data.index import MANIFEST, Index, Manifest, index_name, record_of
 from edgetam_pl.data.processes import fresh
 from edgetam_pl.data.readers import open_reader
@@ -36,6 +35,7 @@ from edgetam_pl.data.recipes import Recipe
 from edgetam_pl.data.shards import read_manifest
 from edgetam_pl.data.windows import samples
 from edgetam_pl.data.writer import ShardWriter, write_whole
+from edgetam_pl.io.environment import VERSION
 
 GROUP = {"video": 16, "image": 1000}
 """Videos or images of one shard: a few hundred megabytes."""
@@ -256,7 +256,7 @@ def _collect(out: Path, plan: Plan) -> Manifest:
         bytes=sum(record.bytes for record in records),
         skipped=dict(skipped),
         settings=plan.settings,
-        written_by=f"edgetam-pl {edgetam_pl.__version__}",
+        written_by=f"edgetam-pl {VERSION}",
     )
     if manifest.samples:
         write_whole(out / MANIFEST, manifest.to_json().encode())

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgetam_pl.data.faults import BadSampleError, Cause
+from edgetam_pl.data.errors import BadSampleError, Cause
 from edgetam_pl.data.sample import Header
 
 
 @dataclass(frozen=True)
-class Choice:
+class ClipSelection:
     """Positions of the chosen frames in the window, in playing order, and of the chosen objects."""
 
     frames: tuple[int, ...]
@@ -25,7 +25,7 @@ class Choice:
 
 def choose(
     header: Header, rng: np.random.Generator, *, num_frames: int, max_objects: int, reverse: float, train: bool
-) -> Choice:
+) -> ClipSelection:
     """Consecutive frames whose first one shows something, and at most `max_objects` of the objects seen there.
 
     Training draws among all such stretches, played backwards with probability `reverse`; otherwise the first stretch and
@@ -48,4 +48,4 @@ def choose(
     seen = header.visible(frames[0])
     if len(seen) > max_objects:
         seen = sorted(rng.choice(seen, max_objects, replace=False).tolist()) if train else seen[:max_objects]
-    return Choice(frames, tuple(seen))
+    return ClipSelection(frames, tuple(seen))

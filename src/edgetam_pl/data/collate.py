@@ -18,13 +18,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgetam_pl.data import augment, rle
+from edgetam_pl.data import augment
 from edgetam_pl.data import sample as schema
-from edgetam_pl.data.augment import Look
-from edgetam_pl.data.clips import Choice
+from edgetam_pl.data.augment import AugmentParams
+from edgetam_pl.data.clips import ClipSelection
 from edgetam_pl.data.device import Unaugmented
-from edgetam_pl.data.faults import BadSampleError
+from edgetam_pl.data.errors import BadSampleError
 from edgetam_pl.data.sample import Header
+from edgetam_pl.io import rle
 from edgetam_pl.types import VideoBatch
 
 _PLANES = 8
@@ -36,11 +37,11 @@ class Clip:
     """One clip, not decoded yet."""
 
     header: Header
-    choice: Choice
+    choice: ClipSelection
     images: tuple[bytes, ...]  # JPEG of the chosen frames, in playing order
-    look: Look
+    look: AugmentParams
     shard: str = ""  # where it was read, for reports
-    later: Look | None = None  # what the device draws instead, when it augments
+    later: AugmentParams | None = None  # what the device draws instead, when it augments
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class PackedBatch:
     keys: tuple[str, ...]
     source: str
     lent: bool = False  # frames and planes lie in memory that will be written again
-    looks: tuple[Look, ...] = ()  # of each clip, where they are not drawn yet
+    looks: tuple[AugmentParams, ...] = ()  # of each clip, where they are not drawn yet
     sizes: tuple[tuple[int, int], ...] = ()  # (H, W) of each clip as it is stored
 
     def pin_memory(self) -> PackedBatch:
@@ -184,7 +185,7 @@ class _Draw:
             where = f"{clip.header.key}: object {clip.header.objects[o]}, frame {clip.header.frames[t]}"
             raise BadSampleError(error.cause, f"{where}: {error.message}") from error
 
-    def frame(self, image: bytes, clip: Clip, t: int, look: Look, out: NDArray[np.uint8]) -> None:
+    def frame(self, image: bytes, clip: Clip, t: int, look: AugmentParams, out: NDArray[np.uint8]) -> None:
         """Decode one frame and draw it into (3, S, S)."""
         picture = self._decoded(image, clip.header, clip.choice.frames[t])
         side = self.side
@@ -218,7 +219,7 @@ class _Draw:
             drawn, _ = augment.recolour(drawn, steps, self._buffer("late", drawn.shape))
         cv2.split(drawn, list(out))
 
-    def masks(self, runs: Sequence[rle.Runs | None], header: Header, look: Look, out: NDArray[np.uint8]) -> None:
+    def masks(self, runs: Sequence[rle.Runs | None], header: Header, look: AugmentParams, out: NDArray[np.uint8]) -> None:
         """Draw the masks of one frame into planes (P, S, S), object o as bit o % 8 of plane o // 8."""
         (height, width), side = header.size, self.side
         sampled = not look.warped and height >= side and width >= side

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from edgetam_pl.data import augment
-from edgetam_pl.data.augment import ColourStep, Look
+from edgetam_pl.data.augment import AugmentParams, ColourStep
 from edgetam_pl.types import VideoBatch
 
 
@@ -20,7 +20,7 @@ from edgetam_pl.types import VideoBatch
 class Unaugmented(VideoBatch):
     """A batch whose looks are known and not yet drawn."""
 
-    looks: tuple[Look, ...] = ()  # of each clip
+    looks: tuple[AugmentParams, ...] = ()  # of each clip
     sizes: tuple[tuple[int, int], ...] = ()  # (H, W) of each clip before it was resized: warps turn about its centre there
     counts: tuple[int, ...] = ()  # objects of each clip
 
@@ -40,7 +40,7 @@ def augmented(batch: VideoBatch) -> VideoBatch:
     return VideoBatch(torch.stack(frames), torch.cat(masks, dim=1), batch.video_of, batch.keys, batch.source)
 
 
-def _warped(frames: Tensor, masks: Tensor, look: Look, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _warped(frames: Tensor, masks: Tensor, look: AugmentParams, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Frames (T, 3, S, S) and masks (T, O, S, S) flipped and turned; frames may come back as floats."""
     if not look.warped:
         return (frames.flip(-1), masks.flip(-1)) if look.flip else (frames, masks)
@@ -54,7 +54,7 @@ def _warped(frames: Tensor, masks: Tensor, look: Look, size: tuple[int, int]) ->
     return drawn, _nearest(masks, where)
 
 
-def _positions(look: Look, size: tuple[int, int], side: int, device: torch.device) -> Tensor:
+def _positions(look: AugmentParams, size: tuple[int, int], side: int, device: torch.device) -> Tensor:
     """Where each target pixel comes from in the resized picture: (S, S, 2) indices x, y. The angle is that of the picture
     before it was resized, so the way leads through its own pixels."""
     through = look.inverse(size, (side, side))

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from edgetam_pl.config import DataConfig, DataSource
-from edgetam_pl.data.order import Order, Schedule
 from edgetam_pl.data.processes import fresh
+from edgetam_pl.data.sampling import Order, Schedule
 from edgetam_pl.data.shards import ShardSet
-from edgetam_pl.data.steps import PREFETCH, BrokenDataError, Parcel, Skip, Source, Steps, describe
+from edgetam_pl.data.steps import PREFETCH, BrokenDataError, Skip, Source, Steps, WorkerBatch, describe
 from edgetam_pl.types import VideoBatch
 
 _LOG = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class ShardLoader:
             self.batches += 1
             yield parcel.batch.unpack()  # before the worker is asked for more: its memory will be written again
 
-    def _parcels(self, start: int) -> Iterator[Parcel | BrokenDataError]:
+    def _parcels(self, start: int) -> Iterator[WorkerBatch | BrokenDataError]:
         """What the workers hand over, in order.
 
         Raises:
@@ -126,7 +126,7 @@ class ShardLoader:
         if "consumed" in state:
             self.steps.origin, self.steps.since = list(state["consumed"]), batches
 
-    def _count(self, parcel: Parcel) -> None:
+    def _count(self, parcel: WorkerBatch) -> None:
         self.drawn += parcel.drawn
         for skip in parcel.skips:
             self.skips[str(skip.cause)] += 1

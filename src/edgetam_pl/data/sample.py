@@ -21,8 +21,8 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from edgetam_pl.data import rle
-from edgetam_pl.data.faults import BadSampleError, Cause
+from edgetam_pl.data.errors import BadSampleError, Cause
+from edgetam_pl.io import rle
 
 VERSION = 1
 MAX_FRAMES = 1000

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from edgetam_pl.data import rle
 from edgetam_pl.data import sample as schema
-from edgetam_pl.data.faults import BadSampleError
+from edgetam_pl.data.errors import BadSampleError
 from edgetam_pl.data.sample import Header
 from edgetam_pl.data.shards import ShardSet
+from edgetam_pl.io import rle
 
 _BLUE = "#4269d0"
 

@@ -15,8 +15,8 @@ from edgetam_pl.data import augment
 from edgetam_pl.data import sample as schema
 from edgetam_pl.data.clips import choose
 from edgetam_pl.data.collate import Clip, PackedBatch, Slots, collate
-from edgetam_pl.data.faults import BadSampleError, Cause
-from edgetam_pl.data.order import Order, Schedule
+from edgetam_pl.data.errors import BadSampleError, Cause
+from edgetam_pl.data.sampling import Order, Schedule
 from edgetam_pl.data.shards import ShardSet
 
 STAND_INS = 32
@@ -35,15 +35,15 @@ class Skip:
 
 
 @dataclass(frozen=True)
-class Parcel:
+class WorkerBatch:
     """What a worker hands over: a batch, and what it met on the way."""
 
     batch: PackedBatch
     skips: tuple[Skip, ...]
     drawn: int  # samples tried
 
-    def pin_memory(self) -> Parcel:
-        return Parcel(self.batch.pin_memory(), self.skips, self.drawn)
+    def pin_memory(self) -> WorkerBatch:
+        return WorkerBatch(self.batch.pin_memory(), self.skips, self.drawn)
 
 
 class BrokenDataError(RuntimeError):
@@ -91,7 +91,7 @@ class Steps(Dataset[Any]):
         self.dead: dict[str, str] = {}  # shards of this process that cannot be opened
         self.slots: Slots | None = None  # of a worker process
 
-    def __getitem__(self, step: int) -> Parcel | BrokenDataError:
+    def __getitem__(self, step: int) -> WorkerBatch | BrokenDataError:
         if self.slots is None and get_worker_info() is not None:
             # a worker is asked for the next batch when one of its batches is taken out: of it there are then one being
             # unpacked, PREFETCH - 1 waiting and one being written; one slot more for good measure
@@ -101,7 +101,7 @@ class Steps(Dataset[Any]):
         except BrokenDataError as error:
             return error  # raised by the loader, without the traceback of a worker around it
 
-    def parcel(self, step: int) -> Parcel:
+    def parcel(self, step: int) -> WorkerBatch:
         """The batch of this step, and what was met on the way."""
         which = int(self.schedule.sources[step])
         source = self.sources[which]
@@ -120,7 +120,7 @@ class Steps(Dataset[Any]):
         while True:
             try:
                 batch = collate(clips, image_size=self.image_size, source=source.name, slots=self.slots)
-                return Parcel(batch, tuple(skips), drawn)
+                return WorkerBatch(batch, tuple(skips), drawn)
             except BadSampleError as error:  # rare: what the checksums cannot see
                 b = error.place
                 skips.append(Skip(error.cause, clips[b].shard, error.message))

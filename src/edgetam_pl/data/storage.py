@@ -8,7 +8,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-from edgetam_pl.data.faults import BadSampleError, Cause
+from edgetam_pl.data.errors import BadSampleError, Cause
 
 ATTEMPTS = 4
 """A remote read is tried this often before its shard counts as unreadable."""

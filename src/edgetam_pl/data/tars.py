@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from edgetam_pl.data import sample as schema
 from edgetam_pl.data import storage
-from edgetam_pl.data.faults import BadSampleError, Cause
+from edgetam_pl.data.errors import BadSampleError, Cause
 from edgetam_pl.data.index import Entry, Index, Member
 
 BLOCK = 512

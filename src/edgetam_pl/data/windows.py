@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgetam_pl.config import ShardsConfig
-from edgetam_pl.data import rle
 from edgetam_pl.data import sample as schema
-from edgetam_pl.data.faults import BadSampleError, Cause
+from edgetam_pl.data.errors import BadSampleError, Cause
 from edgetam_pl.data.readers import Frame, Reader
 from edgetam_pl.data.sample import Header, Sample
+from edgetam_pl.io import rle
 
 Skip = Callable[[BadSampleError], None]
 """Hears of everything that is left out."""

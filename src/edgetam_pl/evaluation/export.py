@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from edgetam_pl.evaluation.clips import Clip
-from edgetam_pl.evaluation.label_png import write_labels
 from edgetam_pl.evaluation.protocols import Answer
+from edgetam_pl.io.label_png import write_labels
 
 
 class Predictions:

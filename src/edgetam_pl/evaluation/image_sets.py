@@ -8,9 +8,9 @@ from pathlib import Path
 
 from edgetam_pl.evaluation.clips import Clip, ClipObject
 from edgetam_pl.evaluation.folders import IMAGE_SUFFIXES, files_in
-from edgetam_pl.evaluation.label_png import labels_in
 from edgetam_pl.evaluation.rules import VOID, Opener, SetRule
 from edgetam_pl.evaluation.sources import FileFrames, PaletteTruths, RleTruths, read_sized
+from edgetam_pl.io.label_png import labels_in
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from edgetam_pl.evaluation.clip_tracker import Eyes, Follower, silent
 from edgetam_pl.evaluation.clips import Clip, Masks
-from edgetam_pl.evaluation.eyes import Eyes, Follower, silent
 from edgetam_pl.evaluation.protocols import Answer, clicking
 from edgetam_pl.metrics.jf import region_similarity
 from edgetam_pl.tracking.bank import MemoryBank
-from edgetam_pl.tracking.step import Ask, observe
+from edgetam_pl.tracking.step import PromptFn, observe
 from edgetam_pl.types import Decoded, FrameOutput, ImageFeatures, Prompts
 
 OBJECTS_AT_ONCE = 16
@@ -100,7 +100,7 @@ class _OnlinePerson:
             branch.bank = before.write(t, tracked, prompted=False)
         self.resigned[self.prompted] = branch
 
-    def _ask(self, t: int, truth: Masks) -> Ask:
+    def _ask(self, t: int, truth: Masks) -> PromptFn:
         if t == self.start:
             return clicking(self.eyes, truth[None], clicks=self.how.clicks)
         correct = clicking(self.eyes, truth[None], clicks=self.how.clicks, look_first=True)
@@ -187,7 +187,7 @@ class _OfflinePerson:
                 self.worst = _Worst(iou, t, before)
         return mask
 
-    def _interact(self, t: int, bank: MemoryBank, ask: Ask) -> None:
+    def _interact(self, t: int, bank: MemoryBank, ask: PromptFn) -> None:
         features = self.eyes.see(t)
         output = observe(self.eyes, bank, features, t, ask)
         self.done[t] = _mask(self.eyes, output.final)

@@ -14,11 +14,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from edgetam_pl.evaluation.clip_tracker import Eyes, Follower, absent, decided, silent
 from edgetam_pl.evaluation.clips import Clip, Masks
-from edgetam_pl.evaluation.eyes import Eyes, Follower, absent, decided, silent
 from edgetam_pl.tracking.clicks import centre_click, tight_box
 from edgetam_pl.tracking.prompters import correct
-from edgetam_pl.tracking.step import Ask
+from edgetam_pl.tracking.step import PromptFn
 from edgetam_pl.types import Decoded, Prompts
 
 CLAMP = 32.0
@@ -70,7 +70,7 @@ def repeat(clip: Clip) -> Iterator[Answer]:
         yield Answer(t, held.copy(), range(len(clip.objects)))
 
 
-def first_prompt(prompt: str) -> Callable[[Eyes, Masks], Ask]:
+def first_prompt(prompt: str) -> Callable[[Eyes, Masks], PromptFn]:
     """The person who speaks about first frames, given the truth (O, H, W) of the objects that start.
 
     Raises:
@@ -86,7 +86,7 @@ def first_prompt(prompt: str) -> Callable[[Eyes, Masks], Ask]:
     raise ValueError(f"There is no prompt {prompt!r}; known ones: {', '.join(FIRST_PROMPTS)}.")
 
 
-def clicking(eyes: Eyes, truth: Masks, *, clicks: int, look_first: bool = False) -> Ask:
+def clicking(eyes: Eyes, truth: Masks, *, clicks: int, look_first: bool = False) -> PromptFn:
     """A person who clicks in the middle of the largest error, sees the new answer, and clicks again.
 
     Args:
@@ -109,7 +109,7 @@ def clicking(eyes: Eyes, truth: Masks, *, clicks: int, look_first: bool = False)
     return ask
 
 
-def _once(prompts: Prompts) -> Ask:
+def _once(prompts: Prompts) -> PromptFn:
     """Say it before the first answer, then nothing."""
     return lambda answer: prompts if answer is None else None
 

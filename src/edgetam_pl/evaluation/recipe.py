@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from edgetam_pl.evaluation.clip_tracker import Eyes
 from edgetam_pl.evaluation.clips import Clip
-from edgetam_pl.evaluation.eyes import Eyes
 from edgetam_pl.evaluation.promptable import Interaction, pvs_offline, pvs_online, segment_anything
 from edgetam_pl.evaluation.protocols import Answer, first_prompt, follow, repeat
 from edgetam_pl.evaluation.rules import SetRule

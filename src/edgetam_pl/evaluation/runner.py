@@ -26,15 +26,16 @@ from tqdm import tqdm
 
 import edgetam_pl
 from edgetam_pl.config import EvaluateConfig, ModelConfig
+from edgetam_pl.evaluation.clip_tracker import EvaluatedModel, Eyes, Precision, evaluating
 from edgetam_pl.evaluation.clips import Clip
 from edgetam_pl.evaluation.datasets import DataSet, as_images, open_data
 from edgetam_pl.evaluation.export import Predictions
-from edgetam_pl.evaluation.eyes import EvaluatedModel, Eyes, Precision, evaluating
 from edgetam_pl.evaluation.promptable import Interaction
 from edgetam_pl.evaluation.recipe import Recipe
-from edgetam_pl.evaluation.report import VERSION, Report, Sequence, row_of_json, write_whole
+from edgetam_pl.evaluation.reporting.report import FORMAT, Report, Sequence, row_of_json, write_whole
 from edgetam_pl.evaluation.scoring import ObjectScore
 from edgetam_pl.evaluation.vos import evaluate_clip
+from edgetam_pl.io.environment import VERSION
 
 Result = tuple[Sequence, tuple[ObjectScore, ...]]
 
@@ -123,7 +124,7 @@ class Job:
 
     def key(self, clip: Clip) -> str:
         """Hash of everything that could change this sequence's numbers."""
-        said = [VERSION, self.weights_hash, self.model, self.recipe.plain(), self.bf16, clip.fingerprint(), hash_of_code()]
+        said = [FORMAT, self.weights_hash, self.model, self.recipe.plain(), self.bf16, clip.fingerprint(), hash_of_code()]
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
@@ -351,7 +352,7 @@ def _conditions(job: Job, done: list[Result], fingerprints: list[str], device: s
         "weights_hash": job.weights_hash,
         "precision": "bf16" if job.bf16 else "fp32",
         "device": _device_name(device),
-        "version": edgetam_pl.__version__,
+        "version": VERSION,
         "torch": torch.__version__,
         "date": datetime.date.today().isoformat(),
     }

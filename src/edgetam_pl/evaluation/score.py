@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgetam_pl.evaluation.label_png import labels_in, read_labels
-from edgetam_pl.evaluation.report import Report, write_whole
+from edgetam_pl.evaluation.reporting.report import Report, write_whole
 from edgetam_pl.evaluation.rules import VOID
 from edgetam_pl.evaluation.score_sequence import NAMED, AnotherRule, Problem, SequenceScore, Task, masks_in, score_sequence
 from edgetam_pl.evaluation.sources import numbered
 from edgetam_pl.evaluation.video_sets import annotations_folder
+from edgetam_pl.io.label_png import labels_in, read_labels
 
 RULES = {
     "davis16": "one object a sequence: any label of truth or prediction is it (DAVIS 2016)",

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edgetam_pl.evaluation.label_png import Labels, labels_in, read_labels
 from edgetam_pl.evaluation.rules import VOID
 from edgetam_pl.evaluation.scoring import ObjectScore
 from edgetam_pl.evaluation.sources import numbered
+from edgetam_pl.io.label_png import Labels, labels_in, read_labels
 from edgetam_pl.metrics.jf import region_and_boundary
 
 NAMED = 8

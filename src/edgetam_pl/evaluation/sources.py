@@ -15,7 +15,7 @@ import numpy as np
 from pycocotools import mask as rle
 
 from edgetam_pl.evaluation.clips import ClipObject, Frame, Masks
-from edgetam_pl.evaluation.label_png import Labels, read_labels
+from edgetam_pl.io.label_png import Labels, read_labels
 
 
 @dataclass(frozen=True)

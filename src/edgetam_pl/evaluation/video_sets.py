@@ -9,9 +9,9 @@ from pathlib import Path
 
 from edgetam_pl.evaluation.clips import Clip, ClipObject
 from edgetam_pl.evaluation.folders import IMAGE_SUFFIXES, files_in, lines_of, some_of
-from edgetam_pl.evaluation.label_png import labels_in, read_labels
 from edgetam_pl.evaluation.rules import VOID, Opener, SetRule
 from edgetam_pl.evaluation.sources import FileFrames, FolderTruths, PaletteTruths, numbered, read_sized
+from edgetam_pl.io.label_png import labels_in, read_labels
 
 
 def annotations_folder(root: Path) -> Path:

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from edgetam_pl.evaluation.clip_tracker import EvaluatedModel, Eyes, Precision, evaluating
 from edgetam_pl.evaluation.clips import Clip
 from edgetam_pl.evaluation.datasets import open_data
-from edgetam_pl.evaluation.eyes import EvaluatedModel, Eyes, Precision, evaluating
-from edgetam_pl.evaluation.pictures import KeptMasks, decode_jpeg, strip
 from edgetam_pl.evaluation.protocols import Answer, follow, repeat
-from edgetam_pl.evaluation.report import Report, Sequence
+from edgetam_pl.evaluation.reporting.pictures import KeptMasks, decode_jpeg, strip
+from edgetam_pl.evaluation.reporting.report import Report, Sequence
 from edgetam_pl.evaluation.scoring import ObjectScore, ScoreRule, Tally
 
 __all__ = ["Clip", "Report", "clips_of", "evaluate_vos", "glance", "repeat_first_mask"]

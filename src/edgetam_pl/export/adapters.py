@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgetam_pl.config import ExportConfig
-from edgetam_pl.export.manifest import Loop
+from edgetam_pl.export.manifest import RuntimeSpec
 from edgetam_pl.export.parts import UNUSED_LABEL, Feature, Part
+from edgetam_pl.inference.fuse import fuse
 from edgetam_pl.model.attention import Keys, LandmarkAttention, WeightedSum
-from edgetam_pl.model.fuse import fuse
 from edgetam_pl.model.image_encoder import FPN
 from edgetam_pl.model.mask_decoder import NUM_MASKS, Candidates
 from edgetam_pl.model.memory_attention import NUM_AGES
@@ -50,11 +50,11 @@ def prepared(model: TrackAnything, *, fused_attention: bool = False) -> TrackAny
         for module in list(model.modules()):
             for name, child in list(module.named_children()):
                 if isinstance(child, WeightedSum):
-                    setattr(module, name, SpeltOut())
+                    setattr(module, name, DecomposedAttention())
     return model.eval()
 
 
-class SpeltOut(nn.Module):
+class DecomposedAttention(nn.Module):
     """softmax(q k^T / sqrt(d) + bias) v in steps: Core ML's fused operation has been reported wrong (docs/export.md)."""
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -174,9 +174,9 @@ class StepOnce(_Adapter):
         self.per_pointer = attention.dim // attention.memory_dim
         self.num_memories, self.num_tokens = num_memories, attention.num_tokens
         self.span = float(span)
-        placeless = num_pointers * self.per_pointer  # pointer keys are not rotated
-        self.register_buffer("cos", F.pad(attention.key_cos.repeat(num_memories, 1), (0, 0, 0, placeless), value=1.0))
-        self.register_buffer("sin", F.pad(attention.key_sin.repeat(num_memories, 1), (0, 0, 0, placeless)))
+        non_spatial = num_pointers * self.per_pointer  # pointer keys are not rotated
+        self.register_buffer("cos", F.pad(attention.key_cos.repeat(num_memories, 1), (0, 0, 0, non_spatial), value=1.0))
+        self.register_buffer("sin", F.pad(attention.key_sin.repeat(num_memories, 1), (0, 0, 0, non_spatial)))
         # row r of the age code belongs to age r + 1; prompted frames, age 0, take the last row (SAM 2: maskmem_tpos_enc)
         self.register_buffer("ages", torch.tensor([[[*range(1, NUM_AGES), 0]]], dtype=torch.int32))  # (1, 1, 7)
         self.register_buffer("two_paddings", model.prompt_encoder.embed_nothing(1).clone())  # (1, 2, C)
@@ -247,10 +247,10 @@ class StepOnce(_Adapter):
         return torch.cat((empty, absent), dim=1) * HIDDEN
 
 
-def loop_of(model: TrackAnything, cfg: ExportConfig) -> Loop:
+def loop_of(model: TrackAnything, cfg: ExportConfig) -> RuntimeSpec:
     """The numbers a client needs to play the programs of this model."""
     attention, decoder = model.memory_attention, model.mask_decoder
-    return Loop(
+    return RuntimeSpec(
         size=model.image_size,
         dim=attention.dim,
         memory_dim=attention.memory_dim,
@@ -287,7 +287,7 @@ def flatten(model: TrackAnything, cfg: ExportConfig) -> tuple[Part, ...]:
             _track_step(model, loop, cfg))  # fmt: skip
 
 
-def _image_encoder(model: TrackAnything, loop: Loop, cfg: ExportConfig) -> Part:
+def _image_encoder(model: TrackAnything, loop: RuntimeSpec, cfg: ExportConfig) -> Part:
     inputs = (
         Feature("image", (1, 3, loop.size, loop.size), "image", "RGB frame, stretched to the input square, 0 ... 255"),
     )
@@ -303,7 +303,7 @@ def _image_encoder(model: TrackAnything, loop: Loop, cfg: ExportConfig) -> Part:
     )
 
 
-def _prompt_decoder(model: TrackAnything, loop: Loop, cfg: ExportConfig) -> Part:
+def _prompt_decoder(model: TrackAnything, loop: RuntimeSpec, cfg: ExportConfig) -> Part:
     slots, low = loop.prompt_slots, loop.low
     f = loop.feature
     inputs = (
@@ -331,7 +331,7 @@ def _prompt_decoder(model: TrackAnything, loop: Loop, cfg: ExportConfig) -> Part
     return Part(f"{cfg.name}PromptDecoder", "prompt_decoder", module, inputs, outputs, purpose)
 
 
-def _memory_encoder(model: TrackAnything, loop: Loop, cfg: ExportConfig) -> Part:
+def _memory_encoder(model: TrackAnything, loop: RuntimeSpec, cfg: ExportConfig) -> Part:
     f, low = loop.feature, loop.low
     inputs = [
         Feature("vision_features", (1, loop.dim, f, f), "float", "From ImageEncoder"),
@@ -346,7 +346,7 @@ def _memory_encoder(model: TrackAnything, loop: Loop, cfg: ExportConfig) -> Part
     return Part(f"{cfg.name}MemoryEncoder", "memory_encoder", module, tuple(inputs), outputs, purpose)
 
 
-def _track_step(model: TrackAnything, loop: Loop, cfg: ExportConfig) -> Part:
+def _track_step(model: TrackAnything, loop: RuntimeSpec, cfg: ExportConfig) -> Part:
     f, low, slots, pointers = loop.feature, loop.low, loop.num_memories, loop.num_pointers
     inputs = [
         Feature("vision_features", (1, loop.dim, f, f), "float", "From ImageEncoder"),
@@ -372,7 +372,7 @@ def _track_step(model: TrackAnything, loop: Loop, cfg: ExportConfig) -> Part:
     return Part(f"{cfg.name}TrackStep", "track_step", module, tuple(inputs), outputs, purpose)
 
 
-def _high_res(loop: Loop) -> tuple[Feature, ...]:
+def _high_res(loop: RuntimeSpec) -> tuple[Feature, ...]:
     if not loop.high_res:
         return ()
     return (

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgetam_pl.export.manifest import Loop
+from edgetam_pl.export.manifest import RuntimeSpec
 from edgetam_pl.export.parts import PADDING_LABEL, UNUSED_LABEL, Program
 from edgetam_pl.tracking.bank import RecallPolicy
 from edgetam_pl.types import Decoded, ImageFeatures, Memory, Prompts, Recall
@@ -45,7 +45,7 @@ def fit(recall: Recall, *, memories: int, pointers: int) -> Recall:
     return recall._replace(frames=(*prompted, *reversed(recent)), pointers=recall.pointers[:pointers])
 
 
-def pack(recall: Recall, row: int, loop: Loop, *, filler: float = 0.0) -> Slots:
+def pack(recall: Recall, row: int, loop: RuntimeSpec, *, filler: float = 0.0) -> Slots:
     """Object `row` of a recall, padded to fixed shapes; `filler` is what unused slots hold."""
     recall = fit(recall, memories=loop.num_memories, pointers=loop.num_pointers)
     memory = torch.full((1, loop.num_memories, loop.tokens, loop.memory_dim), filler)
@@ -67,7 +67,7 @@ def pack(recall: Recall, row: int, loop: Loop, *, filler: float = 0.0) -> Slots:
 class RingBank:
     """The bank of the manifest's rules: fixed slots, written in place, order of no meaning. Same verbs as `MemoryBank`."""
 
-    loop: Loop
+    loop: RuntimeSpec
     policy: RecallPolicy = field(default_factory=lambda: RecallPolicy(past_pointers_only=True))
     memories: tuple[tuple[int, bool, Memory] | None, ...] = ()
     """(frame, prompted, memory) of each slot."""
@@ -150,7 +150,7 @@ class PackagedTracker:
             used, and PromptDecoder and MemoryEncoder do the rest: equal results, from which all candidates are seen.
     """
 
-    def __init__(self, programs: Mapping[str, Program], loop: Loop, *, fused: bool = True) -> None:
+    def __init__(self, programs: Mapping[str, Program], loop: RuntimeSpec, *, fused: bool = True) -> None:
         self.programs = dict(programs)
         self.loop = loop
         self.fused = fused

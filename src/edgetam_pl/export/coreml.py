@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgetam_pl import __version__
 from edgetam_pl.config import ExportConfig
 from edgetam_pl.export.extras import coremltools, hush, require
 from edgetam_pl.export.mil_interpreter import Interpreter
 from edgetam_pl.export.parts import PRECISIONS, Feature, Part, Saved, one_of
+from edgetam_pl.io.environment import VERSION
 
 SYSTEMS = ("ios17", "ios18")
 COMPRESSIONS = ("none", "int8", "palette8", "palette6", "palette4")
@@ -91,7 +91,7 @@ def describe(model: Any, part: Part) -> None:
     model.short_description = part.purpose
     model.author = "EdgeTAM-PL"
     model.license = "Apache-2.0"
-    model.version = __version__
+    model.version = VERSION
     for feature in part.inputs:
         model.input_description[feature.name] = feature.meaning
     for feature in part.outputs:

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edgetam_pl.export.coreml import example_of
 from edgetam_pl.export.extras import MissingExtra
-from edgetam_pl.export.manifest import Loop, bytes_of
+from edgetam_pl.export.manifest import RuntimeSpec, bytes_of
 from edgetam_pl.export.mil_interpreter import load_program
 from edgetam_pl.export.parts import Part, Saved
 
@@ -54,7 +54,9 @@ class PartCost:
     """Types of operation."""
 
 
-def estimate(parts: Sequence[Part], saved: Sequence[Saved], loop: Loop, *, precision: str, blocks: int) -> dict[str, Any]:
+def estimate(
+    parts: Sequence[Part], saved: Sequence[Saved], loop: RuntimeSpec, *, precision: str, blocks: int
+) -> dict[str, Any]:
     """Costs per part and per frame, the bank's size, and memory attention with and without compression."""
     costs = [_cost(part, each, precision) for part, each in zip(parts, saved, strict=True)]
     by_role = {part.role: cost for part, cost in zip(parts, costs, strict=True)}
@@ -74,7 +76,7 @@ def estimate(parts: Sequence[Part], saved: Sequence[Saved], loop: Loop, *, preci
     }
 
 
-def memory_attention_cost(loop: Loop, *, blocks: int) -> dict[str, Any]:
+def memory_attention_cost(loop: RuntimeSpec, *, blocks: int) -> dict[str, Any]:
     """Keys and multiply-adds of cross-attention (logits and values) on a full bank: as built, and with dense memories."""
     queries, pointers = loop.feature**2, loop.num_pointers * loop.dim // loop.memory_dim
     keys = loop.num_memories * loop.tokens + pointers

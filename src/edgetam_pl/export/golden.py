@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from edgetam_pl.export.check import cases
 from edgetam_pl.export.clip import CheckClip, Scenario, draw, scenarios
-from edgetam_pl.export.manifest import Loop
+from edgetam_pl.export.gate.check import cases
+from edgetam_pl.export.gate.rollouts import Expected
+from edgetam_pl.export.manifest import RuntimeSpec
 from edgetam_pl.export.parts import Part
-from edgetam_pl.export.rollouts import Expected
 from edgetam_pl.types import Prompts
 
 FOLDER = "golden"
@@ -32,7 +32,7 @@ KEPT_CASES = {
 def write_golden(
     folder: Path,
     parts: Mapping[str, Part],
-    loop: Loop,
+    loop: RuntimeSpec,
     expected: Sequence[Expected],
     *,
     frames: int,
@@ -47,7 +47,7 @@ def write_golden(
     _write_rollouts(target, clip, scenarios(clip, short_frames=short_frames), expected)
 
 
-def _write_cases(target: Path, parts: Mapping[str, Part], loop: Loop, clip: CheckClip) -> None:
+def _write_cases(target: Path, parts: Mapping[str, Part], loop: RuntimeSpec, clip: CheckClip) -> None:
     """cases.json names arrays of cases.npz; equal arrays are stored once."""
     arrays: dict[str, np.ndarray] = {}
     index: dict[str, list[dict[str, Any]]] = {role: [] for role in parts}

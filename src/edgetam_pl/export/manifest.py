@@ -16,7 +16,7 @@ FILE = "manifest.json"
 
 
 @dataclass(frozen=True)
-class Loop:
+class RuntimeSpec:
     """All that a client must know to play the packages: sizes, bank, and the few numbers that live outside them."""
 
     size: int
@@ -96,7 +96,7 @@ class Manifest:
     system: str
     attention: str
     compression: str
-    loop: Loop
+    loop: RuntimeSpec
     parts: tuple[PartEntry, ...]
     rules: Mapping[str, str]
     """The loop in words, for people: frames, prompts, choice, bank."""
@@ -196,7 +196,7 @@ def read(folder: str | Path) -> Manifest:
     found = data.get("format") if isinstance(data, dict) else None
     if found != FORMAT:
         raise ValueError(f"{path} has the format {found!r}; this version reads {FORMAT!r}. Export again.")
-    data["loop"] = _build(Loop, data["loop"], path)
+    data["loop"] = _build(RuntimeSpec, data["loop"], path)
     data["parts"] = tuple(
         _build(
             PartEntry,

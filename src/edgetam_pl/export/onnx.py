@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgetam_pl import __version__
 from edgetam_pl.config import ExportConfig
 from edgetam_pl.export.coreml import example_of
 from edgetam_pl.export.extras import hush, require
 from edgetam_pl.export.parts import PRECISIONS, Feature, Part, Saved, one_of
+from edgetam_pl.io.environment import VERSION
 
 OPSET = 20
 
@@ -106,7 +106,7 @@ class Onnx:
             return graph.model
 
     def _describe(self, model: Any, part: Part) -> None:
-        model.producer_name, model.producer_version = "EdgeTAM-PL", __version__
+        model.producer_name, model.producer_version = "EdgeTAM-PL", VERSION
         model.doc_string = part.purpose
         model.metadata_props.add(key="edgetam_pl.role", value=part.role)
         meanings = {feature.name: feature.meaning for feature in (*part.inputs, *part.outputs)}

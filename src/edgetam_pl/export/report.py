@@ -13,15 +13,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from edgetam_pl import __version__
 from edgetam_pl.config import ExportConfig
 from edgetam_pl.export import manifest as contract
 from edgetam_pl.export.backends import backend_of
-from edgetam_pl.export.beside import FrameRow
 from edgetam_pl.export.estimate import lines as estimate_lines
-from edgetam_pl.export.manifest import FeatureEntry, Loop, Manifest, PartEntry
-from edgetam_pl.export.measures import Verdict
+from edgetam_pl.export.gate.comparing_tracker import FrameRow
+from edgetam_pl.export.gate.measures import Verdict
+from edgetam_pl.export.manifest import FeatureEntry, Manifest, PartEntry, RuntimeSpec
 from edgetam_pl.export.parts import Saved
+from edgetam_pl.io.environment import VERSION
 
 NOT_ON_APPLE = "not run on Apple hardware"
 
@@ -109,7 +109,7 @@ def manifest_of(
     cfg: ExportConfig,
     precision: str,
     saved: Sequence[Saved],
-    loop: Loop,
+    loop: RuntimeSpec,
     folder: Path,
     checkpoint: str,
     checkpoint_sha256: str,
@@ -156,7 +156,7 @@ def manifest_of(
 
 def versions() -> dict[str, str]:
     """Of everything that had a hand in an export."""
-    found = {"edgetam_pl": __version__, "python": platform.python_version()}
+    found = {"edgetam_pl": VERSION, "python": platform.python_version()}
     for name in ("torch", "numpy", "timm", "coremltools", "onnx", "onnxruntime"):
         try:
             found[name] = version(name)

@@ -20,17 +20,17 @@ from edgetam_pl.config import ExportConfig, Tolerance
 from edgetam_pl.export import manifest as contract
 from edgetam_pl.export.adapters import flatten, loop_of, prepared
 from edgetam_pl.export.backends import backend_of
-from edgetam_pl.export.check import compare_contrasts, compare_parts, largest_activations
 from edgetam_pl.export.clip import LEAST_FRAMES, draw
 from edgetam_pl.export.estimate import estimate
 from edgetam_pl.export.extras import require
+from edgetam_pl.export.gate.check import compare_contrasts, compare_parts, largest_activations
+from edgetam_pl.export.gate.measures import Measure, Verdict
+from edgetam_pl.export.gate.rollouts import Rollouts, compare_rollouts, compare_verbs
 from edgetam_pl.export.golden import write_golden
-from edgetam_pl.export.manifest import Loop
-from edgetam_pl.export.measures import Measure, Verdict
+from edgetam_pl.export.manifest import RuntimeSpec
 from edgetam_pl.export.parts import Backend, Part, Saved
 from edgetam_pl.export.readme import write_readme
 from edgetam_pl.export.report import Clock, ExportReport, manifest_of, report_of
-from edgetam_pl.export.rollouts import Rollouts, compare_rollouts, compare_verbs
 from edgetam_pl.model.track_anything import TrackAnything
 
 REPORT = "export_report.json"
@@ -165,7 +165,7 @@ def gate(
     parts: Mapping[str, Part],
     backend: Backend,
     saved: Sequence[Saved],
-    loop: Loop,
+    loop: RuntimeSpec,
     cfg: ExportConfig,
     precision: str,
     verdict: Verdict,

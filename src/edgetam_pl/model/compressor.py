@@ -22,15 +22,15 @@ class Compressor(nn.Module):
     Args:
         dim: D.
         grid: (h, w) of the tokens that have a place; (0, 0) for none.
-        placeless: tokens before them.
+        non_spatial: tokens before them.
     """
 
-    def __init__(self, dim: int, *, grid: tuple[int, int], placeless: int = 0) -> None:
+    def __init__(self, dim: int, *, grid: tuple[int, int], non_spatial: int = 0) -> None:
         super().__init__()
         self.grid = grid
-        self.placeless = placeless
+        self.non_spatial = non_spatial
         placed = sine_map(*grid, dim).flatten(1).T if grid[0] else torch.zeros(0, dim)  # (h w, D)
-        self.register_buffer("pos", torch.cat((torch.zeros(placeless, dim), placed))[None], persistent=False)
+        self.register_buffer("pos", torch.cat((torch.zeros(non_spatial, dim), placed))[None], persistent=False)
 
     pos: Tensor  # (1, N, D)
 
@@ -149,7 +149,7 @@ class Perceiver2D(Compressor):
         across: bool,
     ) -> None:
         side = round(num_spatial**0.5)
-        super().__init__(dim, grid=(side, side), placeless=num_global)
+        super().__init__(dim, grid=(side, side), non_spatial=num_global)
         self.across = across
         self.global_latents = nn.Parameter(torch.randn(num_global, dim)) if num_global else None
         self.spatial_latents = nn.Parameter(torch.randn(num_spatial, dim)) if num_spatial else None

@@ -51,14 +51,14 @@ class MemoryAttention(nn.Module):
         memory_dim: D, width of a memory token.
         grid: (h, w) of the image features.
         key_grid: (h, w) of the memory tokens that have a place.
-        placeless: memory tokens without a place; they come first.
+        non_spatial: memory tokens without a place; they come first.
         num_blocks: blocks (EdgeTAM: 2, SAM 2: 4).
         ffn: hidden width of the feed-forward.
         cross_attention: full | landmarks | landmarks_key.
         pointer_age: give pointers the signed sine of their age (SAM 2.1) instead of zeros.
         dropout: training only.
-        locality: initial bias of the cross-attentions' queries and keys. Equal vectors turned by the rotation agree most
-            where their places agree, so a positive value starts the attention near its own place.
+        cross_attention_bias_init: initial bias of the cross-attentions' queries and keys. Equal vectors turned by the
+            rotation agree most where their places agree, so a positive value starts the attention near its own place.
     """
 
     def __init__(
@@ -68,18 +68,18 @@ class MemoryAttention(nn.Module):
         *,
         grid: tuple[int, int],
         key_grid: tuple[int, int],
-        placeless: int,
+        non_spatial: int,
         num_blocks: int,
         ffn: int,
         cross_attention: str = "full",
         pointer_age: bool = False,
         dropout: float = 0.1,
-        locality: float = 0.0,
+        cross_attention_bias_init: float = 0.0,
     ) -> None:
         super().__init__()
         self.dim, self.memory_dim = dim, memory_dim
         self.key_grid = key_grid
-        self.num_tokens = placeless + key_grid[0] * key_grid[1]
+        self.num_tokens = non_spatial + key_grid[0] * key_grid[1]
 
         def cross() -> CrossAttention:
             if cross_attention == "full":
@@ -90,11 +90,11 @@ class MemoryAttention(nn.Module):
         self.blocks = nn.ModuleList(
             MemoryBlock(dim, ffn=ffn, cross_attention=cross(), dropout=dropout) for _ in range(num_blocks)
         )
-        if locality:
+        if cross_attention_bias_init:
             for block in self.blocks:
                 assert isinstance(block, MemoryBlock)
-                nn.init.constant_(block.cross_attention.q_proj.bias, locality)
-                nn.init.constant_(block.cross_attention.k_proj.bias, locality)
+                nn.init.constant_(block.cross_attention.q_proj.bias, cross_attention_bias_init)
+                nn.init.constant_(block.cross_attention.k_proj.bias, cross_attention_bias_init)
         self.norm = nn.LayerNorm(dim)
         self.age = nn.Parameter(torch.empty(NUM_AGES, 1, 1, memory_dim))
         self.no_memory = nn.Parameter(torch.empty(1, 1, dim))
@@ -104,7 +104,7 @@ class MemoryAttention(nn.Module):
             nn.init.trunc_normal_(embedding, std=0.02)
         self.pointer_age = nn.Linear(dim, memory_dim) if pointer_age else None
 
-        queries, keys = rotation_table(grid, dim), rotation_table(key_grid, dim, placeless=placeless)
+        queries, keys = rotation_table(grid, dim), rotation_table(key_grid, dim, non_spatial=non_spatial)
         self.register_buffer("pos", sine_map(*grid, dim).flatten(1).T.contiguous() * POSITION_SCALE, persistent=False)
         self.register_buffer("query_cos", queries.cos, persistent=False)
         self.register_buffer("query_sin", queries.sin, persistent=False)

@@ -51,8 +51,8 @@ def sine_of_age(age: Tensor, dim: int) -> Tensor:
     return torch.cat((phase.sin(), phase.cos()), dim=1)
 
 
-def rotation_table(grid: tuple[int, int], dim: int, *, placeless: int = 0) -> Rotation:
-    """Axial rotations of the tokens of a grid, row by row, after `placeless` identity rows (SAM 2 release: axial RoPE).
+def rotation_table(grid: tuple[int, int], dim: int, *, non_spatial: int = 0) -> Rotation:
+    """Axial rotations of the tokens of a grid, row by row, after `non_spatial` identity rows (SAM 2 release: axial RoPE).
 
     Channel pairs of the first half turn with x, those of the second half with y; coordinates are integers from 0. In
     EdgeTAM the keys lie on a coarser grid than the queries, and their integers are not rescaled (RoPEv2).
@@ -60,7 +60,7 @@ def rotation_table(grid: tuple[int, int], dim: int, *, placeless: int = 0) -> Ro
     Args:
         grid: (height, width); (0, 0) for identity rows alone.
         dim: channels per head, a multiple of 4.
-        placeless: tokens without a place that come before those on the grid.
+        non_spatial: tokens without a place that come before those on the grid.
     """
     _need_multiple_of_4("A rotation table", dim)
     height, width = grid
@@ -68,7 +68,7 @@ def rotation_table(grid: tuple[int, int], dim: int, *, placeless: int = 0) -> Ro
     index = torch.arange(height * width)
     x, y = (index % max(width, 1)).float(), (index // max(width, 1)).float()
     phase = torch.cat((x[:, None] * frequency, y[:, None] * frequency), dim=1)  # (h w, dim / 2)
-    phase = torch.cat((torch.zeros(placeless, dim // 2), phase))
+    phase = torch.cat((torch.zeros(non_spatial, dim // 2), phase))
     return Rotation(phase.cos(), phase.sin())
 
 

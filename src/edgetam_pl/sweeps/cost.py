@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from edgetam_pl import benchmark
 from edgetam_pl.build import build_model
+from edgetam_pl.commands import bench as benchmark
+from edgetam_pl.commands.show import FULL_FRAMES, verbs
 from edgetam_pl.config import BenchConfig, ExportConfig, ModelConfig
 from edgetam_pl.export import ExportRefused
-from edgetam_pl.show import FULL_FRAMES, verbs
 
 
 def arithmetic(cfg: ModelConfig) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def arithmetic(cfg: ModelConfig) -> dict[str, Any]:
         model = build_model(cfg)
     flops = {verb.name: verb.flops / 1e9 for verb in verbs(model)}
     height, width = model.compressor.grid
-    tokens = model.compressor.placeless + height * width
+    tokens = model.compressor.non_spatial + height * width
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "gflops": {**flops, "total": sum(flops.values())},

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 LOG = "log.txt"
 """In the trial's folder: everything it printed."""
 
-TRIAL = (sys.executable, "-m", "edgetam_pl.cli", "trial")
+TRIAL = (sys.executable, "-m", "edgetam_pl.commands.main", "trial")
 
 
 class Job(Protocol):
@@ -23,7 +23,7 @@ class Job(Protocol):
         ...
 
     def stop(self) -> None:
-        """Ask it to save and end."""
+        """PromptFn it to save and end."""
         ...
 
 

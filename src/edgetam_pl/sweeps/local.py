@@ -26,13 +26,13 @@ from types import FrameType
 
 from omegaconf import OmegaConf
 
-from edgetam_pl.evaluation.report import write_whole
-from edgetam_pl.sweeps.early import beaten
+from edgetam_pl.evaluation.reporting.report import write_whole
+from edgetam_pl.sweeps.hyperband import should_stop
 from edgetam_pl.sweeps.jobs import Job, Launcher, Local, Submitit, cause_of
-from edgetam_pl.sweeps.propose import proposals
 from edgetam_pl.sweeps.report import Outcome, read_outcomes, write_report
-from edgetam_pl.sweeps.space import Point, Sweep, read_sweep
-from edgetam_pl.sweeps.trial import FAILURE, RECORD, WORDS, Plan, plan, record_failure, room_in
+from edgetam_pl.sweeps.samplers import proposals
+from edgetam_pl.sweeps.sweep_config import Point, Sweep, read_sweep
+from edgetam_pl.sweeps.trial import FAILURE, RECORD, WORDS, Plan, plan, record_failure, require_free_space
 
 TOLD_TO_STOP = 75
 """Exit status of a training, and of this runner, that saved because it was told to stop: the same command continues."""
@@ -89,7 +89,7 @@ class Runner:
             return
         words = (*point.words, f"out={folder}")
         try:
-            room_in(self.out, self.min_free_gb)
+            require_free_space(self.out, self.min_free_gb)
             write_whole(folder / WORDS, json.dumps(words).encode())
             (folder / FAILURE).unlink(missing_ok=True)
             self.running[point.name] = (point, self.launcher.start(words, folder))
@@ -106,7 +106,7 @@ class Runner:
         for name, (point, job) in list(self.running.items()):
             status, folder = job.status(), self.folder(point)
             if status is None:
-                if self.sweep.stop is not None and name not in self.stopping and beaten(self.sweep, self.out, folder):
+                if self.sweep.stop is not None and name not in self.stopping and should_stop(self.sweep, self.out, folder):
                     self._say(point, "is beaten by others: stopped early")
                     self.stopping.add(name)
                     job.stop()
@@ -161,7 +161,7 @@ def check(sweep: Sweep) -> list[Plan]:
     """
     problems: dict[str, str] = {}
     plans: list[Plan] = []
-    for point in sweep.telling_points():
+    for point in sweep.validation_points():
         try:
             planned = plan(point.words)
         except ValueError as error:
@@ -186,7 +186,7 @@ def main(argv: list[str]) -> int:
     plans = check(sweep)
     print(f"{len(plans)} points are legal", flush=True)
     if args.dry_run:
-        for point in sweep.telling_points():
+        for point in sweep.validation_points():
             print(shlex.join(["edgetam", "trial", *point.words]))
         return 0
     if args.server:
@@ -196,7 +196,7 @@ def main(argv: list[str]) -> int:
     out = args.out or Path("runs/sweeps") / sweep.name
     with alone_with(sweep, out):
         least = plans[0].trial.min_free_gb
-        room_in(out, least)
+        require_free_space(out, least)
         launcher = _launcher(args, sweep, out)
         runner = Runner(sweep, out, launcher, jobs=args.jobs, again=args.again, poll=args.poll, min_free_gb=least)
         try:

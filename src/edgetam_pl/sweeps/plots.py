@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
-from edgetam_pl.evaluation.charts import COLOURS
+from edgetam_pl.evaluation.reporting.charts import COLOURS
 from edgetam_pl.sweeps.report import COSTS, Configuration, front_cost, pareto
 
 if TYPE_CHECKING:

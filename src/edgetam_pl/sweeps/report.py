@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgetam_pl.evaluation.report import write_whole
+from edgetam_pl.evaluation.reporting.report import write_whole
 from edgetam_pl.sweeps.trial import FAILURE, RECORD, WORDS, flat
 
 TABLE, TRIALS, PAGE = "table.csv", "trials.csv", "report.md"
@@ -198,7 +198,7 @@ def _varying(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def _metric_of(out: Path) -> tuple[str, bool]:
-    from edgetam_pl.sweeps.space import read_sweep
+    from edgetam_pl.sweeps.sweep_config import read_sweep
 
     if not (out / "sweep.yaml").is_file():
         return "trial/jf", True  # trials of W&B's agents: the sweep is on the server

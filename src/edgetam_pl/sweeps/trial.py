@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from edgetam_pl.build import validate
-from edgetam_pl.compose import CONFIGS, Schema, composed
+from edgetam_pl.commands.compose import CONFIGS, Schema, composed
 from edgetam_pl.config import BenchConfig, EvaluateConfig, ExportConfig, TrainConfig, TrialConfig
-from edgetam_pl.evaluation.report import write_whole
-from edgetam_pl.sweeps.space import FORMAT
+from edgetam_pl.evaluation.reporting.report import write_whole
+from edgetam_pl.sweeps.sweep_config import FORMAT
 
 RECORD, FAILURE, WORDS = "trial.json", "failure.json", "words.json"
 """Left in the trial's folder: what a finished trial found; why one failed or was stopped; what was to be done."""
@@ -106,7 +106,7 @@ def main(argv: list[str]) -> int:
         print(help_text())
         return 0
     planned = plan(tuple(argv))
-    with alone_in(planned.out):
+    with folder_lock(planned.out):
         if (planned.out / RECORD).is_file():
             print(f"{planned.out}: finished before.")
             return 0
@@ -120,7 +120,7 @@ def main(argv: list[str]) -> int:
 
 def run(planned: Plan) -> int:
     """Train, score, measure; 0, or the status of a training that did not finish."""
-    room_in(planned.out, planned.trial.min_free_gb)
+    require_free_space(planned.out, planned.trial.min_free_gb)
     if os.environ.get("WANDB_SWEEP_ID"):
         os.environ.setdefault("WANDB_MODE", "online")  # an agent's server waits for this run
     started = time.perf_counter()
@@ -230,7 +230,7 @@ def record_failure(out: Path, words: tuple[str, ...], status: str, cause: str, d
     write_whole(out / FAILURE, json.dumps(said, indent=2).encode())
 
 
-def room_in(out: Path, least_gb: float) -> None:
+def require_free_space(out: Path, least_gb: float) -> None:
     """Refuse to start on a disk that is nearly full.
 
     Raises:
@@ -244,7 +244,7 @@ def room_in(out: Path, least_gb: float) -> None:
 
 
 @contextmanager
-def alone_in(out: Path) -> Iterator[None]:
+def folder_lock(out: Path) -> Iterator[None]:
     """Hold the folder: a trial that outlived its runner is waited for, never joined."""
     out.mkdir(parents=True, exist_ok=True)
     with (out / ".lock").open("w") as file:
@@ -257,7 +257,7 @@ def alone_in(out: Path) -> Iterator[None]:
 
 
 def help_text() -> str:
-    from edgetam_pl.cli import field_docs
+    from edgetam_pl.commands.main import field_docs
 
     keys = [f"  trial.{name}  {said}" for name, said in field_docs(TrialConfig).items()]
     return "\n".join([str(TrialConfig.__doc__), "", *keys, "", "Sweeps start trials: edgetam sweep --help, docs/sweeps.md."])

@@ -1,7 +1,7 @@
 """Who prompts, and when: the people that training, evaluation and the demo put in front of a tracker (SAM 2 release).
 
-A `Prompter` gives the order of the frames and, per frame, an `Ask`: what is said before the frame was answered and after
-each answer. Whether a frame starts afresh or is corrected follows from that alone (`tracking/step.py`).
+A `Prompter` gives the order of the frames and, per frame, a `PromptFn`: what is said before the frame was answered and
+after each answer. Whether a frame starts afresh or is corrected follows from that alone (`tracking/step.py`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgetam_pl.tracking.clicks import Among, noisy_box, uniform_click
-from edgetam_pl.tracking.step import Ask
+from edgetam_pl.tracking.step import PromptFn
 from edgetam_pl.types import Decoded, FrameOutput, Prompts
 
 
@@ -39,7 +39,7 @@ class Silent:
     def order(self, num_frames: int) -> Sequence[int]:
         return range(num_frames)
 
-    def at(self, t: int) -> Ask:
+    def at(self, t: int) -> PromptFn:
         return lambda answer: None
 
 
@@ -56,7 +56,7 @@ class GivenMasks:
     def order(self, num_frames: int) -> Sequence[int]:
         return _first(self.frames, num_frames)
 
-    def at(self, t: int) -> Ask:
+    def at(self, t: int) -> PromptFn:
         return _once(Prompts(mask=self.masks[t][:, None])) if t in self.frames else lambda answer: None
 
 
@@ -78,7 +78,7 @@ class Script:
     def order(self, num_frames: int) -> Sequence[int]:
         return _first([t for t, said in self.entries.items() if said and said[0] is not None], num_frames)
 
-    def at(self, t: int) -> Ask:
+    def at(self, t: int) -> PromptFn:
         entries = iter(self.entries.get(t, ()))
 
         def ask(answer: Decoded | None) -> Prompts | None:
@@ -113,7 +113,7 @@ class Replay:
     def order(self, num_frames: int) -> Sequence[int]:
         return self.visited or _first([t for t, said in enumerate(self.words) if said[0] is not None], num_frames)
 
-    def at(self, t: int) -> Ask:
+    def at(self, t: int) -> PromptFn:
         words: Iterator[Prompts | None] = iter(self.words[t])
 
         def ask(answer: Decoded | None) -> Prompts | None:
@@ -190,7 +190,7 @@ class SimulatedClicks:
     def order(self, num_frames: int) -> Sequence[int]:
         return _first(self.plan.initial, num_frames)
 
-    def at(self, t: int) -> Ask:
+    def at(self, t: int) -> PromptFn:
         if not self.plan.by_points:
             return GivenMasks(self.masks, self.plan.initial).at(t)
         truth = self.masks[t]  # (O, S, S)
@@ -231,7 +231,7 @@ def _first(prompted: Sequence[int], num_frames: int) -> tuple[int, ...]:
     return (*prompted, *(t for t in range(num_frames) if t not in prompted))
 
 
-def _once(prompts: Prompts) -> Ask:
+def _once(prompts: Prompts) -> PromptFn:
     """Say it before the first answer, then nothing."""
     return lambda answer: prompts if answer is None else None
 

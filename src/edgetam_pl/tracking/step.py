@@ -9,9 +9,9 @@ from typing import Protocol
 from torch import Tensor
 
 from edgetam_pl.tracking.bank import MemoryBank
-from edgetam_pl.types import NOTHING, Decoded, FrameOutput, ImageFeatures, Memory, Prompts, Recall
+from edgetam_pl.types import EMPTY_RECALL, Decoded, FrameOutput, ImageFeatures, Memory, Prompts, Recall
 
-Ask = Callable[[Decoded | None], Prompts | None]
+PromptFn = Callable[[Decoded | None], Prompts | None]
 """The person at one frame: sees the last answer, or None when there is none yet, and may say something about it."""
 
 Features = Callable[[int], ImageFeatures]
@@ -22,7 +22,7 @@ class Tracker(Protocol):
     """Anything with these three verbs tracks (the fourth, `encode`, is behind `Features`)."""
 
     def attend(self, f16: Tensor, recall: Recall) -> Tensor:
-        """Eq. 2: F_M = A(F16, M_1 ... M_T). With NOTHING recalled: F16 plus the no-memory embedding."""
+        """Eq. 2: F_M = A(F16, M_1 ... M_T). With EMPTY_RECALL recalled: F16 plus the no-memory embedding."""
         ...
 
     def decode(self, f_m: Tensor, features: ImageFeatures, prompts: Prompts | None) -> Decoded:
@@ -41,15 +41,15 @@ class Prompter(Protocol):
         """The frames in processing order: prompted ones first."""
         ...
 
-    def at(self, t: int) -> Ask:
+    def at(self, t: int) -> PromptFn:
         """The person at frame t."""
         ...
 
 
-def observe(tracker: Tracker, bank: MemoryBank, features: ImageFeatures, t: int, ask: Ask) -> FrameOutput:
+def observe(tracker: Tracker, bank: MemoryBank, features: ImageFeatures, t: int, ask: PromptFn) -> FrameOutput:
     """Answer for frame t until the person asks no more."""
     first = ask(None)
-    recall = bank.recall(t) if first is None else NOTHING  # prompted before being seen: a fresh start
+    recall = bank.recall(t) if first is None else EMPTY_RECALL  # prompted before being seen: a fresh start
     f_m = tracker.attend(features.f16, recall)
     rounds = [tracker.decode(f_m, features, first)]
     while (correction := ask(rounds[-1])) is not None:  # corrected after being seen: memory stays
@@ -62,7 +62,9 @@ def remember(tracker: Tracker, bank: MemoryBank, features: ImageFeatures, t: int
     return bank.write(t, tracker.memorize(features.f16, output.final), prompted=output.prompted)
 
 
-def step(tracker: Tracker, bank: MemoryBank, features: ImageFeatures, t: int, ask: Ask) -> tuple[FrameOutput, MemoryBank]:
+def step(
+    tracker: Tracker, bank: MemoryBank, features: ImageFeatures, t: int, ask: PromptFn
+) -> tuple[FrameOutput, MemoryBank]:
     """Observe frame t, then remember it."""
     output = observe(tracker, bank, features, t, ask)
     return output, remember(tracker, bank, features, t, output)

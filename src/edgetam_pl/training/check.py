@@ -13,9 +13,9 @@ from edgetam_pl.build import validate
 from edgetam_pl.config import PhaseConfig, TrainConfig
 from edgetam_pl.data.loader import build_loader
 from edgetam_pl.losses.distill import DISTANCES, FRAMES
+from edgetam_pl.training.activation_checkpointing import VERBS
 from edgetam_pl.training.distillation import STAGES
 from edgetam_pl.training.optim import schedule
-from edgetam_pl.training.recompute import VERBS
 
 CHOICES = {
     "stage.name": tuple(STAGES),

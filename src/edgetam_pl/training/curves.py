@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
 from edgetam_pl.training.distillation import Distillation
-from edgetam_pl.training.follow import Track
+from edgetam_pl.training.track_batch import Track
 from edgetam_pl.types import VideoBatch
 
 STEP = "progress/step"

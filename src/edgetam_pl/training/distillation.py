@@ -24,14 +24,23 @@ from edgetam_pl.tracking.clicks import Among
 from edgetam_pl.tracking.prompters import PromptPlan, Replay, SimulatedClicks, draw_plan
 from edgetam_pl.tracking.step import Prompter
 from edgetam_pl.training import optim
-from edgetam_pl.training.follow import Teacher, Track, detached, encode, follow, follow_with_memory_of, objects_of, together
+from edgetam_pl.training.activation_checkpointing import MemoryOptions, Recomputed
 from edgetam_pl.training.forensics import Case, Watch, gradient_shares, loss_shares
-from edgetam_pl.training.recompute import Recomputed, Thrift
-from edgetam_pl.training.teacher_cache import KeptF16
+from edgetam_pl.training.teacher_cache import TeacherFeatureCache
+from edgetam_pl.training.track_batch import (
+    Teacher,
+    Track,
+    detached,
+    encode,
+    follow,
+    follow_with_memory_of,
+    objects_of,
+    together,
+)
 from edgetam_pl.types import FrameOutput, ImageFeatures, VideoBatch
 
 
-class Taken(NamedTuple):
+class StepResult(NamedTuple):
     """A batch as it was taken: what both models made of it, and what that cost."""
 
     student: Track
@@ -50,11 +59,11 @@ class Distillation(L.LightningModule):
         teacher: Teacher | None = None,
         seed: int = 0,
         card: dict[str, Any] | None = None,
-        thrift: Thrift | None = None,
-        kept_f16: KeptF16 | None = None,
+        memory_options: MemoryOptions | None = None,
+        teacher_features_cache: TeacherFeatureCache | None = None,
     ) -> None:
-        """`card` is what checkpoints say about the model: its configuration and name (plain values only). `kept_f16`
-        remembers the teacher's F16 of images (stage 1)."""
+        """`card` is what checkpoints say about the model: its configuration and name (plain values only).
+        `teacher_features_cache` remembers the teacher's F16 of images (stage 1)."""
         super().__init__()
         self.student = student
         self.stage = stage
@@ -64,8 +73,8 @@ class Distillation(L.LightningModule):
         self.batches_seen = 0
         self.seed = seed
         self.card = card or {}
-        self.thrift = thrift or Thrift()
-        self.kept_f16 = kept_f16
+        self.memory_options = memory_options or MemoryOptions()
+        self.teacher_features_cache = teacher_features_cache
         self.objective = Objective(
             stage.weights, stage.distance, stage.mask_size, stage.candidates, memory_frames=stage.memory_frames
         )
@@ -99,7 +108,7 @@ class Distillation(L.LightningModule):
     def training_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:
         self.last_track = None  # or the outputs of two steps are alive at once
         torch.manual_seed(self._key("dropout", per_rank=True))
-        taken = self.take(batch)
+        taken = self.compute_losses(batch)
         self.last_track = (batch, taken.student, taken.teacher)
         order = self.prompter(batch).order(batch.num_frames)
         self.watch.note(batch, taken.student.outputs, order, taken.losses, self._seeds())
@@ -110,7 +119,7 @@ class Distillation(L.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """All ranks stop together when a loss or gradient of one of them is not finite (`forensics`)."""
-        self.watch.judge(
+        self.watch.check_finite(
             self.student,
             self._again,
             gradients=self.trainer.precision != "16-mixed",
@@ -121,19 +130,19 @@ class Distillation(L.LightningModule):
 
     def _again(self, case: Case) -> Track:
         with self.trainer.precision_plugin.forward_context():
-            return take_again(self, case)
+            return repeat_step(self, case)
 
-    def take(self, batch: VideoBatch) -> Taken:
-        """Student, teacher and losses of a batch; more than `thrift.object_chunk` objects are taken in parts."""
+    def compute_losses(self, batch: VideoBatch) -> StepResult:
+        """Student, teacher and losses of a batch; more than `memory_options.object_chunk` objects are taken in parts."""
         features = self.encode(batch)
-        heard = None if self.teacher is None else self.listen(batch)
+        heard = None if self.teacher is None else self.teacher_features(batch)
         count = mean_over_ranks(batch.num_objects, device=batch.masks.device)
-        parts = parts_of(batch.num_objects, self.thrift.object_chunk)
+        parts = parts_of(batch.num_objects, self.memory_options.object_chunk)
         if len(parts) > 1:
             return self._take_in_parts(batch, parts, features, heard, count)
         student = Track(features, follow(self.tracker, features, batch, self.prompter(batch)))
-        teacher = None if heard is None else Track(heard, self.reply(batch, heard, student.outputs))
-        return Taken(student, teacher, self.measure(batch, student, teacher, count))
+        teacher = None if heard is None else Track(heard, self.teacher_outputs(batch, heard, student.outputs))
+        return StepResult(student, teacher, self.measure(batch, student, teacher, count))
 
     def _take_in_parts(
         self,
@@ -142,7 +151,7 @@ class Distillation(L.LightningModule):
         features: ImageFeatures,
         heard: ImageFeatures | None,
         count: Tensor | float,
-    ) -> Taken:
+    ) -> StepResult:
         """Each part is computed again in the backward pass, so that only one part's values are in memory at a time."""
         made: dict[int, tuple[tuple[FrameOutput, ...], tuple[FrameOutput, ...]]] = {}
 
@@ -150,7 +159,7 @@ class Distillation(L.LightningModule):
             some = objects_of(batch, among.rows)
             outputs = follow(self.tracker, features, some, self.prompter(batch, among))
             if (key := among.rows.start) not in made:  # the second time the teacher's answers are known
-                made[key] = detached(outputs), () if heard is None else self.reply(some, heard, outputs)
+                made[key] = detached(outputs), () if heard is None else self.teacher_outputs(some, heard, outputs)
             student, teacher = Track(features, outputs), None if heard is None else Track(heard, made[key][1])
             losses = self.measure(some, student, teacher, count)
             share = some.num_objects / batch.num_objects  # L_mem is a mean over objects, L_img has none: it counts once
@@ -159,35 +168,39 @@ class Distillation(L.LightningModule):
         every = [checkpoint(part, among, use_reentrant=False) for among in parts]
         ours, theirs = [outputs for outputs, _ in made.values()], [replies for _, replies in made.values()]
         losses = Losses(*(torch.stack(terms).sum() for terms in zip(*every, strict=True)))
-        return Taken(Track(features, together(ours)), None if heard is None else Track(heard, together(theirs)), losses)
+        return StepResult(Track(features, together(ours)), None if heard is None else Track(heard, together(theirs)), losses)
 
     @property
     def tracker(self) -> Recomputed:
-        return Recomputed(self.student, tuple(self.thrift.recompute))
+        return Recomputed(self.student, tuple(self.memory_options.recompute))
 
     def encode(self, batch: VideoBatch) -> ImageFeatures:
         """All frames at once, or, frozen, some at a time: there is no backward pass then."""
         frozen = self.phase.freeze_encoder
         encoder = self.student if frozen else self.tracker
-        chunk = self.thrift.encoder_chunk if frozen else 0
-        return encode(encoder, batch.frames, chunk=chunk, channels_last=self.thrift.channels_last)
+        chunk = self.memory_options.encoder_chunk if frozen else 0
+        return encode(encoder, batch.frames, chunk=chunk, channels_last=self.memory_options.channels_last)
 
     def track(self, batch: VideoBatch, prompter: Prompter) -> Track:
         """The student on a batch, all objects at once."""
         features = self.encode(batch)
         return Track(features, follow(self.tracker, features, batch, prompter))
 
-    def listen(self, batch: VideoBatch) -> ImageFeatures:
+    def teacher_features(self, batch: VideoBatch) -> ImageFeatures:
         """The teacher's features of all frames."""
         return self._taught(batch.frames)
 
     @torch.inference_mode()
     def _taught(self, frames: Tensor) -> ImageFeatures:
         assert self._teacher is not None
-        thrift = self.thrift
-        return encode(self._teacher.model, frames, chunk=thrift.encoder_chunk, channels_last=thrift.channels_last)
+        memory_options = self.memory_options
+        return encode(
+            self._teacher.model, frames, chunk=memory_options.encoder_chunk, channels_last=memory_options.channels_last
+        )
 
-    def reply(self, batch: VideoBatch, heard: ImageFeatures, student: tuple[FrameOutput, ...]) -> tuple[FrameOutput, ...]:
+    def teacher_outputs(
+        self, batch: VideoBatch, heard: ImageFeatures, student: tuple[FrameOutput, ...]
+    ) -> tuple[FrameOutput, ...]:
         """The teacher's answers to what the student was told; empty where nothing is learned from them."""
         raise NotImplementedError
 
@@ -248,10 +261,10 @@ class Distillation(L.LightningModule):
     def on_train_start(self) -> None:
         if self._teacher is not None:
             self._teacher.model.to(self.device)
-        self.hold_still()
+        self.freeze_eval()
 
     def on_train_batch_start(self, batch: VideoBatch, batch_idx: int) -> None:
-        self.hold_still()  # Lightning returns the whole module to train mode after every validation
+        self.freeze_eval()  # Lightning returns the whole module to train mode after every validation
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         teacher = None if self._teacher is None else {"name": self._teacher.name, "sha256": self._teacher.sha256}
@@ -272,7 +285,7 @@ class Distillation(L.LightningModule):
                 f"{self._teacher.name} ({self._teacher.sha256[:12]}). Give the same teacher, or start a new run (out=...)."
             )
 
-    def hold_still(self) -> None:
+    def freeze_eval(self) -> None:
         """A frozen encoder is also in eval mode: its BatchNorm statistics do not move."""
         if self.phase.freeze_encoder:
             for part in frozen_parts(self.student):
@@ -307,12 +320,14 @@ class Distillation(L.LightningModule):
 class ImageDistillation(Distillation):
     """Stage 1, Eq. 7: one frame, memory parts idle, L_task + gamma * L_img. The teacher only encodes."""
 
-    def listen(self, batch: VideoBatch) -> ImageFeatures:
-        if self.kept_f16 is None:
-            return super().listen(batch)
-        return ImageFeatures(None, None, self.kept_f16.of(batch.frames, lambda some: self._taught(some).f16))
+    def teacher_features(self, batch: VideoBatch) -> ImageFeatures:
+        if self.teacher_features_cache is None:
+            return super().teacher_features(batch)
+        return ImageFeatures(None, None, self.teacher_features_cache.of(batch.frames, lambda some: self._taught(some).f16))
 
-    def reply(self, batch: VideoBatch, heard: ImageFeatures, student: tuple[FrameOutput, ...]) -> tuple[FrameOutput, ...]:
+    def teacher_outputs(
+        self, batch: VideoBatch, heard: ImageFeatures, student: tuple[FrameOutput, ...]
+    ) -> tuple[FrameOutput, ...]:
         return ()
 
 
@@ -320,7 +335,9 @@ class VideoDistillation(Distillation):
     """Stage 2 and longer clips, Eq. 8: T frames through the bank, L_task + alpha * L_img + beta * L_mem."""
 
     @torch.inference_mode()
-    def reply(self, batch: VideoBatch, heard: ImageFeatures, student: tuple[FrameOutput, ...]) -> tuple[FrameOutput, ...]:
+    def teacher_outputs(
+        self, batch: VideoBatch, heard: ImageFeatures, student: tuple[FrameOutput, ...]
+    ) -> tuple[FrameOutput, ...]:
         assert self._teacher is not None
         if batch.num_frames == 1 and self.stage.memory_frames == "recalled":
             return ()  # an image recalls nothing
@@ -333,7 +350,7 @@ class VideoDistillation(Distillation):
 STAGES: dict[str, type[Distillation]] = {"image": ImageDistillation, "video": VideoDistillation}
 
 
-def take_again(module: Distillation, case: Case) -> Track:
+def repeat_step(module: Distillation, case: Case) -> Track:
     """The student's part of a saved step: the same batch, words and dropout."""
     torch.manual_seed(case.seeds["dropout"])
     return module.track(case.batch.to(module.device), case.prompter(module.device))

@@ -21,25 +21,25 @@ import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 
-import edgetam_pl
 from edgetam_pl import weights
 from edgetam_pl.build import build_model
 from edgetam_pl.config import ExportConfig, ModelConfig, TrainConfig
-from edgetam_pl.onednn import use_onednn
+from edgetam_pl.inference.compiled import compile_parts
+from edgetam_pl.inference.onednn import use_onednn
+from edgetam_pl.io.environment import VERSION
+from edgetam_pl.training.activation_checkpointing import MemoryOptions
 from edgetam_pl.training.check import check, check_data, with_accumulation
-from edgetam_pl.training.compiled import compile_parts
 from edgetam_pl.training.curves import Curves
 from edgetam_pl.training.datamodule import ShardDataModule
 from edgetam_pl.training.distillation import STAGES, Distillation
 from edgetam_pl.training.export_callback import ExportOnFitEnd
-from edgetam_pl.training.follow import Teacher
 from edgetam_pl.training.launch import submit
 from edgetam_pl.training.panels import MaskPanels
 from edgetam_pl.training.phases import ProgressiveFrames, progress_of
-from edgetam_pl.training.recompute import Thrift
-from edgetam_pl.training.stopping import StopOnSignal, WholeCheckpoints
-from edgetam_pl.training.teacher_cache import KeptF16
+from edgetam_pl.training.preemption import StopOnSignal, WholeCheckpoints
+from edgetam_pl.training.teacher_cache import TeacherFeatureCache
 from edgetam_pl.training.throughput import Throughput
+from edgetam_pl.training.track_batch import Teacher
 from edgetam_pl.training.wandb_runs import finish, keep_artifacts, make_logger
 
 
@@ -85,7 +85,7 @@ def build_module(cfg: TrainConfig) -> Distillation:
     torch.manual_seed(cfg.seed)
     student = build_model(cfg.model)
     if cfg.weights is not None:
-        load = weights.load_image_parts if cfg.weights_for == "images" else weights.load_into
+        load = weights.load_image_parts if cfg.load_parts == "images" else weights.load_into
         load(student, cfg.weights)
     if cfg.trunk_weights is not None:
         weights.load_trunk(student, cfg.trunk_weights)
@@ -97,9 +97,11 @@ def build_module(cfg: TrainConfig) -> Distillation:
         stage=cfg.stage,
         teacher=teacher,
         seed=cfg.seed,
-        card={"model": asdict(cfg.model), "version": edgetam_pl.__version__},
-        thrift=Thrift.of(cfg),
-        kept_f16=KeptF16(Path(cfg.teacher_cache), teacher=teacher.sha256) if cfg.teacher_cache and teacher else None,
+        card={"model": asdict(cfg.model), "version": VERSION},
+        memory_options=MemoryOptions.of(cfg),
+        teacher_features_cache=TeacherFeatureCache(Path(cfg.teacher_cache), teacher=teacher.sha256)
+        if cfg.teacher_cache and teacher
+        else None,
     )
     for model in (student, teacher.model) if teacher else (student,):
         if cfg.channels_last:

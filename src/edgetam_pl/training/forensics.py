@@ -248,7 +248,7 @@ def _summary(said: Prompts | None) -> dict[str, Any] | None:
     return {"points": said.points.tolist(), "labels": said.labels.tolist()}
 
 
-class Taken(NamedTuple):
+class RecordedBatch(NamedTuple):
     """One batch of the step under way: enough to make a case of it."""
 
     batch: VideoBatch
@@ -264,16 +264,16 @@ class Watch:
     def __init__(self, folder: Path | None = None) -> None:
         """`folder` receives the cases; None: nothing is written, ranks stop all the same."""
         self.folder = folder
-        self.taken: list[Taken] = []
+        self.taken: list[RecordedBatch] = []
 
     def note(
         self, batch: VideoBatch, outputs: Sequence[FrameOutput], order: Sequence[int], losses: Losses, seeds: dict[str, int]
     ) -> None:
         """Remember a batch until the optimiser has stepped. No host synchronisation, and no graph is held."""
         words = tuple(tuple(_without_logits(said) for said in frame) for frame in words_of(outputs))
-        self.taken.append(Taken(batch, words, tuple(order), Losses(*(term.detach() for term in losses)), seeds))
+        self.taken.append(RecordedBatch(batch, words, tuple(order), Losses(*(term.detach() for term in losses)), seeds))
 
-    def judge(
+    def check_finite(
         self,
         model: nn.Module,
         forward: Callable[[Case], object],

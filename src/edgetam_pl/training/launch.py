@@ -14,7 +14,7 @@ from pathlib import Path
 
 from edgetam_pl.config import LauncherConfig, TrainConfig
 from edgetam_pl.training.check import check_data
-from edgetam_pl.training.stopping import TRY_AGAIN
+from edgetam_pl.training.preemption import TRY_AGAIN
 
 SIGNAL_DELAY = 300
 """Seconds between SLURM's signal and the end: longer than an optimiser step and a checkpoint."""

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from edgetam_pl.training.distillation import Distillation
-from edgetam_pl.training.follow import Track
+from edgetam_pl.training.track_batch import Track
 from edgetam_pl.types import VideoBatch
 
 COLOURS = np.array(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 
-class KeptF16:
+class TeacherFeatureCache:
     """F16 by the content of the image as it was augmented, so a flipped image has an entry of its own (a teacher's answer
     to a flipped image is not the flipped answer). fp16 on disk; whoever writes first wins, and ranks may share a folder.
     """

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import WandbLogger
 from edgetam_pl.config import ValidationConfig
 from edgetam_pl.training.curves import STEP, write_line
 from edgetam_pl.training.distillation import Distillation
-from edgetam_pl.training.wandb_runs import quietly
+from edgetam_pl.training.wandb_runs import suppress_wandb_errors
 from edgetam_pl.types import VideoBatch
 
 WORST = 8
@@ -43,7 +43,7 @@ class EvaluateDuringTraining(L.Callback):
         for logger in trainer.loggers:
             logger.log_metrics({STEP: float(step), **values})
             if isinstance(logger, WandbLogger) and seen.pictures:
-                with quietly("validation's pictures"):
+                with suppress_wandb_errors("validation's pictures"):
                     captions = [f"{name}: frame, truth, prediction, error" for name in seen.pictures]
                     logger.log_image("val/masks", list(seen.pictures.values()), caption=captions)
                     logger.experiment.log({STEP: step, "val/worst clips": table(step, seen.worst[:WORST])})

@@ -25,6 +25,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 import edgetam_pl
 from edgetam_pl.config import TrainConfig
+from edgetam_pl.io.environment import VERSION
 
 RECORD = "run.json"
 
@@ -40,7 +41,7 @@ def make_logger(cfg: TrainConfig, out: Path) -> Logger | None:
         return None
     if cfg.logger.kind != "wandb":
         raise ValueError(f"logger.kind is {cfg.logger.kind!r}; use none or wandb.")
-    with quietly("the run"):
+    with suppress_wandb_errors("the run"):
         logger = ForgivingLogger(
             project=cfg.logger.project,
             save_dir=str(out),
@@ -60,11 +61,11 @@ class ForgivingLogger(WandbLogger):
     """Lightning's, whose troubles are said once and never end a training."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        with quietly("a line of the curves"):
+        with suppress_wandb_errors("a line of the curves"):
             super().log_metrics(metrics, step)
 
     def log_image(self, key: str, images: list[Any], step: int | None = None, **named: Any) -> None:
-        with quietly(key):
+        with suppress_wandb_errors(key):
             super().log_image(key, images, step, **named)
 
 
@@ -73,7 +74,7 @@ def finish(logger: Logger | None) -> None:
     if isinstance(logger, WandbLogger):
         import wandb
 
-        with quietly("the end of the run"):
+        with suppress_wandb_errors("the end of the run"):
             wandb.finish()
 
 
@@ -91,7 +92,7 @@ def run_record(cfg: TrainConfig, out: Path) -> dict[str, Any]:
         return {"git": {}, **json.loads(path.read_text())}
     record = {
         "run_id": os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4),
-        "edgetam_pl": edgetam_pl.__version__,
+        "edgetam_pl": VERSION,
         "torch": torch.__version__,
         "lightning": L.__version__,
         "python": platform.python_version(),
@@ -126,7 +127,7 @@ _SAID: set[str] = set()
 
 
 @contextmanager
-def quietly(what: str) -> Iterator[None]:
+def suppress_wandb_errors(what: str) -> Iterator[None]:
     """W&B's troubles (a server, a disk, a package that is not there) are printed, each once, not raised."""
     try:
         yield
@@ -143,7 +144,7 @@ def quietly(what: str) -> Iterator[None]:
 def add_summary(cfg: TrainConfig, values: Mapping[str, float]) -> None:
     """Put a finished trial's numbers into the run of its training: the summary that sweeps and panels read."""
     record = run_record(cfg, Path(cfg.out))
-    with quietly("the trial's result"):
+    with suppress_wandb_errors("the trial's result"):
         import wandb
 
         mode = "offline" if offline() else "online"
@@ -164,7 +165,7 @@ def keep_artifacts(cfg: TrainConfig, logger: Logger | None) -> None:
     for kind, path in kinds.items():
         if not path.exists():
             continue
-        with quietly(f"the artifact {path.name}"):
+        with suppress_wandb_errors(f"the artifact {path.name}"):
             import wandb
 
             artifact = wandb.Artifact(f"{cfg.model.name}-{kind}", type=kind, metadata={"config": asdict(cfg)})

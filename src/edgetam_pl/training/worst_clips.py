@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from edgetam_pl.evaluation.clip_tracker import EvaluatedModel, Eyes, Precision, evaluating
 from edgetam_pl.evaluation.clips import Clip, Masks
-from edgetam_pl.evaluation.eyes import EvaluatedModel, Eyes, Precision, evaluating
-from edgetam_pl.evaluation.pictures import decode_jpeg
 from edgetam_pl.evaluation.protocols import Answer, follow
+from edgetam_pl.evaluation.reporting.pictures import decode_jpeg
 from edgetam_pl.evaluation.scoring import ScoreRule
 from edgetam_pl.evaluation.vos import collect, evaluate_clip
 

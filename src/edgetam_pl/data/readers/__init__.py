@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 from edgetam_pl.config import ShardsConfig
 from edgetam_pl.data.readers.base import Frame, Mask, Reader, read_labels
+from edgetam_pl.data.readers.custom import images, videos
 from edgetam_pl.data.readers.generated import toy
-from edgetam_pl.data.readers.own import images, videos
 from edgetam_pl.data.readers.palette import davis, mose, ytvos
 from edgetam_pl.data.readers.sa_1b import sa1b
 from edgetam_pl.data.readers.sa_v import SAV, sav

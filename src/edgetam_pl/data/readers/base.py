@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgetam_pl.config import ShardsConfig
-from edgetam_pl.data import rle
-from edgetam_pl.data.faults import BadSampleError, Cause
+from edgetam_pl.data.errors import BadSampleError, Cause
+from edgetam_pl.io import rle
 
 Mask = NDArray[np.bool_] | str
 """A mask (H, W), or its compressed counts at the frame's size."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetam_pl.config import ShardsConfig
-from edgetam_pl.data.faults import BadSampleError, Cause
+from edgetam_pl.data.errors import BadSampleError, Cause
 
 IMAGE_FILES = (".jpg", ".jpeg", ".png")
 VIDEO_FILES = (".mp4", ".mov", ".mkv", ".avi", ".webm")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from edgetam_pl.config import ShardsConfig
-from edgetam_pl.data.faults import BadSampleError
+from edgetam_pl.data.errors import BadSampleError
 from edgetam_pl.data.readers.base import Frame
 from edgetam_pl.data.toy import toy_clip
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgetam_pl.config import ShardsConfig
-from edgetam_pl.data.faults import BadSampleError, Cause
+from edgetam_pl.data.errors import BadSampleError, Cause
 from edgetam_pl.data.readers.base import Frame, Listing, Mask, read_labels
 from edgetam_pl.data.readers.files import folder_in, folders_in, frame_files, number_of, part_of, resolution_in, root_of
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgetam_pl.config import ShardsConfig
-from edgetam_pl.data import rle
-from edgetam_pl.data.faults import BadSampleError, Cause
+from edgetam_pl.data.errors import BadSampleError, Cause
 from edgetam_pl.data.readers.base import Frame, Listing, Mask, checked
 from edgetam_pl.data.readers.files import below, root_of
+from edgetam_pl.io import rle
 
 
 @dataclass(frozen=True)

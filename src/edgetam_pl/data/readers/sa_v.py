@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetam_pl.config import ShardsConfig
-from edgetam_pl.data.faults import BadSampleError, Cause
+from edgetam_pl.data.errors import BadSampleError, Cause
 from edgetam_pl.data.readers.base import Frame, Listing, Mask, checked, read_labels
 from edgetam_pl.data.readers.files import below, every_frame, folder_in, folders_in, frame_files, number_of, root_of
 

@@ -1,0 +1,245 @@
+"""Latency by verb on a full memory bank (the paper's Fig. 2): a card for people, JSON on the last line.
+
+Verbs are timed one by one, then the whole step: a new frame in, masks and memories out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgetam_pl.build import build_model
+from edgetam_pl.config import BenchConfig
+from edgetam_pl.inference.optimised import FastTracker
+from edgetam_pl.interactive.options import OptionedTracker, SessionOptions
+from edgetam_pl.tracking.bank import MemoryBank, RecallPolicy
+from edgetam_pl.tracking.step import observe, remember
+from edgetam_pl.types import EMPTY_RECALL, ImageFeatures, Prompts
+from edgetam_pl.weights import load_into
+
+VERBS = ("encode", "attend", "decode", "memorize", "step")
+DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def run(cfg: BenchConfig) -> dict[str, Any]:
+    """Measure, print the card, and return what the last line says.
+
+    Raises:
+        ValueError: a device, type or number that cannot be measured.
+    """
+    _check(cfg)
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+    device = torch.device(cfg.device)
+    tracker = _tracker(cfg, device)
+    image = _picture(cfg, device)
+    result: dict[str, Any] = {
+        "model": cfg.model.name,
+        "image_size": cfg.model.image_size,
+        "weights": cfg.weights or "random",
+        "settings": {
+            "dtype": cfg.dtype,
+            "fuse": cfg.fuse,
+            "channels_last": cfg.channels_last,
+            "compile": cfg.compile,
+            "cuda_graphs": cfg.cuda_graphs,
+            "batch_objects": cfg.batch_objects,
+            "warmup": cfg.warmup,
+            "repeats": cfg.repeats,
+        },
+        "machine": machine(device),
+        "unit": "ms",
+        "objects": {},
+    }
+    for count in cfg.objects:
+        options = SessionOptions(autocast=DTYPES[cfg.dtype], channels_last=cfg.channels_last)
+        result["objects"][str(count)] = measure(OptionedTracker(tracker, options), image, count=count, cfg=cfg)
+    result["peak_mb"] = _peak_mb(device)
+    print(card(result))
+    line = json.dumps(result)
+    if cfg.out is not None:
+        _write(Path(cfg.out), line)
+    print(line)
+    return result
+
+
+def measure(tracker: OptionedTracker, image: Tensor, *, count: int, cfg: BenchConfig) -> dict[str, dict[str, float]]:
+    """Latency of each verb in milliseconds with `count` objects whose banks are full.
+
+    Args:
+        image: (1, 3, S, S) normalised, on the device.
+    """
+    rows, calls = (count, 1) if cfg.batch_objects else (1, count)
+
+    def times(function: Callable[[], object]) -> Callable[[], object]:
+        return lambda: [function() for _ in range(calls)]
+
+    with torch.inference_mode():
+        features = tracker.encode(image)
+        bank, t = _full_bank(tracker, features, rows=rows)
+        recall = bank.recall(t)
+        f_m = tracker.attend(features.f16, recall)
+        decoded = tracker.decode(f_m, features, None)
+
+        def step() -> None:
+            new = tracker.encode(image)
+            for _ in range(calls):
+                output = observe(tracker, bank, new, t, lambda _: None)
+                remember(tracker, bank, new, t, output)
+
+        work: dict[str, Callable[[], object]] = {
+            "encode": lambda: tracker.encode(image),
+            "attend": times(lambda: tracker.attend(features.f16, recall)),
+            "decode": times(lambda: tracker.decode(f_m, features, None)),
+            "memorize": times(lambda: tracker.memorize(features.f16, decoded)),
+            "step": step,
+        }
+        return {verb: _timed(work[verb], image.device, warmup=cfg.warmup, repeats=cfg.repeats) for verb in VERBS}
+
+
+def summary(milliseconds: list[float], processor: list[float] | None = None) -> dict[str, float]:
+    """Median, 95th percentile and largest of the measured times; of the processor's time the median."""
+    ordered = sorted(milliseconds)
+    at_95 = ordered[min(len(ordered) - 1, round(0.95 * (len(ordered) - 1)))]
+    found = {"p50": round(statistics.median(ordered), 3), "p95": round(at_95, 3), "max": round(ordered[-1], 3)}
+    return found if processor is None else {**found, "processor": round(statistics.median(processor), 3)}
+
+
+def card(result: dict[str, Any]) -> str:
+    """What a person reads."""
+    settings, where = result["settings"], result["machine"]
+    chosen = ", ".join(f"{name} {value}" for name, value in settings.items() if name not in ("warmup", "repeats"))
+    lines = [
+        f"{result['model']} at {result['image_size']} px, {result['weights']} weights, 7 memories, 16 pointers",
+        f"{where['device']}, {where['threads']} thread(s), torch {where['torch']}, {where['date']}",
+        f"{chosen}; {settings['warmup']} warm-up and {settings['repeats']} timed calls of each verb",
+        "",
+        f"{'objects':>7}  " + "".join(f"{verb:>20}" for verb in VERBS) + f"{'frames/s':>10}",
+        f"{'':>7}  " + f"{'p50 / p95 ms':>20}" * len(VERBS),
+    ]
+    for count, verbs in result["objects"].items():
+        cells = "".join(f"{verbs[verb]['p50']:>11.1f} /{verbs[verb]['p95']:>7.1f}" for verb in VERBS)
+        lines.append(f"{count:>7}  {cells}{1000 / verbs['step']['p50']:>10.2f}")
+        if "processor" in verbs["step"]:
+            lines.append(f"{'':>7}  " + "".join(f"{verbs[verb]['processor']:>11.1f} cpu    " for verb in VERBS).rstrip())
+    return "\n".join([*lines, "", f"peak memory {result['peak_mb']:.0f} MB"])
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Where and when the figures were taken."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return {
+        "device": name,
+        "system": platform.system(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.VERSION,
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def _timed(function: Callable[[], object], device: torch.device, *, warmup: int, repeats: int) -> dict[str, float]:
+    """Milliseconds of a call, the device's work included; on a CPU also the processor's time, which other programs do not
+    lengthen as they do the clock's."""
+    for _ in range(warmup):
+        function()
+    milliseconds, processor = [], []
+    for _ in range(repeats):
+        _wait(device)
+        begin, spent = time.perf_counter(), time.process_time()
+        function()
+        _wait(device)
+        milliseconds.append(1000 * (time.perf_counter() - begin))
+        processor.append(1000 * (time.process_time() - spent))
+    return summary(milliseconds, processor if device.type == "cpu" else None)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _full_bank(tracker: OptionedTracker, features: ImageFeatures, *, rows: int) -> tuple[MemoryBank, int]:
+    """A bank in which nothing is missing, and the frame that reads it: 7 memories, 16 pointers."""
+    policy = RecallPolicy(past_pointers_only=True)
+    device = features.f16.device
+    click = Prompts(torch.full((rows, 1, 2), 8.0, device=device), torch.ones(rows, 1, dtype=torch.int64, device=device))
+    first = tracker.decode(tracker.attend(features.f16, EMPTY_RECALL), features, click)
+    memory = tracker.memorize(features.f16, first)
+    bank = MemoryBank(policy=policy)
+    for t in range(policy.num_pointers):
+        bank = bank.write(t, memory, prompted=t == 0)
+    return bank, policy.num_pointers
+
+
+def _tracker(cfg: BenchConfig, device: torch.device) -> FastTracker:
+    torch.manual_seed(cfg.seed)
+    model = build_model(cfg.model).eval()
+    if cfg.weights is not None:
+        load_into(model, cfg.weights)
+    return FastTracker(
+        model.to(device),
+        fused=cfg.fuse,
+        channels_last=cfg.channels_last,
+        compiled=cfg.compile,
+        cuda_graphs=cfg.cuda_graphs,
+    )
+
+
+def _picture(cfg: BenchConfig, device: torch.device) -> Tensor:
+    side = cfg.model.image_size
+    image = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(cfg.seed))
+    return image.to(device, memory_format=torch.channels_last if cfg.channels_last else torch.contiguous_format)
+
+
+def _check(cfg: BenchConfig) -> None:
+    if cfg.dtype not in DTYPES:
+        raise ValueError(f"dtype is {cfg.dtype}; use one of {', '.join(DTYPES)}.")
+    if not cfg.objects or min(cfg.objects) < 1:
+        raise ValueError(f"objects is {cfg.objects}; give numbers of objects, each at least 1, for example [1,2,4].")
+    if cfg.repeats < 1 or cfg.warmup < 0 or cfg.threads < 0:
+        raise ValueError(
+            f"repeats is {cfg.repeats}, warmup {cfg.warmup}, threads {cfg.threads}; at least 1, 0 and 0 are needed."
+        )
+    kind = cfg.device.partition(":")[0]
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not present.get(kind, False):
+        here = ", ".join(name for name, there in present.items() if there)
+        raise ValueError(f"device is {cfg.device}, which this machine or this PyTorch does not have; here: {here}.")
+
+
+def _processor() -> str:
+    """The processor's name, as the system tells it."""
+    listing = Path("/proc/cpuinfo")
+    if listing.is_file():
+        for line in listing.read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()} ({os.cpu_count()} CPUs)"
+    return platform.processor() or platform.machine()
+
+
+def _peak_mb(device: torch.device) -> float:
+    """Peak of the GPU's memory, or of the process on a CPU, in MB of a million bytes."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def _write(path: Path, line: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(line + "\n")
+    os.replace(part, path)

@@ -1,0 +1,275 @@
+"""`edgetam track`: follow objects through a video from points, boxes or masks; a session driven by flags.
+
+Writes an overlay video, a palette PNG a frame, and a JSON with a COCO RLE for each object and frame.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from edgetam_pl.build import build_model
+from edgetam_pl.commands.compose import composed
+from edgetam_pl.commands.prompt_flags import Prompt, Say, object_number, read_prompts
+from edgetam_pl.config import BenchConfig
+from edgetam_pl.inference.optimised import FastTracker
+from edgetam_pl.interactive.options import SessionOptions
+from edgetam_pl.interactive.session import Session
+from edgetam_pl.io import rle
+from edgetam_pl.io.frames import FrameMasks, Frames
+from edgetam_pl.io.label_png import read_labels, write_labels
+from edgetam_pl.io.video import VideoFile, VideoWriter, fill_holes, open_video, overlay
+from edgetam_pl.weights import load_into
+
+RANDOM = "random"
+"""Instead of weights: random numbers, to try an architecture."""
+
+EPILOG = """\
+Coordinates are pixels of the video; @FRAME is the frame that a prompt is for, 0 if left out. --object N says which object
+the prompts after it are about (1 until then); a PNG of several objects prompts each of them by its number.
+
+  edgetam track dog.mp4 --point 640,360 --weights edgetam.pt --out dog_tracked.mp4
+  edgetam track street.mp4 --box 10,20,200,300 --object 2 --point 700,400@5 --negative 650,380@5 --weights edgetam.pt
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Track; returns the exit status.
+
+    Raises:
+        ValueError: something was asked that cannot be done; nothing has been written then.
+    """
+    args = _parser().parse_args(argv)
+    video = open_video(args.video)
+    prompts = read_prompts(args.said)
+    out = _free_outputs(args)
+    if args.frames is not None and args.frames < 1:
+        raise ValueError(f"--frames is {args.frames}; it must be at least 1.")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    tracker = load_tracker(args.model, args.weights, device=args.device)
+    session = Session(tracker, video, options=options_of(args), device=args.device, fill_holes=fill_holes)
+    for prompt in prompts:
+        say(session, prompt)
+    with _folder(out.masks) as folder:
+        found = _follow(session, folder, max_frames=args.frames, both_ways=args.both_ways, quiet=args.quiet)
+        _write_video(out.video, video, folder, last=max(found), quiet=args.quiet)
+        _write_json(out.json, _record(args, video, prompts, found))
+    print(f"{len(found)} frames, objects {', '.join(map(str, session.objects))}: {out.video}, {out.masks}/, {out.json}")
+    return 0
+
+
+def load_tracker(model: str, weights: str | None, *, device: str = "cpu", seed: int = 0) -> FastTracker:
+    """A model of the zoo with its weights, fused and ready.
+
+    Raises:
+        ValueError: no weights, no such model or device, or weights of another model.
+    """
+    if not weights:
+        raise ValueError(
+            "No weights were given. Give --weights FILE: the official edgetam.pt (github.com/facebookresearch/EdgeTAM, "
+            "folder checkpoints) or a checkpoint of your own training; or --weights random to try the architecture."
+        )
+    try:
+        cfg = composed(BenchConfig, command="bench", overrides=[f"model={model}"])[0].model
+    except ValueError as error:
+        raise ValueError(f"There is no model {model}. {error}") from error
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device is {device}, which cannot be used here ({error}); use cpu.") from error
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        built = build_model(cfg).eval()
+    if weights != RANDOM:
+        load_into(built, weights)
+    return FastTracker(built.to(place))
+
+
+def options_of(args: argparse.Namespace) -> SessionOptions:
+    """The session's habits that the flags ask for."""
+    options = SessionOptions.released() if args.released else SessionOptions()
+    return replace(options, channels_last=True, autocast=torch.bfloat16 if args.bf16 else None)
+
+
+def say(session: Session, prompt: Prompt) -> FrameMasks:
+    """Give one prompt to a session."""
+    return session.prompt(
+        prompt.object_id, prompt.frame, points=prompt.points, labels=prompt.labels, box=prompt.box, mask=prompt.mask
+    )
+
+
+# ---------------------------------------------------------------------- following and writing
+
+
+def _follow(
+    session: Session, folder: Path, *, max_frames: int | None, both_ways: bool, quiet: bool
+) -> dict[int, dict[int, dict[str, Any]]]:
+    """Propagate; write the label map of each frame, return RLEs and scores by frame and object."""
+    found: dict[int, dict[int, dict[str, Any]]] = {}
+    height, width = session.frames.size
+    for backwards in (False, True) if both_ways else (False,):
+        answers = session.propagate(backwards=backwards, max_frames=max_frames)
+        title = "tracking backwards" if backwards else "tracking"
+        for out in tqdm(answers, desc=title, unit="frame", total=max_frames or session.frames.count, disable=quiet):
+            path = folder / f"{out.frame:05d}.png"
+            labels = out.label_map().cpu().numpy().astype(np.uint8)
+            if path.exists():  # objects that were followed the other way keep their pixels
+                before = read_labels(path)
+                labels = np.where(before > 0, before, labels)
+            write_labels(path, labels)
+            found.setdefault(out.frame, {}).update(_scored(out))
+    for t in range(max(found)):
+        if t not in found:
+            write_labels(folder / f"{t:05d}.png", np.zeros((height, width), np.uint8))
+    return found
+
+
+def _scored(out: FrameMasks) -> dict[int, dict[str, Any]]:
+    """{object: RLE and scores} of one frame."""
+    masks = out.masks.cpu().numpy()
+    entries = {}
+    for index, number in enumerate(out.objects):
+        coded = {"size": list(masks.shape[1:]), "counts": rle.encode(masks[index])}
+        presence, iou = float(out.presence[index]), float(out.iou[index])
+        entries[number] = {"rle": coded, "presence": round(presence, 4), "iou": round(iou, 4)}
+    return entries
+
+
+def _record(
+    args: argparse.Namespace, video: Frames, prompts: list[Prompt], found: dict[int, dict[int, dict[str, Any]]]
+) -> dict[str, Any]:
+    height, width = video.size
+    return {
+        "video": Path(args.video).name,
+        "size": [height, width],
+        "rate": float(_rate(video)),
+        "model": args.model,
+        "weights": Path(args.weights).name,
+        "prompts": [
+            {
+                "object": prompt.object_id,
+                "frame": prompt.frame,
+                "points": [[*point, label] for point, label in zip(prompt.points, prompt.labels)],
+                "box": prompt.box,
+                "mask": prompt.mask is not None,
+            }
+            for prompt in prompts
+        ],
+        "frames": [
+            {"frame": t, "objects": {str(number): entry for number, entry in sorted(found[t].items())}}
+            for t in sorted(found)
+        ],
+    }
+
+
+def _rate(video: Frames) -> Fraction:
+    return video.rate if isinstance(video, VideoFile) else Fraction(25)
+
+
+def _write_json(path: Path, record: dict[str, Any]) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(record))
+    os.replace(part, path)
+
+
+def _write_video(path: Path, video: Frames, folder: Path, *, last: int, quiet: bool) -> None:
+    with VideoWriter(path, size=video.size, rate=_rate(video)) as writer:
+        for t in tqdm(range(last + 1), desc="writing", unit="frame", disable=quiet):
+            writer.write(overlay(video[t], read_labels(folder / f"{t:05d}.png")))
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[Path]:
+    """A folder that gets its name when it is complete, and disappears when it is not."""
+    part = path.with_name(f".{path.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(part, path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+# ---------------------------------------------------------------------- the command line
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where the three results go."""
+
+    video: Path
+    masks: Path
+    json: Path
+
+
+def _free_outputs(args: argparse.Namespace) -> Outputs:
+    """The places to write to.
+
+    Raises:
+        ValueError: one of them is taken, or its folder is missing.
+    """
+    video = Path(args.out)
+    if video.suffix.lower() != ".mp4":
+        raise ValueError(f"--out is {video}; the overlay video is an mp4, so give a name that ends in .mp4.")
+    out = Outputs(
+        video, Path(args.masks or video.with_name(f"{video.stem}_masks")), Path(args.json or video.with_suffix(".json"))
+    )
+    for path in (out.video, out.masks, out.json):
+        if path.exists() and not args.overwrite:
+            raise ValueError(f"{path} exists; give another name, or --overwrite.")
+        if not path.parent.is_dir():
+            raise ValueError(f"There is no folder {path.parent} for {path.name}; make it first.")
+    return out
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edgetam track",
+        description="Follow objects through a video from points, boxes or masks.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(said=[], current=1)
+    parser.add_argument("video", help="video file, or folder of images")
+    parser.add_argument("--point", action=Say, metavar="X,Y[@FRAME]", help="a point on the object")
+    parser.add_argument("--negative", action=Say, metavar="X,Y[@FRAME]", help="a point that is not on the object")
+    parser.add_argument("--box", action=Say, metavar="X0,Y0,X1,Y1[@FRAME]", help="a box around the object")
+    parser.add_argument(
+        "--mask", action=Say, metavar="FILE[@FRAME]", help="the object itself, as an image of the video's size"
+    )
+    parser.add_argument(
+        "--object", action=Say, type=object_number, metavar="N", help="what follows is about object N, 1 to 255"
+    )
+    parser.add_argument("--weights", help="checkpoint (official or ours), or `random`")
+    parser.add_argument("--model", default="edgetam", help="a model of the zoo: a file in configs/model (default: edgetam)")
+    parser.add_argument("--out", required=True, help="overlay video to write, .mp4")
+    parser.add_argument("--masks", help="folder for the palette PNGs (default: NAME_masks beside the video)")
+    parser.add_argument("--json", help="file for the RLEs (default: NAME.json beside the video)")
+    parser.add_argument("--overwrite", action="store_true", help="replace results that exist")
+    parser.add_argument("--both-ways", action="store_true", help="follow backwards from the first prompt as well")
+    parser.add_argument("--frames", type=int, metavar="N", help="stop after N frames (in each direction)")
+    parser.add_argument(
+        "--released", action="store_true", help="the habits of SAM 2's released predictor (docs/interactive.md)"
+    )
+    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16 where that is safe")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
+    parser.add_argument("--threads", type=int, default=0, help="threads on a CPU (default: PyTorch's choice)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    return parser

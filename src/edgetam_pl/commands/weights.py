@@ -1,0 +1,126 @@
+"""`edgetam weights`: what is in a checkpoint, and checkpoints from one layout to the other."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from edgetam_pl import weights
+from edgetam_pl.build import build_model
+from edgetam_pl.commands.compose import composed
+from edgetam_pl.config import ModelConfig, ShowConfig
+from edgetam_pl.io.environment import VERSION
+
+
+def main(argv: list[str]) -> int:
+    """`edgetam weights inspect FILE` and `edgetam weights convert IN OUT`; returns the exit status.
+
+    Raises:
+        ValueError: a file that is missing, truncated, no checkpoint, or of another model.
+    """
+    parser = argparse.ArgumentParser(prog="edgetam weights", description="AugmentParams into checkpoints, and convert them.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="inspect | convert")
+    look = commands.add_parser("inspect", help="which model a file seems to hold, and what our training wrote about it")
+    look.add_argument("file", type=Path, metavar="FILE", help="an official .pt, or one of our checkpoints")
+    look.add_argument("--keys", action="store_true", help="list every tensor with its shape")
+    change = commands.add_parser(
+        "convert", help="official file to our checkpoint, or the other way; strict, nothing is left out or made up"
+    )
+    change.add_argument("source", type=Path, metavar="IN", help="checkpoint to read, in either layout")
+    change.add_argument("target", type=Path, metavar="OUT", help="file to write")
+    change.add_argument(
+        "--model", nargs="+", default=[], metavar=("NAME", "model.KEY=VALUE"),
+        help="configs/model/NAME.yaml, and settings on top of it (default: what our checkpoint says)",
+    )  # fmt: skip
+    change.add_argument("--to", choices=["official", "ours"], help="layout of OUT (default: the one that IN does not have)")
+    args = parser.parse_args(argv)
+    if args.command == "inspect":
+        print(inspect(args.file, keys=args.keys))
+    else:
+        print(convert(args.source, args.target, model=args.model, to=args.to))
+    return 0
+
+
+def inspect(path: Path, *, keys: bool = False) -> str:
+    """What a checkpoint holds, as text. `keys` adds every tensor."""
+    state, official, card = weights.contents(path)
+    parameters = sum(tensor.numel() for tensor in state.values())
+    lines = [
+        f"{path}",
+        f"layout      {'official: {model: ...}' if official else 'ours: {state_dict: student.*}'}",
+        f"tensors     {len(state):,} with {parameters:,} numbers ({_types(state)})",
+        f"model       {_model(state, card)}",
+    ]
+    for name, value in (card or {}).items():
+        if name == "model":
+            continue
+        if name == "teacher" and value is not None:
+            value = f"{value['name']}, sha256 {value['sha256']}"
+        lines.append(f"{name:<11} {value}")
+    if keys:
+        lines += [
+            f"  {name} {tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for name, tensor in state.items()
+        ]
+    return "\n".join(lines)
+
+
+def convert(source: Path, target: Path, *, model: Sequence[str] = (), to: str | None = None) -> str:
+    """Write `source` in the other layout (or in `to`) as `target`, which appears only when it is whole.
+
+    `model` is a name of the zoo followed by overrides; empty: what the checkpoint records.
+
+    Raises:
+        ValueError: the model is neither named nor recorded in the file, or the file does not fit it.
+    """
+    found = weights.contents(source)
+    cfg = _config(source, found, model)
+    built = weights.load_into(build_model(cfg), source)
+    official = not found.official if to is None else to == "official"
+    if official:
+        weights.save_official(built, target)
+    else:
+        card = dict(found.card or {}) | {"model": dataclasses.asdict(cfg), "version": VERSION}
+        weights.save_ours(built, target, card)
+    return f"{target}: {cfg.name}, {'official' if official else 'our'} layout, {len(found.state)} tensors"
+
+
+def _config(source: Path, found: weights.Contents, model: Sequence[str]) -> ModelConfig:
+    if model:
+        return composed(ShowConfig, command="show", overrides=[f"model={model[0]}", *model[1:]])[0].model
+    if found.card is None or "model" not in found.card:
+        guess = weights.seems_to_be(found.state)
+        hint = f"it looks like {guess}: --model {guess}" if guess else "give --model NAME"
+        raise ValueError(f"{source} does not say which model it is of; {hint}.")
+    recorded = OmegaConf.merge(OmegaConf.structured(ModelConfig), found.card["model"])
+    result = OmegaConf.to_object(recorded)
+    assert isinstance(result, ModelConfig)
+    return result
+
+
+def _model(state: dict[str, torch.Tensor], card: dict[str, Any] | None) -> str:
+    """The model's name: the recorded one, or the one whose names and shapes these are."""
+    if card is not None and "model" in card:
+        return f"{card['model']['name']} (recorded), {card['model']['image_size']} px"
+    guess = weights.seems_to_be(state)
+    if guess is None:
+        return "of no known shape"
+    with torch.device("meta"):
+        built = build_model(composed(ShowConfig, command="show", overrides=[f"model={guess}"])[0].model)
+    expected = {weights.official_name(name): tuple(tensor.shape) for name, tensor in built.state_dict().items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    different = sum(shapes.get(name) != expected.get(name) for name in {*shapes, *expected})
+    if not different:
+        return f"{guess} (every name and shape)"
+    return f"like {guess}, but {different} of {len(expected)} tensors differ: other settings, or a variant"
+
+
+def _types(state: dict[str, torch.Tensor]) -> str:
+    counts = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in state.values())
+    return ", ".join(f"{count} {name}" for name, count in counts.most_common())

@@ -1,0 +1,1 @@
+"""Repairs of other packages, made before they are imported."""

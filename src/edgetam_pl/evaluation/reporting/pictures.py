@@ -1,0 +1,122 @@
+"""Pictures of an evaluation: frame, truth, prediction and error side by side, one row a chosen frame."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetam_pl.evaluation.clips import Clip, Frame, Masks
+from edgetam_pl.evaluation.reporting.charts import COLOURS
+
+PANEL = 240
+"""Width of one panel in pixels."""
+_GAP = 4
+_QUALITY = 82
+_COLOURS = np.array([tuple(bytes.fromhex(colour[1:])) for colour in COLOURS], dtype=np.uint8)
+_MISSED, _EXTRA = (40, 120, 255), (255, 70, 40)
+"""Colours of the error panel: truth that was not found, and what was found where nothing is."""
+
+
+@dataclass
+class KeptMasks:
+    """Predictions of a sequence until its pictures are drawn: a bit a pixel, compressed. What comes later for an object and
+    a frame takes the place of what came before."""
+
+    num_objects: int
+    _packed: dict[tuple[int, int], tuple[tuple[int, ...], bytes]] = field(default_factory=dict)
+
+    def keep(self, t: int, objects: Iterable[int], masks: Masks) -> None:
+        """Keep (O, H, W) of frame t, of the objects with these indices."""
+        for index, mask in zip(objects, masks):
+            self._packed[t, index] = mask.shape, zlib.compress(np.packbits(mask).tobytes(), 1)
+
+    def read(self, t: int, size: tuple[int, int]) -> Masks:
+        """(O, H, W) of frame t; empty where nothing was kept."""
+        masks = np.zeros((self.num_objects, *size), dtype=bool)
+        for index, mask in enumerate(masks):
+            if (t, index) in self._packed:
+                shape, packed = self._packed[t, index]
+                bits = np.unpackbits(np.frombuffer(zlib.decompress(packed), np.uint8), count=mask.size)
+                mask[:] = bits.astype(bool).reshape(shape)
+        return masks
+
+
+def strip(clip: Clip, kept: KeptMasks, chosen: dict[int, str]) -> bytes:
+    """A JPEG with a row for each chosen frame; `chosen` gives frame numbers and captions."""
+    rows = [
+        row(clip.frames.read(t), clip.truths.read(t), kept.read(t, clip.size), caption=said)
+        for t, said in sorted(chosen.items())
+    ]
+    return encode_jpeg(np.concatenate([part for line in rows for part in (line, _band(line))][:-1]))
+
+
+def row(frame: Frame, truth: Masks, prediction: Masks, *, caption: str = "") -> NDArray[np.uint8]:
+    """Frame, truth, prediction and error of (H, W, 3) and two (O, H, W), side by side."""
+    height, width = frame.shape[:2]
+    size = (PANEL, max(round(PANEL * height / width), 1))
+    small = np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    shown, found = _small(truth, size), _small(prediction, size)
+    panels = [_captioned(small, caption), overlay(small, shown), overlay(small, found), _error(small, shown, found)]
+    gap = np.full((size[1], _GAP, 3), 255, np.uint8)
+    return np.concatenate([part for panel in panels for part in (panel, gap)][:-1], axis=1)
+
+
+def _captioned(frame: Frame, caption: str) -> NDArray[np.uint8]:
+    """The frame with words in a dark corner."""
+    result = frame.copy()
+    if caption:
+        (width, height), _ = cv2.getTextSize(caption, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)
+        bottom = len(result)
+        result[bottom - height - 10 :, : width + 12] = (result[bottom - height - 10 :, : width + 12] * 0.15).astype(np.uint8)
+        cv2.putText(result, caption, (6, bottom - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA)
+    return result
+
+
+def overlay(frame: Frame, masks: Masks, *, strength: float = 0.5) -> NDArray[np.uint8]:
+    """Masks (O, H, W) in colour over the frame, with outlines."""
+    painted = frame.astype(np.float32)
+    for index, mask in enumerate(masks):
+        painted[mask] = (1 - strength) * painted[mask] + strength * _COLOURS[index % len(_COLOURS)]
+    result = painted.astype(np.uint8)
+    for index, mask in enumerate(masks):
+        outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(result, outlines, -1, _COLOURS[index % len(_COLOURS)].tolist(), 1)
+    return result
+
+
+def encode_jpeg(picture: NDArray[np.uint8]) -> bytes:
+    """(H, W, 3) RGB as a JPEG."""
+    done, encoded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    assert done, "a picture of at least one pixel can be encoded"
+    return encoded.tobytes()
+
+
+def decode_jpeg(content: bytes) -> NDArray[np.uint8]:
+    """(H, W, 3) RGB of what `encode_jpeg` wrote."""
+    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    assert pixels is not None, "our own picture can be decoded"
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+def _error(frame: Frame, truth: Masks, prediction: Masks) -> NDArray[np.uint8]:
+    """The frame in grey, with what was missed and what was too much of any object."""
+    grey = cv2.cvtColor(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    result = (grey * 0.45 + 40).astype(np.uint8)
+    result[(prediction & ~truth).any(axis=0)] = _EXTRA
+    result[(truth & ~prediction).any(axis=0)] = _MISSED
+    return result
+
+
+def _small(masks: Masks, size: tuple[int, int]) -> Masks:
+    """(O, H, W) at the size (w, h) of a panel; a pixel is set where at least half of it was."""
+    shrunk = [cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA) >= 0.5 for mask in masks]
+    return np.stack(shrunk) if shrunk else np.zeros((0, size[1], size[0]), dtype=bool)
+
+
+def _band(line: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.full((_GAP, line.shape[1], 3), 255, np.uint8)

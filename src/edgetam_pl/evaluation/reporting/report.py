@@ -1,0 +1,223 @@
+"""The report of an evaluation: rows, what they mean, and the conditions under which they hold. JSON, a table, a page."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgetam_pl.evaluation.scoring import ObjectScore
+
+FORMAT = 1
+"""Of the JSON."""
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """What is known of a sequence beside its rows."""
+
+    name: str
+    num_frames: int
+    num_objects: int
+    seconds: float
+    """Wall time of the protocol: reading, tracking, scoring."""
+    picture: bytes | None = None
+    """JPEG: frame, truth, prediction, error."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Scores of one model under one protocol on one data set. All percentages are 0 ... 100."""
+
+    title: str
+    rows: tuple[ObjectScore, ...]
+    sequences: tuple[Sequence, ...] = ()
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+    """What a reader must know to reproduce the numbers; plain values."""
+
+    @property
+    def j(self) -> float:
+        """Mean over objects of the mean over frames (and over rounds, where there are several)."""
+        return _mean(row.mean_j for row in self.rows)
+
+    @property
+    def f(self) -> float:
+        return _mean(row.mean_f for row in self.rows)
+
+    @property
+    def jf(self) -> float:
+        return (self.j + self.f) / 2
+
+    @property
+    def score(self) -> float:
+        """The number by which models are ranked: G, J&F, or J where boundaries are not measured."""
+        if self.g is not None:
+            return self.g
+        return self.j if math.isnan(self.f) else self.jf
+
+    @property
+    def groups(self) -> dict[str, tuple[float, float]]:
+        """(J, F) of the seen and the unseen objects, where the data set distinguishes them."""
+        names = sorted({row.group for row in self.rows} - {""})
+        members = {name: [row for row in self.rows if row.group == name] for name in names}
+        return {name: (_mean(r.mean_j for r in rows), _mean(r.mean_f for r in rows)) for name, rows in members.items()}
+
+    @property
+    def g(self) -> float | None:
+        """YouTube-VOS: the mean of J and F of seen and unseen objects; None unless both are there."""
+        groups = self.groups
+        return _mean(value for pair in groups.values() for value in pair) if set(groups) == {"seen", "unseen"} else None
+
+    @property
+    def rounds(self) -> tuple[int, ...]:
+        return tuple(sorted({row.round for row in self.rows}))
+
+    def of_round(self, number: int) -> Report:
+        """The rows of one round alone."""
+        return Report(self.title, tuple(r for r in self.rows if r.round == number), self.sequences, self.conditions)
+
+    @property
+    def frames_per_second(self) -> float:
+        seconds = sum(item.seconds for item in self.sequences)
+        return sum(item.num_frames for item in self.sequences) / seconds if seconds else float("nan")
+
+    def worst_first(self) -> list[ObjectScore]:
+        return sorted(self.rows, key=lambda row: (row.score, row.sequence, row.object, row.round))
+
+    def headline(self) -> dict[str, float]:
+        """The numbers of a table's row, by the names people know them by."""
+        if self.conditions.get("protocol") == "sa":
+            return {f"mIoU@{k}": self.of_round(k).j for k in self.rounds}
+        if self.g is not None:
+            pairs = {f"{m}_{name}": pair[i] for i, m in enumerate("JF") for name, pair in self.groups.items()}
+            return {"G": self.g, **pairs}
+        if math.isnan(self.f):
+            return {"J": self.j}
+        return {"J&F": self.jf, "J": self.j, "F": self.f}
+
+    def table(self, *, limit: int | None = None) -> str:
+        """Rows for people, worst first, then the means."""
+        rows = self.worst_first()[:limit]
+        several = len(self.rounds) > 1
+        head = ["sequence", "object", *(["round"] if several else []), "J&F", "J", "F", "frames"]
+        lines = [
+            [
+                r.sequence,
+                r.object,
+                *([str(r.round)] if several else []),
+                *map(_number, (r.score, r.mean_j, r.mean_f)),
+                str(len(r.j)),
+            ]
+            for r in rows
+        ]
+        lines.append(
+            ["mean", f"{len(self.rows)} rows", *([""] if several else []), *map(_number, (self.score, self.j, self.f)), ""]
+        )
+        widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
+        left = 2 + several
+        return "\n".join(
+            "  ".join(cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths))).rstrip()
+            for line in [head, *lines]
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; pictures are left out."""
+        return {
+            "version": FORMAT,
+            "title": self.title,
+            "scores": {name: _finite(value) for name, value in self.headline().items()},
+            "curve": {str(k): _finite(self.of_round(k).score) for k in self.rounds} if len(self.rounds) > 1 else {},
+            "frames_per_second": _finite(self.frames_per_second),
+            "conditions": dict(self.conditions),
+            "sequences": [{k: v for k, v in asdict(item).items() if k != "picture"} for item in self.sequences],
+            "rows": [asdict(row) for row in self.rows],
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """The JSON without frames and sequences: what a table needs, small enough to be kept for ever."""
+        whole = self.as_json()
+        objects = [
+            {"sequence": r.sequence, "object": r.object, "round": r.round, "score": round(r.score, 4)} for r in self.rows
+        ]
+        return {**{k: v for k, v in whole.items() if k not in ("rows", "sequences")}, "objects": objects}
+
+    @classmethod
+    def of_json(cls, values: Mapping[str, Any], *, folder: Path | None = None) -> Report:
+        """The inverse of `as_json`; pictures are read from `folder` where it has them.
+
+        Raises:
+            ValueError: another version, or not a report.
+        """
+        if values.get("version") != FORMAT or "rows" not in values:
+            raise ValueError(f"Not a report of version {FORMAT}: found version {values.get('version')!r}. Evaluate again.")
+        return cls(
+            title=values["title"],
+            rows=tuple(row_of_json(row) for row in values["rows"]),
+            sequences=tuple(Sequence(**item, picture=_picture(folder, item["name"])) for item in values["sequences"]),
+            conditions=values["conditions"],
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> Report:
+        """The report in a folder, or in a JSON file.
+
+        Raises:
+            ValueError: nothing there, or not a report.
+        """
+        file = path / "report.json" if path.is_dir() else path
+        if not file.is_file():
+            raise ValueError(
+                f"There is no report at {path}; give a folder that `edgetam evaluate` wrote, or its report.json."
+            )
+        try:
+            values = json.loads(file.read_text())
+        except ValueError as error:
+            raise ValueError(f"{file} is not JSON ({error}); evaluate again.") from error
+        return cls.of_json(values, folder=file.parent / "pictures")
+
+    def write(self, folder: Path) -> Path:
+        """report.html, report.json, result.json (for `make tables`) and pictures; returns the page. Files appear whole or
+        not at all."""
+        from edgetam_pl.evaluation.reporting.page import page
+
+        for item in self.sequences:
+            if item.picture is not None:
+                write_whole(folder / "pictures" / f"{item.name}.jpg", item.picture)
+        write_whole(folder / "report.json", json.dumps(self.as_json(), indent=1).encode())
+        write_whole(folder / "result.json", json.dumps(self.summary(), indent=1).encode())
+        write_whole(folder / "report.html", page(self).encode())
+        return folder / "report.html"
+
+
+def row_of_json(values: Mapping[str, Any]) -> ObjectScore:
+    return ObjectScore(**{**values, **{name: tuple(values[name]) for name in ("stems", "j", "f")}})
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write to a temporary name, then rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def _picture(folder: Path | None, name: str) -> bytes | None:
+    path = None if folder is None else folder / f"{name}.jpg"
+    return path.read_bytes() if path is not None and path.is_file() else None
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return sum(found) / len(found) if found else float("nan")
+
+
+def _finite(value: float) -> float | None:
+    """JSON knows no NaN."""
+    return None if math.isnan(value) else value
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.1f}"

@@ -1,0 +1,1 @@
+"""Files: videos, frames, label maps, run-length masks."""

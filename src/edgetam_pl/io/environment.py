@@ -1,0 +1,31 @@
+"""What a result was made with: versions of the packages that matter, the machine, and how much memory was used."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+from importlib import metadata
+
+PACKAGE = "edgetam-pl"
+VERSION = metadata.version(PACKAGE)
+"""Of this project, as installed."""
+
+RECORDED = ("torch", "lightning", "timm", "numpy", "coremltools", "onnxruntime")
+
+
+def versions(names: tuple[str, ...] = RECORDED) -> dict[str, str]:
+    """Versions of this project, Python, and those of the named packages that are installed."""
+    found = {"edgetam_pl": VERSION, "python": platform.python_version(), "machine": platform.machine()}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def peak_memory_bytes() -> int:
+    """The largest resident size of this process so far. Linux counts KiB, macOS bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

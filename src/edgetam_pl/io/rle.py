@@ -1,0 +1,149 @@
+"""COCO run-length masks: checked before use, decoded only as far and as large as needed.
+
+A mask is a string of runs in column-major order that starts with background. `pycocotools` writes it; reading it back is
+done here, because its C reader trusts its input, and because runs can be resampled without making the full mask.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco
+
+from edgetam_pl.data.errors import BadSampleError, Cause
+
+Runs = NDArray[np.int64]
+"""Lengths of alternating runs, background first, summing to H * W."""
+
+MAX_PIXELS = 1 << 28
+"""Larger frames (more than 16384 x 16384) are taken for a mistake."""
+
+
+def encode(mask: NDArray[np.bool_]) -> str:
+    """The compressed counts of a mask (H, W).
+
+    >>> import numpy as np
+    >>> mask = np.zeros((4, 5), bool)
+    >>> mask[1:3, 2:4] = True
+    >>> bool((decode(encode(mask), (4, 5)) == mask).all())
+    True
+    """
+    counts: Any = coco.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"]
+    return counts.decode("ascii")
+
+
+def encode_many(masks: NDArray[np.bool_]) -> list[str | None]:
+    """The compressed counts of masks (O, H, W); None for an empty one."""
+    return [encode(mask) if mask.any() else None for mask in masks]
+
+
+def decode(counts: str, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The mask (H, W) of compressed counts. Raises BadSampleError as `parse` does."""
+    height, width = size
+    return _fill(parse(counts, size)).reshape(width, height).T.view(bool)
+
+
+def parse(counts: str, size: tuple[int, int]) -> Runs:
+    """The runs of compressed counts.
+
+    Raises:
+        BadSampleError: a character that COCO's alphabet does not have, an unfinished or negative number, or runs that do
+            not add up to H * W pixels.
+    """
+    height, width = size
+    if not 0 < height * width <= MAX_PIXELS or height < 0:
+        raise BadSampleError(Cause.MASK_SIZE, f"a mask of {height} x {width} pixels")
+    try:
+        code = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - 48
+    except (UnicodeEncodeError, AttributeError):
+        raise BadSampleError(Cause.MASK, f"mask counts are not text in COCO's alphabet: {counts!r:.40}") from None
+    if not len(code) or code.min() < 0 or code.max() > 63 or code[-1] & 0x20:
+        raise BadSampleError(Cause.MASK, f"mask counts are empty, cut off, or not in COCO's alphabet: {counts!r:.40}")
+    last = np.flatnonzero((code & 0x20) == 0)  # each number ends with a digit without the continuation bit
+    first = np.concatenate([[0], last[:-1] + 1])
+    digits = last - first + 1
+    if digits.max() > 7:  # 35 bits: more than any frame has pixels
+        raise BadSampleError(Cause.MASK, "mask counts hold a number that no frame can hold")
+    place = np.arange(len(code)) - np.repeat(first, digits)
+    runs = np.add.reduceat((code & 0x1F) << (5 * place), first)
+    runs -= ((code[last] & 0x10) != 0).astype(np.int64) << (5 * digits)  # two's complement
+    runs[1::2] = np.cumsum(runs[1::2])  # from the third on, numbers are differences to the one before last
+    runs[2::2] = np.cumsum(runs[2::2])
+    if runs.min() < 0 or runs.sum() != height * width:
+        raise BadSampleError(
+            Cause.MASK if runs.min() < 0 else Cause.MASK_SIZE,
+            f"mask runs cover {runs.sum()} pixels; the frame is {height} x {width} = {height * width}",
+        )
+    return runs
+
+
+def area(runs: Runs) -> int:
+    """Foreground pixels."""
+    return int(runs[1::2].sum())
+
+
+def resample(runs: Runs, size: tuple[int, int], target: tuple[int, int]) -> Runs:
+    """The runs of the mask sampled at the pixel centres of a `target` grid (h, w): nearest neighbour, without decoding.
+
+    Target pixel i takes source pixel floor((i + 1/2) * H / h). A run boundary before source position p becomes the number
+    of target pixels whose source position is before p.
+    """
+    (height, width), (h, w) = size, target
+    rows = np.searchsorted(_sampled(height, h), np.arange(height + 1))  # (H + 1,) target rows whose source row is before
+    columns = np.searchsorted(_sampled(width, w), np.arange(width + 1))
+    ends = np.cumsum(runs)
+    column, row = np.divmod(ends, height)
+    inside = np.minimum(column, width - 1)
+    # a source column drawn k times repeats its rows k times; only the first copy can be cut by a boundary inside it
+    copies = columns[inside + 1] - columns[inside]
+    if copies.max() > 1:
+        return encode_runs(_fill(runs).reshape(width, height)[np.ix_(_sampled(width, w), _sampled(height, h))])
+    places = np.where(column >= width, w * h, columns[inside] * h + copies * rows[row])
+    return np.diff(places, prepend=0)
+
+
+def encode_runs(columns: NDArray[np.uint8]) -> Runs:
+    """The runs of a column-major mask (W, H)."""
+    flat = columns.reshape(-1)
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    lengths = np.diff(np.concatenate([[0], edges, [flat.size]]))
+    return np.concatenate([[0], lengths]) if flat[0] else lengths
+
+
+def to_counts(runs: Runs) -> str:
+    """Compressed counts of runs."""
+    numbers = runs.astype(np.int64).copy()
+    numbers[3:] -= runs[1:-2]
+    text = []
+    for number in numbers.tolist():
+        more = True
+        while more:
+            digit = number & 0x1F
+            number >>= 5
+            more = number != -1 if digit & 0x10 else number != 0
+            text.append(chr((digit | (0x20 if more else 0)) + 48))
+    return "".join(text)
+
+
+def paint(runs: Runs, value: int, canvas: NDArray[np.uint8]) -> None:
+    """OR `value` into a column-major canvas (W, H), C-contiguous, wherever the mask is."""
+    body = runs[1:] if len(runs) % 2 == 0 else runs[1:-1]  # from the first foreground pixel to the last
+    start = int(runs[0])
+    pattern = np.zeros(len(body), np.uint8)
+    pattern[::2] = value
+    part = canvas.reshape(-1)[start : start + int(body.sum())]
+    np.bitwise_or(part, np.repeat(pattern, body), out=part)
+
+
+def _fill(runs: Runs, value: int = 1) -> NDArray[np.uint8]:
+    """Column-major pixels (W * H,) of 0 and `value`."""
+    pattern = np.zeros(len(runs), np.uint8)
+    pattern[1::2] = value
+    return np.repeat(pattern, runs)
+
+
+def _sampled(source: int, target: int) -> NDArray[np.int64]:
+    """The source index of each target index: pixel centres, never out of range."""
+    return np.minimum(((np.arange(target) + 0.5) * source / target).astype(np.int64), source - 1)

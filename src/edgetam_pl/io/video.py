@@ -1,0 +1,329 @@
+"""Video for people: frames out of a file, a folder or a stream; masks drawn over them and written back.
+
+Frames are read when asked for and a few are kept, so a long video costs no more memory than a short one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import av
+import cv2
+import numpy as np
+import torch
+from av.container import InputContainer
+from torch import Tensor
+
+from edgetam_pl.io.frames import EndOfVideo, Frames
+from edgetam_pl.io.label_png import davis_palette, read_labels
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+PALETTE = 3
+"""Colour type of a PNG whose pixels are numbers of colours."""
+
+FILLED_LOGIT = 0.1
+"""Logit that a filled hole gets (SAM 2 release)."""
+
+
+def open_video(source: str | Path | np.ndarray | Iterable[np.ndarray]) -> Frames:
+    """Frames of a video file, of a folder of images, of an array (T, H, W, 3), of one image, or of an iterator.
+
+    Raises:
+        ValueError: nothing there that can be read as frames; the message says what was found.
+    """
+    if isinstance(source, np.ndarray):
+        return Stills(source if source.ndim == 4 else source[None])
+    if not isinstance(source, (str, Path)):
+        return Stream(source)
+    path = Path(source)
+    if path.is_dir():
+        return ImageFolder(path)
+    if not path.is_file():
+        raise ValueError(f"There is no video at {path}; give a video file or a folder of images.")
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return Stills(read_image(path)[None])
+    return VideoFile(path)
+
+
+class Stills:
+    """Frames already in memory: (T, H, W, 3) uint8 RGB."""
+
+    def __init__(self, frames: np.ndarray) -> None:
+        if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or len(frames) == 0:
+            raise ValueError(f"Frames are {frames.shape} {frames.dtype}; expected (T, H, W, 3) uint8 RGB, T at least 1.")
+        self._frames = frames
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self._frames.shape[1], self._frames.shape[2]
+
+    @property
+    def count(self) -> int:
+        return len(self._frames)
+
+    def __getitem__(self, t: int) -> np.ndarray:
+        return self._frames[t]
+
+
+class ImageFolder:
+    """A folder of images, in the order of the numbers in their names (1.jpg, 2.jpg, 10.jpg)."""
+
+    def __init__(self, path: Path) -> None:
+        visible = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
+        found = [entry for entry in visible if entry.suffix.lower() in IMAGE_SUFFIXES]
+        if not found:
+            raise ValueError(f"The folder {path} holds no images; expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
+        self._paths = sorted(found, key=lambda entry: [int(w) if w.isdigit() else w for w in re.split(r"(\d+)", entry.name)])
+        self._size = read_image(self._paths[0]).shape[:2]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self._size[0], self._size[1]
+
+    @property
+    def count(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, t: int) -> np.ndarray:
+        return read_image(self._paths[t])
+
+
+class Stream:
+    """Frames that arrive one after the other, as from a camera: an iterator of (H, W, 3) uint8 RGB arrays.
+
+    Only the last `kept` frames can be asked for again.
+    """
+
+    def __init__(self, frames: Iterable[np.ndarray], *, kept: int = 4) -> None:
+        self._source: Iterator[np.ndarray] = iter(frames)
+        self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._capacity = kept
+        self._next = 0
+        try:
+            self._size = self[0].shape[:2]
+        except EndOfVideo as error:
+            raise ValueError("The stream ended before its first frame.") from error
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self._size[0], self._size[1]
+
+    @property
+    def count(self) -> None:
+        return None
+
+    def __getitem__(self, t: int) -> np.ndarray:
+        if t < self._next and t not in self._kept:
+            raise ValueError(f"Frame {t} of the stream is gone; frames {min(self._kept)} to {self._next - 1} are left.")
+        while self._next <= t:
+            try:
+                frame = next(self._source)
+            except StopIteration:
+                raise EndOfVideo(f"the stream ended after {self._next} frames") from None
+            self._kept[self._next] = np.array(frame)  # a camera may write the next frame into the same buffer
+            self._next += 1
+            while len(self._kept) > self._capacity:
+                self._kept.popitem(last=False)
+        return self._kept[t]
+
+
+class VideoFile:
+    """A video file, decoded by FFmpeg through PyAV, upright (phones store a rotation beside the pixels).
+
+    Any frame can be asked for; in order is fastest. Frame t is the t-th to be shown: times are read from the packets first,
+    without decoding, and a seek goes to the key frame before.
+    """
+
+    def __init__(self, path: Path, *, kept: int = 24) -> None:
+        self.path = path
+        self._capacity = kept
+        self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._container, self._stream = _opened(path)
+        self.rate = Fraction(self._stream.average_rate or 25)
+        try:
+            packets = self._container.demux(self._stream)
+            # an edit list may hide the packets before the first picture that is shown
+            self._times = sorted(packet.pts for packet in packets if packet.pts is not None and not packet.is_discard)
+        except av.FFmpegError as error:
+            raise _undecodable(path, str(error)) from error
+        if not self._times:
+            raise _undecodable(path, "it holds no frames")
+        self._number = {time: t for t, time in enumerate(self._times)}
+        self._decoder: Iterator[av.VideoFrame] = iter(())
+        self._next = len(self._times)  # makes the first request seek
+        self._size = self[0].shape[:2]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self._size[0], self._size[1]
+
+    @property
+    def count(self) -> int:
+        return len(self._times)
+
+    def __getitem__(self, t: int) -> np.ndarray:
+        if not 0 <= t < len(self._times):
+            raise IndexError(f"frame {t} of {len(self._times)}")
+        if t in self._kept:
+            return self._kept[t]
+        if t < self._next:
+            self._seek(t)
+        while True:
+            number, frame = self._decoded(t)
+            self._next = number + 1
+            # going backwards, the frames just before t are wanted next
+            if number > t - self._capacity:
+                self._keep(number, frame)
+            if number == t:
+                return self._kept[t]
+            if number > t:
+                raise _undecodable(self.path, f"frame {t} is missing")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._container.close()
+
+    def _seek(self, t: int) -> None:
+        try:
+            self._container.seek(self._times[t], stream=self._stream)
+        except av.FFmpegError as error:
+            raise _undecodable(self.path, f"no way to frame {t}: {error}") from error
+        self._decoder = self._container.decode(self._stream)
+        self._next = 0
+
+    def _decoded(self, t: int) -> tuple[int, av.VideoFrame]:
+        """The next frame and its number."""
+        try:
+            for frame in self._decoder:
+                if frame.pts is not None and frame.pts in self._number:
+                    return self._number[frame.pts], frame
+        except av.FFmpegError as error:
+            raise _undecodable(self.path, f"frame {t} cannot be read: {error}") from error
+        raise _undecodable(self.path, f"it ends before frame {t} of {len(self._times)}")
+
+    def _keep(self, number: int, frame: av.VideoFrame) -> None:
+        pixels = frame.to_ndarray(format="rgb24")
+        self._kept[number] = np.ascontiguousarray(np.rot90(pixels, k=round(frame.rotation / 90) % 4))
+        while len(self._kept) > self._capacity:
+            self._kept.popitem(last=False)
+
+
+class VideoWriter:
+    """Writes an H.264 mp4 that browsers play, under a temporary name until it is complete.
+
+    Use as a context: leaving it normally moves the file to its name, leaving it by an error removes it.
+    """
+
+    def __init__(self, path: str | Path, *, size: tuple[int, int], rate: Fraction = Fraction(25)) -> None:
+        self.path = Path(path)
+        self._part = self.path.with_name(f".{self.path.stem}.part{self.path.suffix or '.mp4'}")
+        self._size = height, width = size
+        if not self.path.parent.is_dir():
+            raise ValueError(f"No video can be written to {self.path}: there is no folder {self.path.parent}.")
+        self._container = av.open(str(self._part), "w", format="mp4")
+        self._stream = self._container.add_stream("libx264", rate=rate, options={"crf": "20", "preset": "veryfast"})
+        # the pixel format halves colour in both directions, so sides must be even
+        self._stream.width, self._stream.height, self._stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
+
+    def write(self, frame: np.ndarray) -> None:
+        """Append (H, W, 3) uint8 RGB."""
+        if frame.shape != (*self._size, 3) or frame.dtype != np.uint8:
+            raise ValueError(f"A frame is {frame.shape} {frame.dtype}; expected {(*self._size, 3)} uint8 RGB.")
+        odd = ((0, self._stream.height - frame.shape[0]), (0, self._stream.width - frame.shape[1]), (0, 0))
+        picture = av.VideoFrame.from_ndarray(np.pad(frame, odd, mode="edge"), format="rgb24")
+        self._container.mux(self._stream.encode(picture))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:
+            self._container.mux(self._stream.encode(None))
+        self._container.close()
+        if kind is None:
+            os.replace(self._part, self.path)
+        else:
+            self._part.unlink(missing_ok=True)
+
+
+def read_image(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8 RGB."""
+    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if pixels is None:
+        raise ValueError(f"{path} cannot be read as an image; it may be damaged, or not an image at all.")
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+
+
+def read_label_map(path: Path) -> np.ndarray:
+    """(H, W) uint8: object numbers of a PNG with a palette; of any other image, 1 where it is brighter than half.
+
+    An image whose brightest value is below half is taken for object numbers without colours.
+    """
+    content = path.read_bytes()[:26] if path.is_file() else b""
+    if content[:8] == b"\x89PNG\r\n\x1a\n" and content[25:26] == bytes([PALETTE]):
+        return read_labels(path)
+    grey = cv2.cvtColor(read_image(path), cv2.COLOR_RGB2GRAY)
+    return (grey > 127).astype(np.uint8) if grey.max() > 127 else np.asarray(grey, dtype=np.uint8)
+
+
+def palette() -> np.ndarray:
+    """(256, 3) uint8 RGB: DAVIS's colours."""
+    return np.frombuffer(davis_palette(), dtype=np.uint8).reshape(256, 3)
+
+
+def overlay(frame: np.ndarray, labels: np.ndarray, *, opacity: float = 0.5) -> np.ndarray:
+    """The frame (H, W, 3) uint8 with objects tinted in their colours and outlined."""
+    colours = palette()[labels]
+    mixed = cv2.addWeighted(frame, 1 - opacity, colours, opacity, 0)
+    drawn = np.where(labels[..., None] > 0, mixed, frame)
+    kernel = np.ones((3, 3), np.uint8)
+    outer = np.asarray(cv2.dilate(labels, kernel), dtype=np.uint8)
+    edge = outer != np.asarray(cv2.erode(labels, kernel))
+    drawn[edge] = palette()[outer[edge]]
+    return drawn
+
+
+def fill_holes(logits: Tensor, largest: int) -> Tensor:
+    """Make background islands of up to `largest` pixels foreground (SAM 2 release: 8-connected, logit 0.1).
+
+    Args:
+        logits: (O, M, h, w).
+    """
+    filled = logits.clone()
+    background = (logits <= 0).to("cpu", torch.uint8).numpy()
+    for o in range(logits.shape[0]):
+        for m in range(logits.shape[1]):
+            _, labels, stats, _ = cv2.connectedComponentsWithStats(background[o, m], connectivity=8)
+            small = stats[:, cv2.CC_STAT_AREA] <= largest
+            small[0] = False  # the foreground
+            hole = torch.from_numpy(np.take(small, labels)).to(logits.device)
+            filled[o, m] = torch.where(hole, FILLED_LOGIT, filled[o, m])
+    return filled
+
+
+def _opened(path: Path) -> tuple[InputContainer, av.VideoStream]:
+    try:
+        container = av.open(str(path))
+    except av.FFmpegError as error:
+        raise _undecodable(path, str(error)) from error
+    if not container.streams.video:
+        found = ", ".join(stream.type for stream in container.streams) or "nothing"
+        container.close()
+        raise _undecodable(path, f"it has no picture, only {found}")
+    stream = container.streams.video[0]
+    stream.thread_type = "AUTO"
+    return container, stream
+
+
+def _undecodable(path: Path, reason: str) -> ValueError:
+    return ValueError(
+        f"{path} cannot be decoded as a video: {reason}. Give a video file (mp4, mov, webm, ...) or a folder of images; "
+        "`ffmpeg -i FILE -c:v libx264 repaired.mp4` often repairs a damaged one."
+    )

@@ -1,0 +1,155 @@
+"""Every YAML composes, validates and builds; mistakes are answered in one sentence that names the key."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgetam_pl.build import build_model
+from edgetam_pl.commands.compose import CONFIGS, EXPERIMENTS, composed
+from edgetam_pl.config import ModelConfig, TrainConfig
+from edgetam_pl.sweeps import local
+from edgetam_pl.sweeps.sweep_config import read_sweep
+from edgetam_pl.training.fit import build_module, check
+
+GROUPS = ("model", "stage", "data", "trainer", "logger", "launcher")
+ENTRIES = ("train", "plan", "evaluate", "bench", "export", "shards", "show", "trial")
+FILES = sorted(path for root in (CONFIGS, EXPERIMENTS) for path in root.rglob("*.yaml"))
+EXPERIMENT_FILES = sorted(EXPERIMENTS.glob("*.yaml"))
+SCALES = sorted(path.stem for path in (EXPERIMENTS / "scales").glob("*.yaml"))
+SWEEPS = sorted((EXPERIMENTS / "sweeps").rglob("*.yaml"))
+
+
+@cache
+def compose(*words: str) -> TrainConfig:
+    return composed(TrainConfig, command="train", overrides=list(words))[0]
+
+
+@cache
+def parameters_of(model: str) -> int:
+    """Parameters of a model that takes no memory, by its configuration in words; each is built once."""
+    with torch.device("meta"):
+        built = build_model(MODELS[model])
+    return sum(p.numel() for p in built.parameters())
+
+
+MODELS: dict[str, ModelConfig] = {}
+
+
+def builds(cfg: ModelConfig) -> bool:
+    MODELS[repr(cfg)] = cfg
+    return parameters_of(repr(cfg)) > 0
+
+
+def test_no_yaml_is_forgotten() -> None:
+    """Whatever lies in configs/ or experiments/ is one of the kinds that the tests below go through."""
+    known = {CONFIGS / f"{name}.yaml" for name in ENTRIES} | {*EXPERIMENT_FILES, *SWEEPS}
+    known |= {path for group in GROUPS for path in (CONFIGS / group).rglob("*.yaml")}
+    known |= {EXPERIMENTS / "scales" / f"{name}.yaml" for name in SCALES}
+    kept = set((EXPERIMENTS / "results").glob("*/sweep.yaml"))  # as they were run; what has been found stays readable
+    assert all(read_sweep(path).name for path in kept)
+    assert set(FILES) == known | kept
+
+
+@pytest.mark.parametrize(
+    "path", sorted(p for g in GROUPS for p in (CONFIGS / g).rglob("*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}"
+)
+def test_every_group_file_composes(path: Path) -> None:
+    assert compose(f"{path.parent.name}={path.stem}") is not None
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (CONFIGS / "model").glob("*.yaml")))
+def test_every_model_builds_without_memory(name: str) -> None:
+    assert builds(compose(f"model={name}").model)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("path", EXPERIMENT_FILES, ids=lambda path: path.stem)
+def test_every_experiment_composes_and_builds_at_every_scale(path: Path, scale: str) -> None:
+    cfg = compose(f"experiment={path.stem}", f"scale={scale}")
+    check(cfg)
+    assert builds(cfg.model)
+    assert cfg.teacher is None or builds(cfg.teacher)
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_sweep_holds_legal_points_alone(path: Path) -> None:
+    assert all(builds(planned.train.model) for planned in local.check(read_sweep(path)))
+
+
+def test_the_rows_of_table_3_differ_in_what_they_are_about() -> None:
+    """The released model is each table's reference row; every other row changes what its name says, and nothing else."""
+    names = [path.stem for path in EXPERIMENT_FILES if path.stem.startswith("tab3")]
+    rows = {name: compose(f"experiment={name}", "scale=full") for name in names}
+    latents = {
+        name: (cfg.model.compressor.global_latents, cfg.model.compressor.spatial_latents) for name, cfg in rows.items()
+    }
+    assert latents["tab3b_global"] == (256, 0)
+    assert latents["tab3b_spatial"] == (0, 256)
+    assert latents["tab3b_g256_l256"] == (256, 256)
+    assert [rows[f"tab3a_{name}"].model.compressor.kind for name in ("dense", "pooled", "perceiver")] == [
+        "none",
+        "pooling",
+        "perceiver",
+    ]
+    assert [rows[f"tab3c_{name}"].model.memory_blocks for name in ("1block", "2blocks", "4blocks")] == [1, 2, 4]
+    assert not rows["tab3d_no_self_attention"].model.compressor.self_attention
+    assert rows["tab3d_self_attention_2d"].model.compressor.self_attention_2d == "paper"
+    taught = {name for name, cfg in rows.items() if cfg.teacher is not None}
+    assert taught == {name for name in rows if name.startswith(("tab3a_distilled", "tab3c"))}
+    assert {cfg.stage.phases[0].steps for cfg in rows.values()} == {43000}
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (CONFIGS / "stage").glob("*.yaml")))
+def test_every_stage_is_a_possible_one(name: str) -> None:
+    check(compose(f"stage={name}"))
+
+
+def test_focal_and_dice_follow_table_5_not_the_body_text() -> None:
+    weights = compose("stage=video").stage.weights
+    assert (weights.focal, weights.dice) == (20, 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["model.compresor.kind=none"], "compresor"),
+        (["model.memory_blocks=two"], "Integer"),
+        (["model=edgtam"], "edgetam"),
+        (["experiment=tab9"], "tab9"),
+        (["stage.phases=[{frames:8,stps:3}]"], "stps"),
+    ],
+)
+def test_a_mistake_is_named(words: list[str], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        compose(*words)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["stage.name=films"], "stage.name"),
+        (["stage.phases=[]"], "phases"),
+        (["stage.phases=[{frames:8,steps:10}]"], "warmup"),
+        (["stage=image", "stage.phases=[{frames:2,steps:200000}]"], "frames"),
+        (["weights=a.pt", "trunk_weights=b.pth"], "give one of them"),
+        (["model@teacher=edgetam"], "teacher_weights"),
+        (["model@teacher=edgetam", "teacher_weights=t.pt", "teacher.image_size=512"], "512"),
+    ],
+)
+def test_an_impossible_training_is_refused_before_anything_is_built(words: list[str], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        check(compose(*words))
+
+
+def test_training_starts_the_trunk_from_the_file_it_is_given(tmp_path: Path) -> None:
+    words = ("model=toy", "stage=toy_video", "logger=none")
+    trunk = build_model(compose(*words).model).image_encoder.trunk.body.state_dict()
+    given = {name: torch.full_like(tensor, 3) for name, tensor in trunk.items()}
+    torch.save({name.replace("stages_", "stages."): tensor for name, tensor in given.items()}, tmp_path / "trunk.pth")
+    module = build_module(compose(*words, f"trunk_weights={tmp_path / 'trunk.pth'}"))
+    found = module.student.image_encoder.trunk.body.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in given.items())

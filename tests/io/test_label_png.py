@@ -1,0 +1,95 @@
+"""Label maps survive writing and reading, agree with PIL, and wrong files are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgetam_pl.io.label_png import davis_palette, labels_in, read_labels, write_labels
+
+LABELS = np.random.default_rng(0).integers(0, 5, (21, 33), dtype=np.uint8)
+
+
+def test_what_is_written_is_read_by_us_and_by_pil(tmp_path: Path) -> None:
+    write_labels(tmp_path / "a.png", LABELS)
+    assert np.array_equal(read_labels(tmp_path / "a.png"), LABELS)
+    image = Image.open(tmp_path / "a.png")
+    assert image.mode == "P"
+    assert np.array_equal(np.array(image), LABELS)
+    assert image.getpalette()[:12] == [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_the_palette_is_that_of_davis() -> None:
+    colours = np.frombuffer(davis_palette(), dtype=np.uint8).reshape(256, 3)
+    assert colours[8].tolist() == [64, 0, 0]
+    assert colours[255].tolist() == [224, 224, 192]
+
+
+@pytest.mark.parametrize("optimize", [False, True])
+@pytest.mark.parametrize("colours", [2, 4, 16, 256])
+def test_palettes_of_any_depth_are_read(tmp_path: Path, colours: int, optimize: bool) -> None:
+    labels = np.minimum(LABELS, colours - 1).astype(np.uint8)
+    image = Image.fromarray(labels, mode="P")
+    image.putpalette(davis_palette()[: 3 * colours])
+    image.save(tmp_path / "a.png", optimize=optimize, bits=max(colours - 1, 1).bit_length())
+    assert np.array_equal(read_labels(tmp_path / "a.png"), labels)
+
+
+@pytest.mark.parametrize("mode", ["L", "1"])
+def test_grey_and_one_bit_masks_are_read(tmp_path: Path, mode: str) -> None:
+    Image.fromarray((LABELS > 2).astype(np.uint8) * 255).convert(mode).save(tmp_path / "a.png")
+    expected = (LABELS > 2) * (255 if mode == "L" else 1)
+    assert np.array_equal(read_labels(tmp_path / "a.png"), expected)
+
+
+FILTERS = {
+    "none": cv2.IMWRITE_PNG_FILTER_NONE,
+    "sub": cv2.IMWRITE_PNG_FILTER_SUB,
+    "up": cv2.IMWRITE_PNG_FILTER_UP,
+    "average": cv2.IMWRITE_PNG_FILTER_AVG,
+    "paeth": cv2.IMWRITE_PNG_FILTER_PAETH,
+    "all": cv2.IMWRITE_PNG_ALL_FILTERS,
+}
+
+
+@pytest.mark.parametrize("kind", FILTERS)
+def test_filtered_rows_are_read(tmp_path: Path, kind: str) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), LABELS, [cv2.IMWRITE_PNG_FILTER, FILTERS[kind]])
+    assert np.array_equal(read_labels(tmp_path / "a.png"), LABELS)
+
+
+def test_real_masks_read_as_pil_reads_them(shared: Path) -> None:
+    paths = sorted((shared / "data" / "davis17_multi_dev").rglob("*.png"))[::7]
+    for path in paths:
+        assert np.array_equal(read_labels(path), np.array(Image.open(path)))
+    assert len(paths) > 5
+
+
+@pytest.mark.parametrize(("mode", "word"), [("RGB", "RGB"), ("RGBA", "alpha"), ("LA", "alpha"), ("I;16", "16 bits")])
+def test_colour_and_deep_masks_are_refused_by_name(tmp_path: Path, mode: str, word: str) -> None:
+    Image.new(mode, (4, 4)).save(tmp_path / "wrong.png")
+    with pytest.raises(ValueError, match=rf"wrong\.png.*{word}"):
+        read_labels(tmp_path / "wrong.png")
+
+
+@pytest.mark.parametrize("keep", [0, 20, 60, 200, -20])
+def test_truncated_files_are_named(tmp_path: Path, keep: int) -> None:
+    write_labels(tmp_path / "whole.png", LABELS)
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:keep])
+    with pytest.raises(ValueError, match=r"cut\.png"):
+        read_labels(tmp_path / "cut.png")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"none\.png cannot be read"):
+        read_labels(tmp_path / "none.png")
+
+
+def test_labels_that_occur() -> None:
+    assert labels_in(np.array([[0, 3, 3], [3, 7, 0]], dtype=np.uint8)) == (0, 3, 7)
+    assert labels_in(np.full((2, 2), 9, dtype=np.uint8)) == (9,)

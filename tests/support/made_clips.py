@@ -1,0 +1,34 @@
+"""Clips as a worker hands them over, made from arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+
+from edgetam_pl.data import augment
+from edgetam_pl.data.augment import AugmentParams
+from edgetam_pl.data.clips import ClipSelection
+from edgetam_pl.data.collate import Clip
+from edgetam_pl.data.sample import Header
+from edgetam_pl.io import rle
+
+
+def clip(
+    frames: NDArray[np.uint8], masks: NDArray[np.bool_], look: AugmentParams = augment.AS_IT_IS, key: str = "k"
+) -> Clip:
+    """Frames (T, H, W, 3) and masks (T, O, H, W) as a clip of all frames and objects."""
+    num_frames, num_objects, height, width = masks.shape
+    header = Header(
+        key,
+        "toy",
+        "v",
+        "video",
+        tuple(range(num_frames)),
+        (height, width),
+        (height, width),
+        tuple(map(str, range(num_objects))),
+        tuple(tuple(rle.encode_many(masks[:, o])) for o in range(num_objects)),
+    )
+    images = tuple(simplejpeg.encode_jpeg(np.ascontiguousarray(f), quality=98, colorsubsampling="444") for f in frames)
+    return Clip(header, ClipSelection(tuple(range(num_frames)), tuple(range(num_objects))), images, look)

@@ -1,0 +1,176 @@
+"""Objects in parts, images in chunks, features kept on disk: less memory or time, the same values."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from steps import clips, gradients, module_of, small
+
+from edgetam_pl.config import PhaseConfig, StageConfig
+from edgetam_pl.inference.compiled import compile_parts
+from edgetam_pl.training.activation_checkpointing import MemoryOptions
+from edgetam_pl.training.distillation import ImageDistillation, parts_of
+from edgetam_pl.training.teacher_cache import TeacherFeatureCache
+from edgetam_pl.training.track_batch import Teacher, encode
+from edgetam_pl.types import VideoBatch
+
+
+def test_parts_cover_all_objects_once() -> None:
+    assert [part.rows for part in parts_of(5, 2)] == [slice(0, 2), slice(2, 4), slice(4, 5)]
+    assert len(parts_of(5, 0)) == len(parts_of(5, 5)) == 1
+    assert {part.total for part in parts_of(5, 2)} == {5}
+
+
+@pytest.mark.parametrize(("points", "num_clips"), [(1.0, 1), (0.0, 1), (1.0, 2)], ids=["clicks", "masks", "two clips"])
+def test_f20_objects_in_parts_equal_objects_at_once(points: float, num_clips: int) -> None:
+    """Losses, gradients, BatchNorm statistics, words and answers; with a teacher that is asked once a part."""
+    batch = clips(3, clips=num_clips)
+    whole, parts = module_of(3, points=points), module_of(3, points=points, memory_options=MemoryOptions(object_chunk=2))
+    ours, theirs = whole.compute_losses(batch), parts.compute_losses(batch)
+    for name, term in ours.losses._asdict().items():
+        torch.testing.assert_close(theirs.losses._asdict()[name], term, rtol=1e-4, atol=1e-6, msg=name)
+    assert ours.losses.mem > 0
+    for one, other in zip(ours.student.outputs, theirs.student.outputs, strict=True):
+        assert len(one.rounds) == len(other.rounds)
+        for answer, same in zip(one.rounds, other.rounds, strict=True):
+            torch.testing.assert_close(same.logits, answer.logits, rtol=1e-3, atol=1e-3)
+            assert (answer.prompts is None) == (same.prompts is None)
+            if answer.prompts is not None and answer.prompts.points is not None and same.prompts is not None:
+                assert torch.equal(answer.prompts.points, same.prompts.points)  # type: ignore[arg-type]
+    expected, found = gradients(whole, ours), gradients(parts, theirs)
+    assert expected.keys() == found.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(
+            found[name], gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()) + 1e-6, msg=name
+        )
+    for (name, one), other in zip(whole.student.named_buffers(), parts.student.buffers(), strict=True):
+        torch.testing.assert_close(one, other, msg=name)
+
+
+def test_f20_a_part_is_all_that_is_kept_for_the_backward_pass() -> None:
+    """Peak memory grows with the part, not with the objects."""
+    from edgetam_pl.commands.plan import saved_bytes
+
+    batch = clips(4)
+    kept = {}
+    for chunk in (0, 1):
+        module = module_of(4, memory_options=MemoryOptions(object_chunk=chunk))
+        module.student.image_encoder.requires_grad_(False)
+        _, kept[chunk] = saved_bytes(lambda module=module: module.compute_losses(batch), set())
+    assert kept[1] < kept[0] / 4
+
+
+def test_a_frozen_encoder_and_a_teacher_see_images_in_chunks_with_the_same_result() -> None:
+    model, frames = small(0).eval(), clips(7).frames
+    whole, chunked = encode(model, frames), encode(model, frames, chunk=3)
+    for level, same in zip(whole, chunked, strict=True):
+        torch.testing.assert_close(same, level, rtol=1e-5, atol=1e-5)
+    laid_out = copy.deepcopy(model)
+    laid_out.image_encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    torch.testing.assert_close(encode(laid_out, frames, channels_last=True).f16, whole.f16, rtol=1e-4, atol=1e-4)
+
+
+def test_f11_a_frozen_encoder_runs_without_autograd() -> None:
+    module = module_of(4)
+    module.stage.phases[0].freeze_encoder = True
+    module.enter(0)
+    module.freeze_eval()
+    features = module.encode(clips(4))
+    assert not features.f16.requires_grad
+    assert features.f4 is not None
+    assert features.f4.requires_grad, "the projections belong to the decoder, which is trained"
+
+
+def test_the_teacher_works_under_inference_mode_and_loses_nothing_by_it() -> None:
+    module = module_of(3)
+    taken = module.compute_losses(clips(3))
+    assert taken.teacher is not None
+    assert taken.teacher.f16.is_inference()
+    assert all(output.f_m.is_inference() for output in taken.teacher.outputs)
+    assert gradients(module, taken)
+
+
+@pytest.mark.parametrize(
+    ("key", "choices"), [("teacher_memory", ("own", "student")), ("teacher_logits", ("own", "student"))]
+)
+def test_what_the_teacher_hears_is_a_key(key: str, choices: tuple[str, str]) -> None:
+    found = []
+    for choice in choices:
+        module = module_of(4, **{key: choice})
+        taken = module.compute_losses(clips(4))
+        assert taken.teacher is not None
+        assert len(taken.teacher.outputs) == 4
+        found.append(taken)
+    ours, theirs = (float(one.losses.focal.detach()) for one in found)
+    assert ours == pytest.approx(theirs, rel=1e-5), "the student is not concerned"
+    logits = [torch.stack([o.final.best for o in one.teacher.outputs]) for one in found if one.teacher is not None]
+    assert not torch.allclose(*logits)
+
+
+def test_images_ask_nothing_of_the_teacher_but_features() -> None:
+    module = module_of(1)
+    taken = module.compute_losses(clips(1, clips=2))
+    assert taken.teacher is not None
+    assert taken.teacher.outputs == ()
+    assert taken.losses.img > 0
+    assert taken.losses.mem == 0
+
+
+def test_kept_features_are_the_teachers_and_a_flipped_image_has_its_own(tmp_path: Path) -> None:
+    settings = StageConfig(name="image", phases=[PhaseConfig(frames=1, steps=10)])
+    teacher = Teacher(small(1), "toy", "ab" * 32)
+    plain = ImageDistillation(small(0), stage=settings, teacher=teacher)
+    kept = ImageDistillation(
+        small(0),
+        stage=settings,
+        teacher=teacher,
+        teacher_features_cache=TeacherFeatureCache(tmp_path, teacher=teacher.sha256),
+    )
+    asked: list[int] = []
+    teacher.model.image_encoder.register_forward_hook(lambda module, given, made: asked.append(len(given[0])))
+    batch = clips(1, clips=2)
+    flipped = VideoBatch(batch.frames.flip(-1), batch.masks.flip(-1), batch.video_of, batch.keys)
+    for some in (batch, flipped):
+        expected = plain.teacher_features(some).f16
+        asked.clear()
+        first, second = kept.teacher_features(some).f16, kept.teacher_features(some).f16
+        assert asked == [2], "encoded once"
+        torch.testing.assert_close(first, expected, rtol=2e-3, atol=1e-3)
+        assert torch.equal(first, second)
+    assert len(list(tmp_path.rglob("*.npy"))) == 4
+    assert not list(tmp_path.rglob("*.partial"))
+    other = TeacherFeatureCache(tmp_path, teacher="cd" * 32)
+    assert not any(other.folder.glob("*")), "another teacher has other entries"
+
+
+def test_nothing_compiles_again_as_the_memory_fills() -> None:
+    """Graphs are made on the first frames that recall; from then on their number stays, whatever the memory holds."""
+    from torch._dynamo.testing import CompileCounter
+
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    module, batch = module_of(6, points=0.0), clips(6)
+    module.stage.phases[0].distil = False
+    names = list(module.student.state_dict())
+    expected = module.compute_losses(batch).losses
+    compile_parts(module.student, backend=counter)  # type: ignore[arg-type]
+    made: list[int] = []
+    blocks = module.student.memory_attention
+    blocks.register_forward_hook(lambda *_: made.append(counter.frame_count))
+    found = module.compute_losses(batch).losses
+    assert list(module.student.state_dict()) == names
+    for one, other in zip(expected, found, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)
+    assert len(made) == 6
+    assert made[-1] > 0
+    assert made[2] == made[-1], made
+
+
+def test_a_copy_of_the_module_shares_its_teacher() -> None:
+    """A moving average copies the module; a teacher that never changes need not be in memory twice."""
+    module = module_of(2)
+    assert copy.deepcopy(module).teacher is module.teacher
+    assert not any("teacher" in key for key in module.state_dict())
