@@ -75,7 +75,7 @@ class _Adapter(nn.Module):
     def named(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
         return dict(zip(self.names, tensors, strict=True))
 
-    def look(
+    def decode(
         self, image: Tensor, tokens: Tensor, dense: Tensor, given: dict[str, Tensor], bias: Tensor | None
     ) -> Candidates:
         """One pass of the mask decoder for one object."""
@@ -132,10 +132,10 @@ class DecodePrompts(_Adapter):
     """Eq. 3 with prompts: everything the decoder has to say, nothing chosen yet. Masks are raw, whatever the presence."""
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        found = self.look_at(tensors)
+        found = self.candidates(tensors)
         return found.logits, found.iou, self.pointers(found.tokens, found.presence), found.presence
 
-    def look_at(self, tensors: Sequence[Tensor]) -> Candidates:
+    def candidates(self, tensors: Sequence[Tensor]) -> Candidates:
         """The decoder's pass itself, with the tokens from which pointers are made."""
         given = self.named(tensors)
         encoder = self.model.prompt_encoder
@@ -144,7 +144,7 @@ class DecodePrompts(_Adapter):
         bias = F.pad(unused, (0, 1))  # the padding point that SAM appends is always there
         has_mask = given["has_mask"].view(1, 1, 1, 1)
         dense = has_mask * encoder.embed_mask(given["mask_input"]) + (1 - has_mask) * encoder.embed_mask(None)
-        return self.look(given["image_embedding"], points, dense, given, bias)
+        return self.decode(given["image_embedding"], points, dense, given, bias)
 
 
 class EncodeMemory(_Adapter):
@@ -190,7 +190,7 @@ class StepOnce(_Adapter):
     def attend(self, given: dict[str, Tensor]) -> tuple[Tensor, Candidates]:
         """F_M (1, C, h, w), and what the decoder says of it."""
         f_m = self.model.memory_attention.blend(given["vision_features"], self.keys(given), self.bias(given))
-        return f_m, self.look(f_m, self.two_paddings, self.model.prompt_encoder.embed_mask(None), given, None)
+        return f_m, self.decode(f_m, self.two_paddings, self.model.prompt_encoder.embed_mask(None), given, None)
 
     def finish(self, f16: Tensor, f_m: Tensor, found: Candidates, choice: Tensor, presence: Tensor) -> tuple[Tensor, ...]:
         """All outputs, given the chosen one of masks 1 ... 3 (1, 1) and the presence that decides on absence (1, 1)."""
@@ -341,7 +341,7 @@ def _memory_encoder(model: TrackAnything, loop: RuntimeSpec, cfg: ExportConfig) 
     if loop.memory_needs_presence:
         inputs.append(Feature("obj_score", (1, 1), "float", "Presence of the answer"))
     outputs = (Feature("memory", (1, loop.tokens, loop.memory_dim), "float", "What the bank keeps of a prompted frame"),)
-    purpose = "The memory of a frame on which people have spoken."
+    purpose = "The memory of a prompted or corrected frame."
     module = EncodeMemory(model, _names(inputs))
     return Part(f"{cfg.name}MemoryEncoder", "memory_encoder", module, tuple(inputs), outputs, purpose)
 

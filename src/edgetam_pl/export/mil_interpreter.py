@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgetam_pl.export.extras import coremltools
+from edgetam_pl.export.extras import require
 
 FP16_MAX = 65504.0
 """Largest finite half-precision number."""
@@ -235,7 +235,7 @@ def load_program(path: str | Path) -> Any:
     path = Path(path)
     if not (path / "Manifest.json").is_file():
         raise ValueError(f"{path} is not a Core ML package: it has no Manifest.json.")
-    ct = coremltools()
+    ct = require("coremltools")
     from coremltools.converters.mil.frontend.milproto.load import load
 
     logger = logging.getLogger("coremltools")
