@@ -57,7 +57,7 @@ class Reference:
         self.model, self.loop, self.gate = model, loop, gate
         decoder = parts["prompt_decoder"]
         assert isinstance(decoder.module, DecodePrompts)
-        self.decoder, self.decoder_inputs = decoder.module, [feature.name for feature in decoder.inputs]
+        self.decoder = decoder.module
         self.client = PackagedTracker({role: part.run for role, part in parts.items()}, loop)
         self._last: tuple[Tensor, ImageFeatures] | None = None
 
@@ -87,7 +87,7 @@ class Reference:
         if answer.masks is None:
             return Truth(own, None)
         inputs = self.client.prompt_inputs(f_m, features, prompts)
-        found = [self.decoder.candidates([given[name] for name in self.decoder_inputs]) for given in inputs]
+        found = [self.decoder.candidates([given[feature.name] for feature in self.decoder.inputs]) for given in inputs]
         masks, scores, tokens = (
             torch.cat(rows)
             for rows in zip(*((candidates.logits, candidates.iou, candidates.tokens) for candidates in found), strict=True)
