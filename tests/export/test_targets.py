@@ -67,7 +67,7 @@ def test_one_package_holds_all_programs_as_functions(merged: Exported) -> None:
     assert {entry.function for entry in manifest.parts} == set(load_program(merged.out / "Tiny.mlpackage").functions)
     assert {entry.function for entry in manifest.parts} == {entry.role for entry in manifest.parts}
     assert list(merged.report.sizes) == ["Tiny.mlpackage"]  # counted once
-    with pytest.raises(ValueError, match=r"holds the functions .* say which one"):
+    with pytest.raises(ValueError, match=r"holds the functions .* name the one to run"):
         Interpreter.load(merged.out / "Tiny.mlpackage", rounded=True)
 
 

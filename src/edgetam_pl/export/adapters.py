@@ -8,10 +8,13 @@ ages become one-hot rows, and choices become products instead of indexing.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+import yaml
 from torch import Tensor, nn
 
 from edgetam_pl.config import ExportConfig
@@ -66,7 +69,7 @@ class DecomposedAttention(nn.Module):
 class Adapter(nn.Module):
     """A program over named flat tensors."""
 
-    def __init__(self, model: TrackAnything, inputs: Sequence[Feature]) -> None:
+    def __init__(self, model: TrackAnything, inputs: Sequence[Feature], loop: RuntimeSpec) -> None:
         super().__init__()
         self.inputs = tuple(inputs)
         self.model = model
@@ -116,8 +119,8 @@ class EncodeImage(Adapter):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, model: TrackAnything, inputs: Sequence[Feature]) -> None:
-        super().__init__(model, inputs)
+    def __init__(self, model: TrackAnything, inputs: Sequence[Feature], loop: RuntimeSpec) -> None:
+        super().__init__(model, inputs, loop)
         self.register_buffer("scale", 1 / (255 * model.std)[None])  # (1, 3, 1, 1)
         self.register_buffer("shift", (-model.mean / model.std)[None])
 
@@ -166,15 +169,15 @@ class StepOnce(Adapter):
     ages: Tensor
     two_paddings: Tensor
 
-    def __init__(self, model: TrackAnything, inputs: Sequence[Feature], *, num_memories: int, num_pointers: int) -> None:
-        super().__init__(model, inputs)
+    def __init__(self, model: TrackAnything, inputs: Sequence[Feature], loop: RuntimeSpec) -> None:
+        super().__init__(model, inputs, loop)
         attention = model.memory_attention
         self.per_pointer = attention.dim // attention.memory_dim
-        self.num_memories, self.num_tokens = num_memories, attention.num_tokens
-        self.span = float(max(num_pointers - 1, 1))  # ages of pointers are shares of the reach of the bank
-        non_spatial = num_pointers * self.per_pointer  # pointer keys are not rotated
-        self.register_buffer("cos", F.pad(attention.key_cos.repeat(num_memories, 1), (0, 0, 0, non_spatial), value=1.0))
-        self.register_buffer("sin", F.pad(attention.key_sin.repeat(num_memories, 1), (0, 0, 0, non_spatial)))
+        self.num_memories, self.num_tokens = loop.num_memories, attention.num_tokens
+        self.span = float(max(loop.num_pointers - 1, 1))  # ages of pointers are shares of the reach of the bank
+        non_spatial = loop.num_pointers * self.per_pointer  # pointer keys are not rotated
+        self.register_buffer("cos", F.pad(attention.key_cos.repeat(loop.num_memories, 1), (0, 0, 0, non_spatial), value=1.0))
+        self.register_buffer("sin", F.pad(attention.key_sin.repeat(loop.num_memories, 1), (0, 0, 0, non_spatial)))
         # row r of the age code belongs to age r + 1; prompted frames, age 0, take the last row (SAM 2: maskmem_tpos_enc)
         self.register_buffer("ages", torch.tensor([[[*range(1, NUM_AGES), 0]]], dtype=torch.int32))  # (1, 1, 7)
         self.register_buffer("two_paddings", model.prompt_encoder.embed_nothing(1).clone())  # (1, 2, C)
@@ -248,7 +251,7 @@ class StepOnce(Adapter):
 
 
 def loop_of(model: TrackAnything, cfg: ExportConfig) -> RuntimeSpec:
-    """The numbers a client needs to play the programs of this model."""
+    """The numbers a client needs to run the programs of this model."""
     attention, decoder = model.memory_attention, model.mask_decoder
     return RuntimeSpec(
         size=model.image_size,
@@ -282,103 +285,37 @@ def flatten(model: TrackAnything, cfg: ExportConfig) -> tuple[Part, ...]:
         if getattr(cfg, name) < least:
             raise ValueError(f"{name} is {getattr(cfg, name)}; it must be at least {least}.")
     loop = loop_of(model, cfg)
-    c, s, f, low = loop.dim, loop.size, loop.feature, loop.low
-    slots, memories, pointers = loop.prompt_slots, loop.num_memories, loop.num_pointers
-    tokens = (loop.tokens, loop.memory_dim)
-
-    def real(name: str, shape: tuple[int, ...], meaning: str) -> Feature:
-        return Feature(name, shape, "float", meaning)
-
-    # features that several programs share
-    finer = (
-        real("feats_s0", (1, c // 8, s // 4, s // 4), "Features at S/4, from ImageEncoder"),
-        real("feats_s1", (1, c // 4, s // 8, s // 8), "Features at S/8, from ImageEncoder"),
-    )
-    finer = finer if loop.high_res else ()
-    f16 = real("vision_features", (1, c, f, f), "From ImageEncoder")
-    presence = real("obj_score", (1, 1), "Presence: above 0 the object is visible")
-    pointer_age = Feature("obj_ptr_age", (1, pointers), "float32", "Of each pointer slot: signed distance in frames")
-
-    def part(role: str, adapter: Adapter, outputs: Sequence[Feature], purpose: str, units: str = "cpuAndGPU") -> Part:
+    parts = []
+    for role, contract in CONTRACT.items():
+        inputs, outputs = (_features(contract[side], loop) for side in ("inputs", "outputs"))
+        adapter = ADAPTERS[role](model, inputs, loop)
         name = cfg.name + "".join(word.capitalize() for word in role.split("_"))
-        return Part(name, role, adapter, adapter.inputs, tuple(outputs), purpose, units)
+        parts.append(Part(name, role, adapter, inputs, outputs, contract["purpose"], contract["compute_units"]))
+    return tuple(parts)
 
-    return (
-        part(
-            "image_encoder",
-            EncodeImage(
-                model, [Feature("image", (1, 3, s, s), "image", "RGB frame, stretched to the input square, 0 ... 255")]
-            ),
-            (
-                real("image_embedding", (1, c, f, f), "Features with the no-memory embedding: for first prompts"),
-                real("vision_features", (1, c, f, f), "Features as they are: for TrackStep and MemoryEncoder"),
-                *finer,
-            ),
-            "Features of one frame, for all its objects. Normalisation is inside.",
-            "all",
-        ),
-        part(
-            "prompt_decoder",
-            DecodePrompts(
-                model,
-                [
-                    real("image_embedding", (1, c, f, f), "From ImageEncoder, or from TrackStep when clicks correct it"),
-                    *finer,
-                    Feature("points", (1, slots, 2), "float32", "(x, y) in pixels of the stretched frame"),
-                    Feature("labels", (1, slots), "int32",
-                            "1 foreground, 0 background, 2 and 3 box corners, -1 padding, -2 unused slot"),
-                    real("mask_input", (1, 1, low, low), "Previous logits, clamped to +-32; read only if has_mask is 1"),
-                    real("has_mask", (1,), "1 or 0"),
-                ],
-            ),
-            (
-                real("low_res_masks", (1, NUM_MASKS, low, low),
-                     "Logits: mask 0 single, masks 1 ... 3 candidates; not gated"),
-                real("iou_scores", (1, NUM_MASKS), "Predicted IoU of each mask"),
-                real("obj_ptrs", (1, NUM_MASKS, c), "Object pointer of each mask"),
-                presence,
-            ),
-            "Masks from points, boxes and earlier masks. All candidates are returned; the manifest says how to choose.",
-        ),
-        part(
-            "memory_encoder",
-            EncodeMemory(
-                model,
-                [
-                    f16,
-                    real("mask_logits", (1, 1, low, low), "The answer's logits"),
-                    real("binarize", (1,), "1: every pixel counts fully (SAM 2's demo, on prompted frames); else 0"),
-                    *([real("obj_score", (1, 1), "Presence of the answer")] if loop.memory_needs_presence else []),
-                ],
-            ),
-            (real("memory", (1, *tokens), "What the bank keeps of a prompted frame"),),
-            "The memory of a prompted or corrected frame.",
-        ),
-        part(
-            "track_step",
-            StepOnce(
-                model,
-                [
-                    f16,
-                    *finer,
-                    real("memory", (1, memories, *tokens), "The bank's memory slots, in any order"),
-                    Feature("memory_age", (1, memories), "int32",
-                            "Of each slot: 0 prompted frame, 1 ... 6 frames ago, -1 empty"),
-                    real("obj_ptrs", (1, pointers, c), "The bank's pointer slots, in any order"),
-                    real("obj_ptr_valid", (1, pointers), "Of each pointer slot: 1 or 0"),
-                    *([pointer_age] if loop.pointer_ages else []),
-                ],
-                num_memories=memories,
-                num_pointers=pointers,
-            ),
-            (
-                real("low_res_mask", (1, 1, low, low), "Logits of the chosen mask"),
-                real("iou_score", (1, 1), "Its predicted IoU"),
-                presence,
-                real("obj_ptr", (1, c), "Object pointer, for the bank"),
-                real("memory_out", (1, *tokens), "Memory of this frame, for the bank"),
-                real("image_embedding", (1, c, f, f), "Features that remember: for PromptDecoder, to correct"),
-            ),
-            "One tracked frame of one object: attend to the bank, decode, memorize.",
-        ),
-    )  # fmt: skip
+
+CONTRACT: dict[str, Any] = yaml.safe_load(files("edgetam_pl.export").joinpath("templates/parts.yaml").read_text("utf-8"))
+"""By role: the inputs and outputs of each program."""
+
+ADAPTERS: dict[str, type[Adapter]] = {
+    "image_encoder": EncodeImage,
+    "prompt_decoder": DecodePrompts,
+    "memory_encoder": EncodeMemory,
+    "track_step": StepOnce,
+}
+
+
+def _features(listed: Mapping[str, Sequence[str]], loop: RuntimeSpec) -> tuple[Feature, ...]:
+    """The tensors of one side of a contract, with the sizes of this model."""
+    letters = {"S": loop.size, "C": loop.dim, "N": loop.tokens, "D": loop.memory_dim}
+    letters |= {"R": loop.num_memories, "P": loop.num_pointers, "K": loop.prompt_slots}
+
+    def side(text: str) -> int:
+        letter, _, divisor = text.partition("/")
+        return letters[letter] // int(divisor or 1) if letter in letters else int(text)
+
+    found = []
+    for name, (kind, shape, meaning, *needs) in listed.items():
+        if all(getattr(loop, need) for need in needs):
+            found.append(Feature(name, tuple(side(text) for text in str(shape).split()), kind, meaning))
+    return tuple(found)

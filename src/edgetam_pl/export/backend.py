@@ -42,7 +42,7 @@ class Backend(ABC):
     name: str
     """Value of `backend=`."""
     title: str
-    """Its name for people."""
+    """Its name in texts."""
     suffix: str
     """Of the saved files or folders."""
     needs: tuple[str, ...] = ()
@@ -67,7 +67,7 @@ class Backend(ABC):
     """What the packages are made for and were not run on here, for the report."""
 
     def precision(self, config: ExportConfig) -> str:
-        """fp16 or fp32, after a look at every key that concerns the format.
+        """fp16 or fp32, after checking every key that concerns the format.
 
         Raises:
             ValueError: a target or an option that the format does not have.

@@ -1,7 +1,7 @@
 """A client of the exported programs: a Tracker that plays the manifest, and the ring buffer that an app keeps per object.
 
 This is what an app does, written once in Python: it owns the bank, pads it to the programs' fixed shapes and calls the
-parts. `rollout` runs it like any other tracker, so the packages are judged by the same loop that trained the model.
+parts. `observe` and `remember` run it like any other tracker: the packages are judged by the steps that trained the model.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EMPTY_AGE = -1
 """memory_age of a slot that holds nothing."""
 
 KEPT_FRAMES = 4
-"""Frames whose image_embedding the tracker still knows; a loop encodes one at a time."""
+"""Frames whose image_embedding the tracker keeps; a loop encodes one at a time."""
 
 
 def fit(recall: Recall, *, memories: int, pointers: int) -> Recall:
@@ -181,7 +181,7 @@ class PackagedTracker:
                 return self._tracked.decoded
             return self._choose(self.candidates(f_m, features, None), None)
         if prompts.mask is not None:
-            return self._adopt(features, prompts)
+            return self._answer_with_mask(features, prompts)
         return self._choose(self.candidates(f_m, features, prompts), prompts)
 
     def memorize(self, f16: Tensor, decoded: Decoded) -> Memory:
@@ -225,7 +225,7 @@ class PackagedTracker:
         chosen = pointers[torch.arange(len(pointers)), iou.argmax(dim=1)]
         return Decoded(masks, iou, presence, chosen, prompts)
 
-    def _adopt(self, features: ImageFeatures, prompts: Prompts) -> Decoded:
+    def _answer_with_mask(self, features: ImageFeatures, prompts: Prompts) -> Decoded:
         """The manifest's rule `mask_prompt`: the mask is the answer, the decoder gives its pointer."""
         assert prompts.mask is not None
         mask = prompts.mask.float()  # (O, 1, S, S)

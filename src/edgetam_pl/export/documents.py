@@ -1,4 +1,4 @@
-"""Texts for people: the templates beside this file, filled in; and the README of the packages."""
+"""Texts made from the templates in `templates/`, and the README of the packages."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _TEMPLATES = Environment(
 
 
 def render(template: str, **values: object) -> str:
-    """The template of that name, with `values` in it. A name that the template uses and nobody gives is an error."""
+    """The template of that name, with `values` in it. A name that the template uses and that is not given is an error."""
     return _TEMPLATES.get_template(template).render(**values)
 
 
 def readme(manifest: Manifest, usage: str) -> str:
-    """The README beside the packages, for whoever writes the app: what the files are, the loop, how to use and measure it.
+    """The README of the packages, for the developer of the app: what the files are, the loop, how to use and measure it.
 
     Args:
         usage: the section of the format (`Backend.usage`).

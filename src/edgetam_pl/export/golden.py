@@ -88,7 +88,7 @@ def _keep(arrays: Arrays, value: Tensor, name: str) -> str:
     if name == "image":
         array = array.astype(np.uint8)
     elif array.dtype.kind == "f" and array.size > 64:
-        array = array.astype(np.float16)  # small beside the bounds, and half the size
+        array = array.astype(np.float16)  # the error is small next to the bounds, and the file half as large
     digest = hashlib.sha256(repr((array.shape, array.dtype)).encode() + array.tobytes()).hexdigest()[:16]
     arrays[digest] = array
     return digest

@@ -1,4 +1,4 @@
-"""The contract with the app, as JSON beside the packages: names, shapes, coordinates, bank policy, hashes, parity."""
+"""The contract with the app, as JSON next to the packages: names, shapes, coordinates, bank policy, hashes, parity."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ FILE = "manifest.json"
 NOT_ON_APPLE = "not run on Apple hardware"
 
 RULES: Mapping[str, str] = yaml.safe_load(files("edgetam_pl.export").joinpath("templates/rules.yaml").read_text("utf-8"))
-"""The loop in words. The client in `client.py` is the same, executable."""
+"""The loop as text. The client in `client.py` is the same, executable."""
 
 
 @dataclass(frozen=True)
 class RuntimeSpec:
-    """All that a client must know to play the packages: sizes, bank, and the few numbers that live outside them."""
+    """All that a client needs to run the packages: sizes, bank, and the few numbers that live outside them."""
 
     size: int
     """S: frames are stretched to S x S pixels, RGB; aspect ratio is not kept, no letterbox."""
@@ -107,7 +107,7 @@ class Manifest:
     loop: RuntimeSpec
     parts: tuple[PartEntry, ...]
     rules: Mapping[str, str]
-    """The loop in words, for people: frames, prompts, choice, bank."""
+    """The loop as text: frames, prompts, choice, bank."""
     model: Mapping[str, Any]
     """Configuration of the model."""
     checkpoint: str

@@ -132,7 +132,7 @@ class Interpreter:
         """
         functions = load_program(path).functions
         if function is None and len(functions) > 1:
-            raise ValueError(f"{path} holds the functions {sorted(functions)}; say which one to run.")
+            raise ValueError(f"{path} holds the functions {sorted(functions)}; name the one to run.")
         name = next(iter(functions)) if function is None else function
         if name not in functions:
             raise ValueError(f"{path} has no function {name!r}; it holds {sorted(functions)}.")

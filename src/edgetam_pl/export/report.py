@@ -47,7 +47,7 @@ class ExportReport:
         return {row.file: row.bytes for row in self.packages}
 
     def table(self, device: str = "phone") -> str:
-        """For people. `device` is what the packages were not run on (`Backend.device`)."""
+        """The report as text. `device` is what the packages were not run on (`Backend.device`)."""
         return render("report.txt.jinja", report=self, device=device).rstrip()
 
 

@@ -96,7 +96,7 @@ def export_packages(
     Args:
         model: any TrackAnything; it is copied, never changed.
         out: the folder to write. What an earlier export left there is replaced, if this one passes.
-        note: is told what is going on.
+        note: called with one line of progress at a time.
 
     Raises:
         ValueError: the target, the folder or the model is unsuitable.

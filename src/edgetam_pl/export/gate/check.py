@@ -147,7 +147,7 @@ def compare_parts(
         if not wanted:
             continue
         values = programs[case.role](case.inputs)
-        # where rounding may have decided a tie otherwise: what torch says after that decision
+        # where rounding may have decided a tie otherwise: torch's outputs after that decision
         truths = case.truths[0] if len(case.truths) == 1 else min(case.truths, key=partial(_mask_distance, values))
         for name, truth in truths.items():
             part, where = parts[case.role].name, f"{case.name}, output {name}"

@@ -92,7 +92,7 @@ class Reference:
             torch.cat(rows)
             for rows in zip(*((candidates.logits, candidates.iou, candidates.tokens) for candidates in found), strict=True)
         )
-        first = 1 if own.logits.shape[1] > 1 else 0  # masks 1 ... 3 are offered, or mask 0 alone
+        first = 1 if own.logits.shape[1] > 1 else 0  # candidates are masks 1 ... 3, or only mask 0
         # what the programs' choice and their verdict on presence cost by torch's own scores
         chosen, rows = _chosen(answer, own, first), torch.arange(len(masks))
         visible = answer.decoded.visible

@@ -185,7 +185,7 @@ def _track(
         for i, (tracker, _) in enumerate(trackers):
             features = tracker.encode(t, frame)
             output = observe(tracker, banks[i], features, t, script.at(t))  # type: ignore[arg-type]
-            if t != order[-1]:  # nobody would read the last one
+            if t != order[-1]:  # the last one would never be read
                 banks[i] = remember(tracker, banks[i], features, t, output)  # type: ignore[arg-type]
 
 
