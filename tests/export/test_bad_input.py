@@ -6,7 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from exported import lively, tiny
+from exported import filled_model, tiny
 
 from edgetam_pl.config import CompressorConfig, ExportConfig, GateConfig
 from edgetam_pl.export.adapters import flatten, prepared
@@ -23,7 +23,7 @@ pytest.importorskip("coremltools")
         ({"size": 120}, r"image_size is 120; .* needs a multiple of 32"),
         ({"size": 96}, r"spatial_latents is 16; .* 6 x 6 memory"),
         ({"backend": "tflite"}, "backend=tflite is not known; use one of coreml, onnx"),
-        ({"system": "ios12"}, "system=ios12 is not a Core ML target here; use one of ios17, ios18"),
+        ({"system": "ios12"}, "system=ios12 is not known; use one of ios17, ios18"),
         ({"precision": "int4"}, "precision=int4 is not known; use one of auto, fp16, fp32"),
         ({"attention": "fused"}, "attention=fused needs system=ios18"),
         ({"attention": "flash"}, "attention=flash is not known; use one of decomposed, fused"),
@@ -32,6 +32,7 @@ pytest.importorskip("coremltools")
         ({"compression": "zip"}, "compression=zip is not known; use one of none, int8"),
         ({"prompt_slots": 1}, "prompt_slots is 1; it must be at least 2"),
         ({"gate": GateConfig(frames=2)}, r"gate.frames and gate.short_frames must be at least 4"),
+        ({"options": {"delegate": "gpu"}}, "backend=coreml has no options delegate; it has: none"),
         (
             {"backend": "onnx", "compression": "int8"},
             "compression=int8 is a Core ML option; backend=onnx takes",
@@ -58,7 +59,7 @@ def test_a_checkpoint_of_another_model_is_refused_by_name(tmp_path: Path) -> Non
     from edgetam_pl.weights import save_official
 
     other = tiny(memory_blocks=2)
-    save_official(lively(other), tmp_path / "other.pt")
+    save_official(filled_model(other), tmp_path / "other.pt")
     cfg = ExportConfig(model=tiny(), weights=str(tmp_path / "other.pt"), out=str(tmp_path / "out"))
     with pytest.raises(ValueError, match=r"other\.pt does not fit this model"):
         run(cfg)
@@ -93,5 +94,5 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it(tmp_path: Pa
 
     monkeypatch.setattr("importlib.import_module", absent)
     with pytest.raises(ValueError, match=r"coremltools is not installed.*pip install 'edgetam-pl\[export\]'"):
-        export_packages(lively(tiny()), tmp_path / "out", ExportConfig(model=tiny()))
+        export_packages(filled_model(tiny()), tmp_path / "out", ExportConfig(model=tiny()))
     assert list(tmp_path.iterdir()) == []

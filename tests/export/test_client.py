@@ -75,12 +75,13 @@ def test_writing_gives_a_new_ring_and_leaves_the_old_one() -> None:
 def test_a_packed_bank_has_fixed_shapes_and_says_what_is_empty() -> None:
     recall = RingBank(loop()).write(0, memory(5), prompted=True).write(1, memory(6), prompted=False).recall(2)
     slots = pack(recall, 0, loop(), filler=9.0)
-    assert slots.memory.shape == (1, 7, 3, 2)
-    assert slots.memory_age.tolist() == [[0, 1, *[EMPTY_AGE] * 5]]
-    assert slots.memory[0, :2, 0, 0].tolist() == [5.0, 6.0]
-    assert (slots.memory[0, 2:] == 9).all()
-    assert slots.obj_ptr_valid.tolist() == [[1.0, 1.0, *[0.0] * 14]]
-    assert slots.obj_ptr_age[0, :2].tolist() == [2.0, 1.0]
+    assert slots["memory"].shape == (1, 7, 3, 2)
+    assert slots["memory_age"].tolist() == [[0, 1, *[EMPTY_AGE] * 5]]
+    assert slots["memory"][0, :2, 0, 0].tolist() == [5.0, 6.0]
+    assert (slots["memory"][0, 2:] == 9).all()
+    assert slots["obj_ptr_valid"].tolist() == [[1.0, 1.0, *[0.0] * 14]]
+    assert "obj_ptr_age" not in slots
+    assert pack(recall, 0, loop(pointer_ages=True))["obj_ptr_age"][0, :2].tolist() == [2.0, 1.0]
 
 
 def test_more_than_fits_keeps_prompted_frames_and_the_nearest_others() -> None:

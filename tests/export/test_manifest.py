@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from runtime_specs import loop
 
+from edgetam_pl.export.backends import backend_of
+from edgetam_pl.export.coreml import CoreML
+from edgetam_pl.export.documents import readme
 from edgetam_pl.export.manifest import (
     FILE,
     FORMAT,
@@ -15,12 +18,14 @@ from edgetam_pl.export.manifest import (
     FeatureEntry,
     Manifest,
     PartEntry,
-    bytes_of,
     read,
-    sha256_of,
     write,
 )
-from edgetam_pl.export.readme import text
+from edgetam_pl.io.hashing import bytes_of, sha256_of
+
+
+def page_of(page: Manifest) -> str:
+    return readme(page, backend_of(page.backend).usage(page))
 
 
 def manifest() -> Manifest:
@@ -76,14 +81,16 @@ def test_the_hash_of_a_package_ignores_the_random_names_in_its_own_manifest(tmp_
         (tmp_path / name / "Data").mkdir(parents=True)
         (tmp_path / name / "Manifest.json").write_text(noise)
         (tmp_path / name / "Data" / "weight.bin").write_bytes(b"weights")
-    assert sha256_of(tmp_path / "a") == sha256_of(tmp_path / "b")
-    (tmp_path / "b" / "Data" / "weight.bin").write_bytes(b"Weights")
+    (volatile,) = CoreML.volatile
+    assert sha256_of(tmp_path / "a", ignore=[volatile]) == sha256_of(tmp_path / "b", ignore=[volatile])
     assert sha256_of(tmp_path / "a") != sha256_of(tmp_path / "b")
+    (tmp_path / "b" / "Data" / "weight.bin").write_bytes(b"Weights")
+    assert sha256_of(tmp_path / "a", ignore=[volatile]) != sha256_of(tmp_path / "b", ignore=[volatile])
     assert bytes_of(tmp_path / "a") == 8
 
 
 def test_the_readme_tells_the_whole_loop() -> None:
-    page = text(manifest())
+    page = page_of(manifest())
     for word in (*RULES.values(), "```swift", "Not run on Apple hardware", "validate_on_mac.py", "Performance", "`image`"):
         assert word in page
     assert "last.ckpt" in page
@@ -92,6 +99,6 @@ def test_the_readme_tells_the_whole_loop() -> None:
 def test_an_onnx_readme_has_no_swift() -> None:
     import dataclasses
 
-    page = text(dataclasses.replace(manifest(), backend="onnx", system=""))
+    page = page_of(dataclasses.replace(manifest(), backend="onnx", system=""))
     assert "swift" not in page.lower().replace("elsewhere than in swift", "")
     assert "ONNX runtime" in page

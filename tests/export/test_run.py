@@ -21,10 +21,11 @@ from edgetam_pl.export.client import PackagedTracker, RingBank
 from edgetam_pl.export.clip import draw, scenarios
 from edgetam_pl.export.coreml import CoreML
 from edgetam_pl.export.gate.measures import Verdict
-from edgetam_pl.export.manifest import Manifest, read, sha256_of
+from edgetam_pl.export.manifest import Manifest, read
 from edgetam_pl.export.mil_interpreter import OPERATIONS, Interpreter, load_program
 from edgetam_pl.export.parts import PADDING_LABEL, UNUSED_LABEL, Program
 from edgetam_pl.export.run import REPORT, ExportRefused, export_packages
+from edgetam_pl.io.hashing import sha256_of
 from edgetam_pl.tracking.prompters import Script
 from edgetam_pl.tracking.step import rollout
 from edgetam_pl.types import EMPTY_RECALL, Prompts
@@ -90,13 +91,13 @@ def test_f28_banks_that_are_not_full_are_judged_on_every_frame_from_one_to_ten(e
 def test_f30_points_boxes_and_masks_are_judged_each(exported: Exported) -> None:
     assert exported.report.passed
     clip = draw(64, 128, seed=0)
-    said = {each.name: [entry for entries in each.entries.values() for entry in entries if entry] for each in
+    given = {each.name: [entry for entries in each.entries.values() for entry in entries if entry] for each in
             scenarios(clip, short_frames=10)}  # fmt: skip
-    kinds = {name: {label for entry in all_said if entry.labels is not None for label in entry.labels.flatten().tolist()}
-             for name, all_said in said.items()}  # fmt: skip
+    kinds = {name: {label for entry in entries_of if entry.labels is not None for label in entry.labels.flatten().tolist()}
+             for name, entries_of in given.items()}  # fmt: skip
     assert kinds == {"click": {0, 1}, "box": {2, 3}, "mask": {1}}
-    assert said["mask"][0].mask is not None
-    assert {row.rollout for row in exported.report.frames} == set(said)
+    assert given["mask"][0].mask is not None
+    assert {row.rollout for row in exported.report.frames} == set(given)
 
 
 def test_the_report_says_that_no_apple_hardware_was_involved(exported: Exported, manifest: Manifest) -> None:
@@ -112,16 +113,16 @@ def test_the_manifest_says_what_the_packages_say(exported: Exported, manifest: M
         spec = ct.utils.load_spec(str(exported.out / entry.file))
         for side, features in ((spec.description.input, entry.inputs), (spec.description.output, entry.outputs)):
             assert [feature.name for feature in side] == [feature.name for feature in features]
-            for told, feature in zip(side, features, strict=True):
-                assert told.shortDescription == feature.meaning
+            for described, feature in zip(side, features, strict=True):
+                assert described.shortDescription == feature.meaning
                 if feature.dtype == "image":
-                    assert (told.type.imageType.height, told.type.imageType.width) == feature.shape[-2:]
-                    assert told.type.imageType.colorSpace == 20  # RGB
+                    assert (described.type.imageType.height, described.type.imageType.width) == feature.shape[-2:]
+                    assert described.type.imageType.colorSpace == 20  # RGB
                 else:
-                    assert kinds[told.type.multiArrayType.dataType] == feature.dtype
-                    assert tuple(told.type.multiArrayType.shape) == feature.shape
+                    assert kinds[described.type.multiArrayType.dataType] == feature.dtype
+                    assert tuple(described.type.multiArrayType.shape) == feature.shape
         assert spec.description.metadata.userDefined["edgetam_pl.role"] == entry.role
-        assert entry.sha256 == sha256_of(exported.out / entry.file)
+        assert entry.sha256 == sha256_of(exported.out / entry.file, ignore=CoreML.volatile)
         assert entry.bytes > 10_000
     assert manifest.parity
     assert manifest.versions["coremltools"] == "9.0"
@@ -146,8 +147,8 @@ def test_names_and_shapes_are_those_of_the_contract(manifest: Manifest) -> None:
         },
         {"low_res_masks": (1, 4, 32, 32), "iou_scores": (1, 4), "obj_ptrs": (1, 4, c), "obj_score": (1, 1)},
     )  # fmt: skip
-    said = {"mask_logits": (1, 1, 32, 32), "binarize": (1,)}
-    assert shapes["memory_encoder"] == ({**features, **said}, {"memory": (1, 32, d)})
+    given = {"mask_logits": (1, 1, 32, 32), "binarize": (1,)}
+    assert shapes["memory_encoder"] == ({**features, **given}, {"memory": (1, 32, d)})
     assert shapes["track_step"] == (
         {
             **features, **finer, "memory": (1, 7, 32, d), "memory_age": (1, 7), "obj_ptrs": (1, 16, c),
@@ -253,12 +254,12 @@ def test_f33_an_object_added_at_frame_five_leaves_the_first_unchanged(exported: 
     first = Prompts(torch.tensor([[[40.0, 60.0]]]), torch.tensor([[1]]))
     second = Prompts(torch.tensor([[[90.0, 20.0]]]), torch.tensor([[1]]))
 
-    def track(banks: list[RingBank], told: list[Mapping[int, Prompts]]) -> list[list[Tensor]]:
+    def track(banks: list[RingBank], prompts_of: list[Mapping[int, Prompts]]) -> list[list[Tensor]]:
         answers: list[list[Tensor]] = [[] for _ in banks]
         for t in range(8):
             features = tracker.encode(frames[t : t + 1])
             for which, bank in enumerate(banks):
-                prompts = told[which].get(t)
+                prompts = prompts_of[which].get(t)
                 recall = bank.recall(t) if prompts is None else EMPTY_RECALL
                 if prompts is None and not recall.frames:
                     continue

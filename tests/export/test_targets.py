@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from exported import Exported, export, lively, tiny
+from exported import Exported, export, filled_model, tiny
 
 from edgetam_pl.config import CompressorConfig, ExportConfig, GateConfig, ModelConfig
 from edgetam_pl.export import coreml
 from edgetam_pl.export.adapters import flatten, prepared
-from edgetam_pl.export.coreml import convert_part, example_of
+from edgetam_pl.export.coreml import convert_part
 from edgetam_pl.export.manifest import read
 from edgetam_pl.export.mil_interpreter import WEIGHTS_FOLDER, Interpreter, load_program
 from edgetam_pl.export.parts import Part
@@ -67,14 +67,14 @@ def test_one_package_holds_all_programs_as_functions(merged: Exported) -> None:
     assert {entry.function for entry in manifest.parts} == set(load_program(merged.out / "Tiny.mlpackage").functions)
     assert {entry.function for entry in manifest.parts} == {entry.role for entry in manifest.parts}
     assert list(merged.report.sizes) == ["Tiny.mlpackage"]  # counted once
-    with pytest.raises(ValueError, match=r"holds the functions .* say which one"):
+    with pytest.raises(ValueError, match=r"holds the functions .* name the one to run"):
         Interpreter.load(merged.out / "Tiny.mlpackage", rounded=True)
 
 
 def test_every_function_of_the_package_runs_from_disk(merged: Exported) -> None:
     for saved in merged.saved:
         program = Interpreter.load(saved.path, function=saved.function, rounded=True)
-        values = program({feature.name: example_of(feature) for feature in saved.part.inputs})
+        values = program(dict(zip((f.name for f in saved.part.inputs), saved.part.example(), strict=True)))
         assert {name: tuple(value.shape) for name, value in values.items()} == {
             feature.name: feature.shape for feature in saved.part.outputs
         }
@@ -155,7 +155,7 @@ def test_sam21_asks_for_pointer_ages_and_presence(exact: Exported) -> None:
 
 def _converts(cfg: ModelConfig, role: str, folder: Path) -> Interpreter:
     """The part of that role, converted, read back, and equal to torch on drawn inputs."""
-    parts = {part.role: part for part in flatten(prepared(lively(cfg)), ExportConfig(model=cfg))}
+    parts = {part.role: part for part in flatten(prepared(filled_model(cfg)), ExportConfig(model=cfg))}
     part, path = parts[role], folder / "part.mlpackage"
     convert_part(part, precision="fp32", system="ios17").save(str(path))
     generator = torch.Generator().manual_seed(1)

@@ -13,12 +13,16 @@ from torch import Tensor, nn
 from edgetam_pl.build import build_model
 from edgetam_pl.config import CompressorConfig, ExportConfig, GateConfig, ModelConfig
 from edgetam_pl.export.adapters import flatten, loop_of, prepared
+from edgetam_pl.export.backend import Backend
 from edgetam_pl.export.backends import backend_of
+from edgetam_pl.export.clip import draw
+from edgetam_pl.export.gate.check import cases
+from edgetam_pl.export.gate.judge import judge
 from edgetam_pl.export.gate.measures import Verdict
 from edgetam_pl.export.manifest import RuntimeSpec, read
 from edgetam_pl.export.parts import Feature, Part, Program, Saved
 from edgetam_pl.export.report import ExportReport
-from edgetam_pl.export.run import export_packages, gate, prepared_reference
+from edgetam_pl.export.run import export_packages, prepared_reference
 from edgetam_pl.model.track_anything import TrackAnything
 
 
@@ -39,7 +43,7 @@ def tiny(**overrides: object) -> ModelConfig:
     return ModelConfig(**(settings | overrides))  # type: ignore[arg-type]
 
 
-def lively(cfg: ModelConfig, seed: int = 0) -> TrackAnything:
+def filled_model(cfg: ModelConfig, seed: int = 0) -> TrackAnything:
     """The model, filled so that nothing is inert: no zero gains, BatchNorm statistics and ages that matter."""
     model = build_model(cfg).eval()
     draw = torch.Generator().manual_seed(seed)
@@ -91,27 +95,22 @@ class Exported:
     ) -> Verdict:
         """The gate again, quickly, with some programs changed after loading."""
         verdict, bounds = Verdict(), GateConfig(frames=5, short_frames=4) if bounds is None else bounds
-        cfg = ExportConfig(model=self.cfg.model, backend=self.cfg.backend, gate=bounds)
+        cfg = ExportConfig(model=self.cfg.model, backend=self.cfg.backend, precision=self.report.precision, gate=bounds)
         changed = Changed(self.cfg.backend, change)
         packages = self.saved if saved is None else saved
-        gate(self.model, self.parts, changed, packages, self.loop, cfg, self.report.precision, verdict, lambda text: None)
+        clip = draw(bounds.short_frames, self.loop.size, seed=bounds.seed)
+        found = cases(self.parts, self.loop, clip, bounds)
+        judge(self.model, self.parts, found, changed, packages, self.loop, cfg, verdict, lambda text: None)
         return verdict
 
 
-class Changed:
+class Changed(Backend):
     """A backend whose programs are tampered with on the way from the disk."""
-
-    suffix = ""
-    needs: tuple[str, ...] = ()
 
     def __init__(self, name: str, change: Mapping[str, Callable[[Program], Program]]) -> None:
         self.name, self.change, self.backend = name, change, backend_of(name)
-
-    def precision(self, config: ExportConfig) -> str:
-        return self.backend.precision(config)
-
-    def wire(self, feature: Feature, precision: str) -> str:
-        return self.backend.wire(feature, precision)
+        self.precision, self.rounds = self.backend.precision, self.backend.rounds
+        self.activation_peaks = self.backend.activation_peaks
 
     def convert(self, parts: object, folder: Path, config: ExportConfig) -> tuple[Saved, ...]:
         raise AssertionError("these packages are saved already")
@@ -133,9 +132,9 @@ _NO_PART = Part("", "", nn.Identity(), (), (), "")
 
 
 def export(cfg: ExportConfig, out: Path, model: TrackAnything | None = None) -> Exported:
-    """Export a lively model of `cfg.model` into `out`."""
-    model = lively(cfg.model) if model is None else model
-    report = export_packages(model, out, cfg, checkpoint="lively")
+    """Export a filled model of `cfg.model` into `out`."""
+    model = filled_model(cfg.model) if model is None else model
+    report = export_packages(model, out, cfg, checkpoint="filled")
     original = prepared_reference(model)
     parts = flatten(prepared(model, fused_attention=cfg.attention == "fused"), cfg)
     return Exported(original, cfg, out, report, {part.role: part for part in parts}, loop_of(original, cfg))

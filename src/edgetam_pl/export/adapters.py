@@ -8,10 +8,13 @@ ages become one-hot rows, and choices become products instead of indexing.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+import yaml
 from torch import Tensor, nn
 
 from edgetam_pl.config import ExportConfig
@@ -63,19 +66,19 @@ class DecomposedAttention(nn.Module):
         return (scores if bias is None else scores + bias).softmax(dim=-1) @ v
 
 
-class _Adapter(nn.Module):
+class Adapter(nn.Module):
     """A program over named flat tensors."""
 
-    def __init__(self, model: TrackAnything, names: Sequence[str]) -> None:
+    def __init__(self, model: TrackAnything, inputs: Sequence[Feature], loop: RuntimeSpec) -> None:
         super().__init__()
-        self.names = tuple(names)
+        self.inputs = tuple(inputs)
         self.model = model
         self.eval()
 
     def named(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
-        return dict(zip(self.names, tensors, strict=True))
+        return {feature.name: tensor for feature, tensor in zip(self.inputs, tensors, strict=True)}
 
-    def look(
+    def decode(
         self, image: Tensor, tokens: Tensor, dense: Tensor, given: dict[str, Tensor], bias: Tensor | None
     ) -> Candidates:
         """One pass of the mask decoder for one object."""
@@ -110,14 +113,14 @@ class _Adapter(nn.Module):
         return F.interpolate(logits, size=(size, size), mode="bilinear", align_corners=False)
 
 
-class EncodeImage(_Adapter):
+class EncodeImage(Adapter):
     """Eq. 1 from raw pixels: per-channel normalisation inside, because Core ML's image input has one scale for all three."""
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, model: TrackAnything, names: Sequence[str]) -> None:
-        super().__init__(model, names)
+    def __init__(self, model: TrackAnything, inputs: Sequence[Feature], loop: RuntimeSpec) -> None:
+        super().__init__(model, inputs, loop)
         self.register_buffer("scale", 1 / (255 * model.std)[None])  # (1, 3, 1, 1)
         self.register_buffer("shift", (-model.mean / model.std)[None])
 
@@ -128,14 +131,14 @@ class EncodeImage(_Adapter):
         return (embedding, features.f16, *finer)
 
 
-class DecodePrompts(_Adapter):
-    """Eq. 3 with prompts: everything the decoder has to say, nothing chosen yet. Masks are raw, whatever the presence."""
+class DecodePrompts(Adapter):
+    """Eq. 3 with prompts: all outputs of the decoder, nothing chosen yet. Masks are raw, whatever the presence."""
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        found = self.look_at(tensors)
+        found = self.candidates(tensors)
         return found.logits, found.iou, self.pointers(found.tokens, found.presence), found.presence
 
-    def look_at(self, tensors: Sequence[Tensor]) -> Candidates:
+    def candidates(self, tensors: Sequence[Tensor]) -> Candidates:
         """The decoder's pass itself, with the tokens from which pointers are made."""
         given = self.named(tensors)
         encoder = self.model.prompt_encoder
@@ -144,10 +147,10 @@ class DecodePrompts(_Adapter):
         bias = F.pad(unused, (0, 1))  # the padding point that SAM appends is always there
         has_mask = given["has_mask"].view(1, 1, 1, 1)
         dense = has_mask * encoder.embed_mask(given["mask_input"]) + (1 - has_mask) * encoder.embed_mask(None)
-        return self.look(given["image_embedding"], points, dense, given, bias)
+        return self.decode(given["image_embedding"], points, dense, given, bias)
 
 
-class EncodeMemory(_Adapter):
+class EncodeMemory(Adapter):
     """Eq. 4 to 6 on given logits."""
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -158,25 +161,23 @@ class EncodeMemory(_Adapter):
         return (self.remember(given["vision_features"], share * MASK_SCALE + MASK_OFFSET, given.get("obj_score")),)
 
 
-class StepOnce(_Adapter):
-    """Eq. 2 to 6 for a frame about which nobody says anything: attend to the padded bank, decode, memorize."""
+class StepOnce(Adapter):
+    """Eq. 2 to 6 for a frame without prompts: attend to the padded bank, decode, memorize."""
 
     cos: Tensor
     sin: Tensor
     ages: Tensor
     two_paddings: Tensor
 
-    def __init__(
-        self, model: TrackAnything, names: Sequence[str], *, num_memories: int, num_pointers: int, span: int
-    ) -> None:
-        super().__init__(model, names)
+    def __init__(self, model: TrackAnything, inputs: Sequence[Feature], loop: RuntimeSpec) -> None:
+        super().__init__(model, inputs, loop)
         attention = model.memory_attention
         self.per_pointer = attention.dim // attention.memory_dim
-        self.num_memories, self.num_tokens = num_memories, attention.num_tokens
-        self.span = float(span)
-        non_spatial = num_pointers * self.per_pointer  # pointer keys are not rotated
-        self.register_buffer("cos", F.pad(attention.key_cos.repeat(num_memories, 1), (0, 0, 0, non_spatial), value=1.0))
-        self.register_buffer("sin", F.pad(attention.key_sin.repeat(num_memories, 1), (0, 0, 0, non_spatial)))
+        self.num_memories, self.num_tokens = loop.num_memories, attention.num_tokens
+        self.span = float(max(loop.num_pointers - 1, 1))  # ages of pointers are shares of the reach of the bank
+        non_spatial = loop.num_pointers * self.per_pointer  # pointer keys are not rotated
+        self.register_buffer("cos", F.pad(attention.key_cos.repeat(loop.num_memories, 1), (0, 0, 0, non_spatial), value=1.0))
+        self.register_buffer("sin", F.pad(attention.key_sin.repeat(loop.num_memories, 1), (0, 0, 0, non_spatial)))
         # row r of the age code belongs to age r + 1; prompted frames, age 0, take the last row (SAM 2: maskmem_tpos_enc)
         self.register_buffer("ages", torch.tensor([[[*range(1, NUM_AGES), 0]]], dtype=torch.int32))  # (1, 1, 7)
         self.register_buffer("two_paddings", model.prompt_encoder.embed_nothing(1).clone())  # (1, 2, C)
@@ -188,9 +189,9 @@ class StepOnce(_Adapter):
         return self.finish(given["vision_features"], f_m, found, choice, found.presence)
 
     def attend(self, given: dict[str, Tensor]) -> tuple[Tensor, Candidates]:
-        """F_M (1, C, h, w), and what the decoder says of it."""
+        """F_M (1, C, h, w), and the decoder's candidates for it."""
         f_m = self.model.memory_attention.blend(given["vision_features"], self.keys(given), self.bias(given))
-        return f_m, self.look(f_m, self.two_paddings, self.model.prompt_encoder.embed_mask(None), given, None)
+        return f_m, self.decode(f_m, self.two_paddings, self.model.prompt_encoder.embed_mask(None), given, None)
 
     def finish(self, f16: Tensor, f_m: Tensor, found: Candidates, choice: Tensor, presence: Tensor) -> tuple[Tensor, ...]:
         """All outputs, given the chosen one of masks 1 ... 3 (1, 1) and the presence that decides on absence (1, 1)."""
@@ -206,11 +207,13 @@ class StepOnce(_Adapter):
 
     @torch.no_grad()
     def alternatives(self, tensors: Sequence[Tensor], *, tie: float, presence_tie: float) -> list[tuple[Tensor, ...]]:
-        """All outputs that rounding might lead to: the other candidates of nearly equal IoU, the other verdict near zero."""
+        """All outputs that rounding might lead to: torch's own first, then those of other candidates with nearly equal IoU,
+        and of the other verdict on a presence near zero."""
         given = self.named(tensors)
         f_m, found = self.attend(given)
         iou, presence = found.iou[0, 1:], found.presence
-        choices = [i for i in range(NUM_MASKS - 1) if iou.max() - iou[i] <= tie]
+        best = iou.argmax().item()
+        choices = [best] + [i for i in range(NUM_MASKS - 1) if i != best and iou.max() - iou[i] <= tie]
         verdicts = [presence, -presence] if presence.abs().item() <= presence_tie else [presence]
         return [
             self.finish(given["vision_features"], f_m, found, torch.tensor([[choice]]), verdict)
@@ -248,7 +251,7 @@ class StepOnce(_Adapter):
 
 
 def loop_of(model: TrackAnything, cfg: ExportConfig) -> RuntimeSpec:
-    """The numbers a client needs to play the programs of this model."""
+    """The numbers a client needs to run the programs of this model."""
     attention, decoder = model.memory_attention, model.mask_decoder
     return RuntimeSpec(
         size=model.image_size,
@@ -278,112 +281,41 @@ def flatten(model: TrackAnything, cfg: ExportConfig) -> tuple[Part, ...]:
     Raises:
         ValueError: slots that make no sense.
     """
-    for name, value, least in (("prompt_slots", cfg.prompt_slots, 2), ("num_memories", cfg.num_memories, 1),
-                               ("num_pointers", cfg.num_pointers, 1)):  # fmt: skip
-        if value < least:
-            raise ValueError(f"{name} is {value}; it must be at least {least}.")
+    for name, least in (("prompt_slots", 2), ("num_memories", 1), ("num_pointers", 1)):
+        if getattr(cfg, name) < least:
+            raise ValueError(f"{name} is {getattr(cfg, name)}; it must be at least {least}.")
     loop = loop_of(model, cfg)
-    return (_image_encoder(model, loop, cfg), _prompt_decoder(model, loop, cfg), _memory_encoder(model, loop, cfg),
-            _track_step(model, loop, cfg))  # fmt: skip
+    parts = []
+    for role, contract in CONTRACT.items():
+        inputs, outputs = (_features(contract[side], loop) for side in ("inputs", "outputs"))
+        adapter = ADAPTERS[role](model, inputs, loop)
+        name = cfg.name + "".join(word.capitalize() for word in role.split("_"))
+        parts.append(Part(name, role, adapter, inputs, outputs, contract["purpose"], contract["compute_units"]))
+    return tuple(parts)
 
 
-def _image_encoder(model: TrackAnything, loop: RuntimeSpec, cfg: ExportConfig) -> Part:
-    inputs = (
-        Feature("image", (1, 3, loop.size, loop.size), "image", "RGB frame, stretched to the input square, 0 ... 255"),
-    )
-    f = loop.feature
-    outputs = (
-        Feature("image_embedding", (1, loop.dim, f, f), "float", "Features with the no-memory embedding: for first prompts"),
-        Feature("vision_features", (1, loop.dim, f, f), "float", "Features as they are: for TrackStep and MemoryEncoder"),
-        *_high_res(loop),
-    )
-    purpose = "Features of one frame, for all its objects. Normalisation is inside."
-    return Part(
-        f"{cfg.name}ImageEncoder", "image_encoder", EncodeImage(model, _names(inputs)), inputs, outputs, purpose, "all"
-    )
+CONTRACT: dict[str, Any] = yaml.safe_load(files("edgetam_pl.export").joinpath("templates/parts.yaml").read_text("utf-8"))
+"""By role: the inputs and outputs of each program."""
+
+ADAPTERS: dict[str, type[Adapter]] = {
+    "image_encoder": EncodeImage,
+    "prompt_decoder": DecodePrompts,
+    "memory_encoder": EncodeMemory,
+    "track_step": StepOnce,
+}
 
 
-def _prompt_decoder(model: TrackAnything, loop: RuntimeSpec, cfg: ExportConfig) -> Part:
-    slots, low = loop.prompt_slots, loop.low
-    f = loop.feature
-    inputs = (
-        Feature(
-            "image_embedding", (1, loop.dim, f, f), "float", "From ImageEncoder, or from TrackStep when clicks correct it"
-        ),
-        *_high_res(loop),
-        Feature("points", (1, slots, 2), "float32", "(x, y) in pixels of the stretched frame"),
-        Feature(
-            "labels", (1, slots), "int32", "1 foreground, 0 background, 2 and 3 box corners, -1 padding, -2 unused slot"
-        ),
-        Feature("mask_input", (1, 1, low, low), "float", "Previous logits, clamped to +-32; read only if has_mask is 1"),
-        Feature("has_mask", (1,), "float", "1 or 0"),
-    )
-    outputs = (
-        Feature(
-            "low_res_masks", (1, NUM_MASKS, low, low), "float", "Logits: mask 0 single, masks 1 ... 3 candidates; not gated"
-        ),
-        Feature("iou_scores", (1, NUM_MASKS), "float", "Predicted IoU of each mask"),
-        Feature("obj_ptrs", (1, NUM_MASKS, loop.dim), "float", "Object pointer of each mask"),
-        Feature("obj_score", (1, 1), "float", "Presence: above 0 the object is visible"),
-    )
-    purpose = "Masks from points, boxes and earlier masks. All candidates are returned; the manifest says how to choose."
-    module = DecodePrompts(model, _names(inputs))
-    return Part(f"{cfg.name}PromptDecoder", "prompt_decoder", module, inputs, outputs, purpose)
+def _features(listed: Mapping[str, Sequence[str]], loop: RuntimeSpec) -> tuple[Feature, ...]:
+    """The tensors of one side of a contract, with the sizes of this model."""
+    letters = {"S": loop.size, "C": loop.dim, "N": loop.tokens, "D": loop.memory_dim}
+    letters |= {"R": loop.num_memories, "P": loop.num_pointers, "K": loop.prompt_slots}
 
+    def side(text: str) -> int:
+        letter, _, divisor = text.partition("/")
+        return letters[letter] // int(divisor or 1) if letter in letters else int(text)
 
-def _memory_encoder(model: TrackAnything, loop: RuntimeSpec, cfg: ExportConfig) -> Part:
-    f, low = loop.feature, loop.low
-    inputs = [
-        Feature("vision_features", (1, loop.dim, f, f), "float", "From ImageEncoder"),
-        Feature("mask_logits", (1, 1, low, low), "float", "The answer's logits"),
-        Feature("binarize", (1,), "float", "1: every pixel counts fully (SAM 2's demo, on prompted frames); else 0"),
-    ]
-    if loop.memory_needs_presence:
-        inputs.append(Feature("obj_score", (1, 1), "float", "Presence of the answer"))
-    outputs = (Feature("memory", (1, loop.tokens, loop.memory_dim), "float", "What the bank keeps of a prompted frame"),)
-    purpose = "The memory of a frame on which people have spoken."
-    module = EncodeMemory(model, _names(inputs))
-    return Part(f"{cfg.name}MemoryEncoder", "memory_encoder", module, tuple(inputs), outputs, purpose)
-
-
-def _track_step(model: TrackAnything, loop: RuntimeSpec, cfg: ExportConfig) -> Part:
-    f, low, slots, pointers = loop.feature, loop.low, loop.num_memories, loop.num_pointers
-    inputs = [
-        Feature("vision_features", (1, loop.dim, f, f), "float", "From ImageEncoder"),
-        *_high_res(loop),
-        Feature("memory", (1, slots, loop.tokens, loop.memory_dim), "float", "The bank's memory slots, in any order"),
-        Feature("memory_age", (1, slots), "int32", "Of each slot: 0 prompted frame, 1 ... 6 frames ago, -1 empty"),
-        Feature("obj_ptrs", (1, pointers, loop.dim), "float", "The bank's pointer slots, in any order"),
-        Feature("obj_ptr_valid", (1, pointers), "float", "Of each pointer slot: 1 or 0"),
-    ]
-    if loop.pointer_ages:
-        inputs.append(Feature("obj_ptr_age", (1, pointers), "float32", "Of each pointer slot: signed distance in frames"))
-    outputs = (
-        Feature("low_res_mask", (1, 1, low, low), "float", "Logits of the chosen mask"),
-        Feature("iou_score", (1, 1), "float", "Its predicted IoU"),
-        Feature("obj_score", (1, 1), "float", "Presence: above 0 the object is visible"),
-        Feature("obj_ptr", (1, loop.dim), "float", "Object pointer, for the bank"),
-        Feature("memory_out", (1, loop.tokens, loop.memory_dim), "float", "Memory of this frame, for the bank"),
-        Feature("image_embedding", (1, loop.dim, f, f), "float", "Features that remember: for PromptDecoder, to correct"),
-    )
-    purpose = "One tracked frame of one object: attend to the bank, decode, memorize."
-    span = max(loop.num_pointers - 1, 1)
-    module = StepOnce(model, _names(inputs), num_memories=slots, num_pointers=pointers, span=span)
-    return Part(f"{cfg.name}TrackStep", "track_step", module, tuple(inputs), outputs, purpose)
-
-
-def _high_res(loop: RuntimeSpec) -> tuple[Feature, ...]:
-    if not loop.high_res:
-        return ()
-    return (
-        Feature(
-            "feats_s0", (1, loop.dim // 8, loop.size // 4, loop.size // 4), "float", "Features at S/4, from ImageEncoder"
-        ),
-        Feature(
-            "feats_s1", (1, loop.dim // 4, loop.size // 8, loop.size // 8), "float", "Features at S/8, from ImageEncoder"
-        ),
-    )
-
-
-def _names(features: Sequence[Feature]) -> tuple[str, ...]:
-    return tuple(feature.name for feature in features)
+    found = []
+    for name, (kind, shape, meaning, *needs) in listed.items():
+        if all(getattr(loop, need) for need in needs):
+            found.append(Feature(name, tuple(side(text) for text in str(shape).split()), kind, meaning))
+    return tuple(found)

@@ -1,14 +1,12 @@
-"""The formats that parts can be exported to. A new runtime is a class with the members of `Backend`, and a line here."""
+"""The formats that parts can be exported to. A new one is a subclass of `Backend` in a file of its own, and a line here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from edgetam_pl.export.backend import Backend
 from edgetam_pl.export.coreml import CoreML
 from edgetam_pl.export.onnx import Onnx
-from edgetam_pl.export.parts import Backend
 
-BACKENDS: dict[str, Callable[[], Backend]] = {"coreml": CoreML, "onnx": Onnx}
+BACKENDS: dict[str, type[Backend]] = {"coreml": CoreML, "onnx": Onnx}
 
 
 def backend_of(name: str) -> Backend:

@@ -1,13 +1,13 @@
 """A client of the exported programs: a Tracker that plays the manifest, and the ring buffer that an app keeps per object.
 
 This is what an app does, written once in Python: it owns the bank, pads it to the programs' fixed shapes and calls the
-parts. `rollout` runs it like any other tracker, so the packages are judged by the same loop that trained the model.
+parts. `observe` and `remember` run it like any other tracker: the packages are judged by the steps that trained the model.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -24,17 +24,7 @@ EMPTY_AGE = -1
 """memory_age of a slot that holds nothing."""
 
 KEPT_FRAMES = 4
-"""Frames whose image_embedding the tracker still knows; a loop encodes one at a time."""
-
-
-class Slots(NamedTuple):
-    """One object's bank in the shapes that TrackStep takes. R memory slots, P pointer slots."""
-
-    memory: Tensor  # (1, R, N, D)
-    memory_age: Tensor  # (1, R) int32
-    obj_ptrs: Tensor  # (1, P, C)
-    obj_ptr_valid: Tensor  # (1, P)
-    obj_ptr_age: Tensor  # (1, P) frames, signed
+"""Frames whose image_embedding the tracker keeps; a loop encodes one at a time."""
 
 
 def fit(recall: Recall, *, memories: int, pointers: int) -> Recall:
@@ -45,22 +35,33 @@ def fit(recall: Recall, *, memories: int, pointers: int) -> Recall:
     return recall._replace(frames=(*prompted, *reversed(recent)), pointers=recall.pointers[:pointers])
 
 
-def pack(recall: Recall, row: int, loop: RuntimeSpec, *, filler: float = 0.0) -> Slots:
-    """Object `row` of a recall, padded to fixed shapes; `filler` is what unused slots hold."""
+def pack(recall: Recall, row: int, loop: RuntimeSpec, *, filler: float = 0.0) -> dict[str, Tensor]:
+    """Object `row` of a recall as inputs of TrackStep: R memory slots of N tokens, P pointer slots.
+
+    Returns:
+        memory (1, R, N, D), memory_age (1, R) int32, obj_ptrs (1, P, C), obj_ptr_valid (1, P), and, where the model wants
+        it, obj_ptr_age (1, P) in signed frames. Unused slots hold `filler`.
+    """
     recall = fit(recall, memories=loop.num_memories, pointers=loop.num_pointers)
     memory = torch.full((1, loop.num_memories, loop.tokens, loop.memory_dim), filler)
     age = torch.full((1, loop.num_memories), EMPTY_AGE, dtype=torch.int32)
     for slot, (frames_ago, each) in enumerate(recall.frames):
-        memory[0, slot] = each.tokens[row]
-        age[0, slot] = frames_ago
+        memory[0, slot], age[0, slot] = each.tokens[row], frames_ago
     obj_ptrs = torch.full((1, loop.num_pointers, loop.dim), filler)
-    valid = torch.zeros(1, loop.num_pointers)
-    pointer_age = torch.zeros(1, loop.num_pointers)
+    valid, pointer_age = torch.zeros(1, loop.num_pointers), torch.zeros(1, loop.num_pointers)
     for slot, (distance, pointer) in enumerate(recall.pointers):
-        obj_ptrs[0, slot] = pointer[row]
-        valid[0, slot] = 1.0
-        pointer_age[0, slot] = distance
-    return Slots(memory, age, obj_ptrs, valid, pointer_age)
+        obj_ptrs[0, slot], valid[0, slot], pointer_age[0, slot] = pointer[row], 1.0, distance
+    slots = {"memory": memory, "memory_age": age, "obj_ptrs": obj_ptrs, "obj_ptr_valid": valid}
+    return slots | {"obj_ptr_age": pointer_age} if loop.pointer_ages else slots
+
+
+def high_res(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The finer features among outputs of ImageEncoder; a model with one level has none."""
+    return {name: tensors[name] for name in ("feats_s0", "feats_s1") if name in tensors}
+
+
+Slot = tuple[int, bool, Memory] | None
+"""(frame, prompted, memory), or None where nothing is stored."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,8 @@ class RingBank:
 
     loop: RuntimeSpec
     policy: RecallPolicy = field(default_factory=lambda: RecallPolicy(past_pointers_only=True))
-    memories: tuple[tuple[int, bool, Memory] | None, ...] = ()
-    """(frame, prompted, memory) of each slot."""
-    pointers: tuple[tuple[int, bool, Memory] | None, ...] = ()
+    memories: tuple[Slot, ...] = ()
+    pointers: tuple[Slot, ...] = ()
 
     def write(self, t: int, memory: Memory, *, prompted: bool) -> RingBank:
         """The bank with frame t stored."""
@@ -85,28 +85,22 @@ class RingBank:
     def recall(self, t: int) -> Recall:
         """What frame t reads, in slot order."""
         frames, pointers = [], []
-        for slot in self.memories:
-            if slot is not None:
-                i, prompted, memory = slot
-                age = 0 if prompted else self._distance(t, i)
-                if prompted or 1 <= age <= self.loop.recent_memories:
-                    frames.append((age, memory))
-        for slot in self.pointers:
-            if slot is not None:
-                i, prompted, memory = slot
-                distance = self._distance(t, i)
-                seen = distance >= 0 or not self.policy.past_pointers_only
-                if seen if prompted else 1 <= distance <= self.loop.recent_pointers:
-                    pointers.append((distance, memory.pointer))
+        for i, prompted, memory in filter(None, self.memories):
+            age = 0 if prompted else self._distance(t, i)
+            if prompted or 1 <= age <= self.loop.recent_memories:
+                frames.append((age, memory))
+        for i, prompted, memory in filter(None, self.pointers):
+            distance = self._distance(t, i)
+            seen = distance >= 0 or not self.policy.past_pointers_only
+            if seen if prompted else 1 <= distance <= self.loop.recent_pointers:
+                pointers.append((distance, memory.pointer))
         return Recall(tuple(frames), tuple(pointers), max(self.policy.pointer_reach - 1, 1))
 
     def _distance(self, t: int, i: int) -> int:
         return i - t if self.policy.backwards else t - i
 
 
-def _store(
-    slots: tuple[tuple[int, bool, Memory] | None, ...], entry: tuple[int, bool, Memory]
-) -> tuple[tuple[int, bool, Memory] | None, ...]:
+def _store(slots: tuple[Slot, ...], entry: tuple[int, bool, Memory]) -> tuple[Slot, ...]:
     """Own slot, else an empty one, else that of the farthest unprompted frame, else (prompted) of the farthest frame."""
     t, prompted, _ = entry
     own = [i for i, slot in enumerate(slots) if slot is not None and slot[0] == t]
@@ -124,13 +118,8 @@ def _store(
     return (*slots[:place], entry, *slots[place + 1 :])
 
 
-class _Frame(NamedTuple):
-    features: ImageFeatures
-    image_embedding: Tensor
-
-
 class _Tracked(NamedTuple):
-    """What TrackStep said about all objects of a frame, kept until it is asked for."""
+    """What TrackStep answered for all objects of a frame, kept until it is asked for."""
 
     f_m: Tensor
     decoded: Decoded
@@ -154,7 +143,7 @@ class PackagedTracker:
         self.programs = dict(programs)
         self.loop = loop
         self.fused = fused
-        self._frames: deque[_Frame] = deque(maxlen=KEPT_FRAMES)
+        self._frames: deque[tuple[ImageFeatures, Tensor]] = deque(maxlen=KEPT_FRAMES)
         self._tracked: _Tracked | None = None
 
     def encode(self, frames: Tensor) -> ImageFeatures:
@@ -164,47 +153,39 @@ class PackagedTracker:
             raise ValueError(
                 f"frames are {tuple(frames.shape)}; these programs take (B, 3, {size}, {size}): stretch them first."
             )
-        results = [self.programs["image_encoder"]({"image": frame[None].float()}) for frame in frames]
-        joined = {name: torch.cat([result[name] for result in results]) for name in results[0]}
+        joined = _joined([self.programs["image_encoder"]({"image": frame[None].float()}) for frame in frames])
         features = ImageFeatures(joined.get("feats_s0"), joined.get("feats_s1"), joined["vision_features"])
-        self._frames.append(_Frame(features, joined["image_embedding"]))
+        self._frames.append((features, joined["image_embedding"]))
         return features
 
     def attend(self, f16: Tensor, recall: Recall) -> Tensor:
         """F_M of every object: image_embedding of TrackStep, or of ImageEncoder where nothing is recalled."""
-        frame = self._frame_of(f16)
+        features, image_embedding = self._frame_of(f16)
         if not recall.frames:
-            return frame.image_embedding
-        num_objects = recall.frames[0][1].tokens.shape[0]
+            return image_embedding
         answers = []
-        for row in range(num_objects):
-            slots = pack(recall, row, self.loop)
-            inputs = {"vision_features": _row(f16, row), **self._high_res(frame.features, row)}
-            inputs |= {"memory": slots.memory, "memory_age": slots.memory_age}
-            inputs |= {"obj_ptrs": slots.obj_ptrs, "obj_ptr_valid": slots.obj_ptr_valid}
-            if self.loop.pointer_ages:
-                inputs["obj_ptr_age"] = slots.obj_ptr_age
+        for row in range(recall.frames[0][1].tokens.shape[0]):
+            inputs = {"vision_features": _row(f16, row), **_high_res(features, row), **pack(recall, row, self.loop)}
             answers.append(self.programs["track_step"](inputs))
-        all_of = {name: torch.cat([answer[name] for answer in answers]) for name in answers[0]}
-        if self.fused:
-            decoded = Decoded(all_of["low_res_mask"], all_of["iou_score"], all_of["obj_score"], all_of["obj_ptr"], None)
-            self._tracked = _Tracked(
-                all_of["image_embedding"], decoded, self._memory(all_of["memory_out"], all_of["obj_ptr"])
-            )
-        return all_of["image_embedding"]
+        found = _joined(answers)
+        f_m, pointer = found["image_embedding"], found["obj_ptr"]
+        if self.fused:  # decode and memorize will hand on what this call has answered already
+            decoded = Decoded(found["low_res_mask"], found["iou_score"], found["obj_score"], pointer, None)
+            self._tracked = _Tracked(f_m, decoded, self._memory(found["memory_out"], pointer))
+        return f_m
 
     def decode(self, f_m: Tensor, features: ImageFeatures, prompts: Prompts | None) -> Decoded:
-        """The answer to prompts; for a tracked frame, what TrackStep has said already."""
+        """The answer to prompts; for a tracked frame, what TrackStep has answered already."""
         if prompts is None:
             if self._tracked is not None and f_m is self._tracked.f_m:
                 return self._tracked.decoded
             return self._choose(self.candidates(f_m, features, None), None)
         if prompts.mask is not None:
-            return self._adopt(features, prompts)
+            return self._answer_with_mask(features, prompts)
         return self._choose(self.candidates(f_m, features, prompts), prompts)
 
     def memorize(self, f16: Tensor, decoded: Decoded) -> Memory:
-        """The memory of a frame: memory_out of TrackStep, or MemoryEncoder's where people have spoken."""
+        """The memory of a frame: memory_out of TrackStep, or MemoryEncoder's where there were prompts."""
         if self._tracked is not None and decoded.logits is self._tracked.decoded.logits:
             return self._tracked.memory
         best = decoded.best
@@ -217,9 +198,8 @@ class PackagedTracker:
         return self._memory(torch.cat(tokens), decoded.pointer)
 
     def candidates(self, f_m: Tensor, features: ImageFeatures, prompts: Prompts | None) -> Mapping[str, Tensor]:
-        """Everything that PromptDecoder says, before any choice: 4 masks, IoUs and pointers of every object."""
-        answers = [self.programs["prompt_decoder"](inputs) for inputs in self.prompt_inputs(f_m, features, prompts)]
-        return {name: torch.cat([answer[name] for answer in answers]) for name in answers[0]}
+        """Everything that PromptDecoder returns, before any choice: 4 masks, IoUs and pointers of every object."""
+        return _joined([self.programs["prompt_decoder"](inputs) for inputs in self.prompt_inputs(f_m, features, prompts)])
 
     def prompt_inputs(self, f_m: Tensor, features: ImageFeatures, prompts: Prompts | None) -> list[dict[str, Tensor]]:
         """What PromptDecoder is given, object by object."""
@@ -227,23 +207,25 @@ class PackagedTracker:
         all_inputs = []
         for row in range(num_objects):
             points, labels = self._slots_of(prompts, row)
-            mask, has_mask = self._previous(prompts, row)
-            inputs = {"image_embedding": _row(f_m, row), **self._high_res(features, row), "points": points, "labels": labels}
-            all_inputs.append(inputs | {"mask_input": mask, "has_mask": has_mask})
+            inputs = {"image_embedding": _row(f_m, row), **_high_res(features, row), "points": points, "labels": labels}
+            if prompts is None or prompts.previous is None:
+                inputs |= {"mask_input": torch.zeros(1, 1, self.loop.low, self.loop.low), "has_mask": torch.zeros(1)}
+            else:
+                inputs |= {"mask_input": prompts.previous[row : row + 1], "has_mask": torch.ones(1)}
+            all_inputs.append(inputs)
         return all_inputs
 
     def _choose(self, found: Mapping[str, Tensor], prompts: Prompts | None) -> Decoded:
         """The manifest's rule `choice`, and absence."""
-        masks, iou, presence, pointers = (found[name] for name in ("low_res_masks", "iou_scores", "obj_score", "obj_ptrs"))
+        several = prompts is None or prompts.num_points <= 1
+        offered = slice(1, None) if several else slice(0, 1)  # one click may mean three things; more clicks mean mask 0
+        masks, iou, pointers = (found[name][:, offered] for name in ("low_res_masks", "iou_scores", "obj_ptrs"))
+        presence = found["obj_score"]
         masks = masks.masked_fill((presence <= 0)[:, :, None, None], self.loop.absent_logit)
-        if prompts is None or prompts.num_points <= 1:
-            masks, iou, pointers = masks[:, 1:], iou[:, 1:], pointers[:, 1:]
-        else:
-            masks, iou, pointers = masks[:, :1], iou[:, :1], pointers[:, :1]
         chosen = pointers[torch.arange(len(pointers)), iou.argmax(dim=1)]
         return Decoded(masks, iou, presence, chosen, prompts)
 
-    def _adopt(self, features: ImageFeatures, prompts: Prompts) -> Decoded:
+    def _answer_with_mask(self, features: ImageFeatures, prompts: Prompts) -> Decoded:
         """The manifest's rule `mask_prompt`: the mask is the answer, the decoder gives its pointer."""
         assert prompts.mask is not None
         mask = prompts.mask.float()  # (O, 1, S, S)
@@ -265,36 +247,36 @@ class PackagedTracker:
         points = torch.zeros(1, slots, 2)
         labels = torch.full((1, slots), UNUSED_LABEL, dtype=torch.int32)
         if prompts is None or prompts.points is None or prompts.num_points == 0:
-            labels[0, 0] = PADDING_LABEL  # nothing said: SAM passes one not-a-point token, and appends one
+            labels[0, 0] = PADDING_LABEL  # no points: SAM passes one not-a-point token, and appends one
             return points, labels
-        said = prompts.num_points
-        if said > slots:
-            raise ValueError(f"{said} points and box corners were given; these programs have {slots} slots (prompt_slots).")
+        used = prompts.num_points
+        if used > slots:
+            raise ValueError(f"{used} points and box corners were given; these programs have {slots} slots (prompt_slots).")
         assert prompts.labels is not None
-        points[0, :said] = prompts.points[row]
-        labels[0, :said] = prompts.labels[row].to(torch.int32)
+        points[0, :used], labels[0, :used] = prompts.points[row], prompts.labels[row].to(torch.int32)
         return points, labels
-
-    def _previous(self, prompts: Prompts | None, row: int) -> tuple[Tensor, Tensor]:
-        if prompts is None or prompts.previous is None:
-            return torch.zeros(1, 1, self.loop.low, self.loop.low), torch.zeros(1)
-        return prompts.previous[row : row + 1], torch.ones(1)
-
-    def _high_res(self, features: ImageFeatures, row: int) -> dict[str, Tensor]:
-        if features.f4 is None or features.f8 is None:
-            return {}
-        return {"feats_s0": _row(features.f4, row), "feats_s1": _row(features.f8, row)}
 
     def _memory(self, tokens: Tensor, pointer: Tensor) -> Memory:
         return Memory(tokens, torch.zeros(1, *tokens.shape[1:]), pointer, self.loop.memory_grid)
 
-    def _frame_of(self, f16: Tensor) -> _Frame:
-        for frame in self._frames:
-            if frame.features.f16 is f16:
-                return frame
+    def _frame_of(self, f16: Tensor) -> tuple[ImageFeatures, Tensor]:
+        for features, image_embedding in self._frames:
+            if features.f16 is f16:
+                return features, image_embedding
         raise ValueError(
             "attend was given features that this tracker's encode has not just returned; hand them on unchanged."
         )
+
+
+def _joined(answers: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Answers about several objects or frames, one batch for each name."""
+    return {name: torch.cat([answer[name] for answer in answers]) for name in answers[0]}
+
+
+def _high_res(features: ImageFeatures, row: int) -> dict[str, Tensor]:
+    if features.f4 is None or features.f8 is None:
+        return {}
+    return {"feats_s0": _row(features.f4, row), "feats_s1": _row(features.f8, row)}
 
 
 def _row(x: Tensor, row: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The clip that every export is judged on, made from a seed: occlusion, exit and re-entry; and what is said about it."""
+"""The clip that every export is judged on, made from a seed: occlusion, exit and re-entry; and the prompts on it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from edgetam_pl.types import BACKGROUND, BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, FOREGROUND, Prompts
 
 BASE = 256
-"""Frames are drawn at up to this side and enlarged by repetition, so that they also fit beside the packages."""
+"""Frames are drawn at up to this side and enlarged by repetition, so that they are small next to the packages."""
 
 LEAST_FRAMES = 4
 """Frames that a rollout needs for a prompt, a tracked frame and a correction."""
@@ -90,7 +90,7 @@ def draw(num_frames: int, size: int, *, seed: int) -> CheckClip:
 
 
 Entries = Mapping[int, Sequence[Prompts | None]]
-"""What is said, by frame; a leading None lets the tracker answer first."""
+"""Prompts by frame; a leading None lets the tracker answer first."""
 
 
 @dataclass(frozen=True)
@@ -105,19 +105,22 @@ class Scenario:
 def scenarios(clip: CheckClip, *, short_frames: int) -> tuple[Scenario, ...]:
     """A long one from a click, with corrections before and after the exit; short ones from a box and from a mask.
 
-    The short ones look at banks that are not yet full; the one from a box also has a second prompted frame in the future.
+    The short ones test banks that are not yet full; the one from a box also has a second prompted frame in the future.
     """
     last = clip.num_frames - 1
     short = min(short_frames, clip.num_frames)
     assert short >= LEAST_FRAMES, f"a rollout of {short} frames shows nothing"
     early, late = max(1, last // 5), max(2, last * 3 // 4)
     click = {
-        0: [_click(clip, 0, BALL, FOREGROUND)],
-        early: [None, _click(clip, early, BALL, FOREGROUND), _click(clip, early, BOX, BACKGROUND)],
-        late: [None, _click(clip, late, BALL, FOREGROUND)],
+        0: [_click_prompt(clip, 0, BALL, FOREGROUND)],
+        early: [None, _click_prompt(clip, early, BALL, FOREGROUND), _click_prompt(clip, early, BOX, BACKGROUND)],
+        late: [None, _click_prompt(clip, late, BALL, FOREGROUND)],
     }
-    box = {0: [_boxed(clip, 0, BOX)], short // 2: [_boxed(clip, short // 2, BOX)]}
-    mask = {0: [Prompts(mask=clip.mask(0, BALL)[None, None])], short - 2: [None, _click(clip, short - 2, BALL, FOREGROUND)]}
+    box = {0: [_box_prompt(clip, 0, BOX)], short // 2: [_box_prompt(clip, short // 2, BOX)]}
+    mask = {
+        0: [Prompts(mask=clip.mask(0, BALL)[None, None])],
+        short - 2: [None, _click_prompt(clip, short - 2, BALL, FOREGROUND)],
+    }
     return (
         Scenario("click", clip.num_frames, click),
         Scenario("box", short, box),
@@ -125,11 +128,11 @@ def scenarios(clip: CheckClip, *, short_frames: int) -> tuple[Scenario, ...]:
     )
 
 
-def _click(clip: CheckClip, t: int, which: int, label: int) -> Prompts:
+def _click_prompt(clip: CheckClip, t: int, which: int, label: int) -> Prompts:
     return Prompts(torch.tensor([[clip.centre(t, which)]]), torch.tensor([[label]]))
 
 
-def _boxed(clip: CheckClip, t: int, which: int) -> Prompts:
+def _box_prompt(clip: CheckClip, t: int, which: int) -> Prompts:
     x0, y0, x1, y1 = clip.box(t, which)
     return Prompts(torch.tensor([[[x0, y0], [x1, y1]]]), torch.tensor([[BOX_TOP_LEFT, BOX_BOTTOM_RIGHT]]))
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+import shutil
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,38 +12,53 @@ import numpy as np
 import torch
 
 from edgetam_pl.config import ExportConfig
-from edgetam_pl.export.extras import coremltools, hush, require
-from edgetam_pl.export.mil_interpreter import Interpreter
-from edgetam_pl.export.parts import PRECISIONS, Feature, Part, Saved, one_of
+from edgetam_pl.export.backend import Backend, Peak, ProgramFacts
+from edgetam_pl.export.documents import render
+from edgetam_pl.export.extras import Finding, numbers, require, silenced
+from edgetam_pl.export.manifest import Manifest
+from edgetam_pl.export.mil_interpreter import Interpreter, load_program
+from edgetam_pl.export.parts import Feature, Part, Program, Saved
 from edgetam_pl.io.environment import VERSION
-
-SYSTEMS = ("ios17", "ios18")
-COMPRESSIONS = ("none", "int8", "palette8", "palette6", "palette4")
 
 _COORDINATE_OPS = frozenset({"add", "sub", "mul", "real_div", "matmul", "linear", "cast", "concat", "reshape"})
 """Operations between a coordinate and its sine."""
 
+_NUMPY = {"fp16": np.float16, "fp32": np.float32, "int32": np.int32}
 
-class CoreML:
+
+class CoreML(Backend):
     """The backend `coreml`."""
 
     name = "coreml"
+    title = "Core ML"
     suffix = ".mlpackage"
-    needs: tuple[str, ...] = ("coremltools",)
+    needs = ("coremltools",)
+    optional = {"scikit-learn": "palettes (compression=palette8, palette6, palette4)"}  # noqa: RUF012
+    tested = {"coremltools": ((9, 0), (9, 0))}  # noqa: RUF012
+    default_precision = "fp16"
+    choices = {  # noqa: RUF012
+        "system": ("ios17", "ios18"),
+        "attention": ("decomposed", "fused"),
+        "multifunction": (False, True),
+        "compression": ("none", "int8", "palette8", "palette6", "palette4"),
+    }
+    volatile = ("Manifest.json",)  # random names with every save
+    device = "Core ML itself"
 
     def precision(self, config: ExportConfig) -> str:
-        if config.system not in SYSTEMS:
-            raise ValueError(f"system={config.system} is not a Core ML target here; use one of {', '.join(SYSTEMS)}.")
-        one_of("attention", config.attention, ("decomposed", "fused"))
-        one_of("precision", config.precision, PRECISIONS)
-        if config.attention == "fused" and config.system == "ios17":
-            raise ValueError("attention=fused needs system=ios18: Core ML has no fused attention before it.")
-        if config.multifunction and config.system == "ios17":
-            raise ValueError("multifunction=true needs system=ios18: earlier systems load packages of one function only.")
-        one_of("compression", config.compression, COMPRESSIONS)
-        if config.compression == "palette4" and config.system == "ios17":
-            raise ValueError("compression=palette4 needs system=ios18: grouped palettes came with it.")
-        return "fp16" if config.precision == "auto" else config.precision
+        precision = super().precision(config)
+        if config.system == "ios17":
+            for key, value, why in (
+                ("attention", "fused", "Core ML has no fused attention before it"),
+                ("multifunction", True, "earlier systems load packages of one function only"),
+                ("compression", "palette4", "grouped palettes came with it"),
+            ):
+                if getattr(config, key) == value:
+                    raise ValueError(f"{key}={str(value).lower()} needs system=ios18: {why}.")
+        return precision
+
+    def system(self, config: ExportConfig) -> str:
+        return config.system
 
     def wire(self, feature: Feature, precision: str) -> str:
         return feature.dtype(precision)
@@ -54,44 +70,64 @@ class CoreML:
             model = compress(convert_part(part, precision=precision, system=config.system), config.compression)
             describe(model, part)
             path = folder / f"{part.name}{self.suffix}"
-            with hush():
+            with silenced():
                 model.save(str(path))
             saved.append(Saved(part, path))
-        return merge(saved, folder, config.name) if config.multifunction else tuple(saved)
+        return merge(saved, folder / f"{config.name}{self.suffix}") if config.multifunction else tuple(saved)
 
     def load(self, saved: Saved, *, rounded: bool) -> Interpreter:
-        return Interpreter.load(saved.path, function=saved.function, rounded=rounded)
+        return Interpreter.load(saved.path, function=saved.function, rounded=rounded, record=rounded)
+
+    def rounds(self, precision: str) -> bool:
+        return precision == "fp16"
+
+    def facts(self, saved: Saved) -> ProgramFacts:
+        functions = load_program(saved.path).functions
+        function = functions[saved.function] if saved.function else next(iter(functions.values()))
+        found = [op for op in function.operations if op.op_type != "const" and not op.op_type.startswith("constexpr_")]
+        rank = max(len(var.shape) for operation in found for var in operation.outputs)
+        return ProgramFacts(tuple(sorted({operation.op_type for operation in found})), len(found), rank)
+
+    def activation_peaks(self, program: Program) -> Sequence[Peak]:
+        if not isinstance(program, Interpreter):
+            return ()
+        return [Peak(f"{peak.operation} {name}", peak.value) for name, peak in program.peaks.items() if peak.fp16]
+
+    def usage(self, manifest: Manifest) -> str:
+        return render("usage_coreml.md.jinja", manifest=manifest, spec=manifest.loop)
+
+    def findings(self, installed: Callable[[str], str | None]) -> list[Finding]:
+        found = super().findings(installed)
+        tools, numpy = installed("coremltools"), installed("numpy")
+        # numpy 2.4 breaks the older front end of coremltools 9.0; ours goes through torch.export, which works with both
+        if tools and numpy and numbers(tools) <= (9, 0) and numbers(numpy) >= (2, 4):
+            message = f"{numpy}: coremltools {tools} fails with it where it traces; pip install 'numpy<2.4' to be safe"
+            found.append(Finding("numpy", "note", message))
+        if sys.platform == "darwin":
+            return [*found, Finding("Apple", "ok", "macOS: validate_on_mac.py can run Core ML itself")]
+        message = "not a Mac: programs are checked numerically here, validate_on_mac.py does the rest there"
+        return [*found, Finding("Apple", "missing", message, ("running Core ML itself",))]
 
 
 def convert_part(part: Part, *, precision: str, system: str) -> Any:
     """The part as a coremltools model, not yet saved."""
-    ct = coremltools()
-    example = tuple(example_of(feature) for feature in part.inputs)
-    with hush(), warnings.catch_warnings(), torch.no_grad():
-        program = torch.export.export(part.module, example, strict=False).run_decompositions({})
+    ct = require("coremltools")
+    with silenced(), torch.no_grad():
+        program = torch.export.export(part.module, part.example(), strict=False).run_decompositions({})
         return ct.convert(
             program,
             inputs=[_input(ct, feature, precision) for feature in part.inputs],
-            outputs=[_output(ct, feature, precision) for feature in part.outputs],
+            outputs=[ct.TensorType(name=f.name, dtype=_NUMPY[f.dtype(precision)]) for f in part.outputs],
             minimum_deployment_target={"ios17": ct.target.iOS17, "ios18": ct.target.iOS18}[system],
             compute_precision=_compute_precision(ct, precision),
             skip_model_load=True,
         )
 
 
-def example_of(feature: Feature) -> torch.Tensor:
-    """An input of the right shape and type; the graph does not depend on its values."""
-    if feature.kind == "int32":
-        return torch.zeros(feature.shape, dtype=torch.int32)
-    return torch.zeros(feature.shape)
-
-
 def describe(model: Any, part: Part) -> None:
     """Write the contract into the package itself: purpose, version, and what each feature means."""
     model.short_description = part.purpose
-    model.author = "EdgeTAM-PL"
-    model.license = "Apache-2.0"
-    model.version = VERSION
+    model.author, model.license, model.version = "EdgeTAM-PL", "Apache-2.0", VERSION
     for feature in part.inputs:
         model.input_description[feature.name] = feature.meaning
     for feature in part.outputs:
@@ -105,50 +141,37 @@ def compress(model: Any, kind: str) -> Any:
     if kind == "none":
         return model
     cto = require("coremltools.optimize.coreml")
-
     if kind == "int8":
-        how = cto.OpLinearQuantizerConfig(mode="linear_symmetric", dtype="int8", granularity="per_channel")
-        work = cto.linear_quantize_weights
+        method, work = (
+            cto.OpLinearQuantizerConfig(mode="linear_symmetric", granularity="per_channel"),
+            cto.linear_quantize_weights,
+        )
     else:
         bits = int(kind.removeprefix("palette"))
-        if bits == 4:
-            how = cto.OpPalettizerConfig(mode="kmeans", nbits=4, granularity="per_grouped_channel", group_size=16)
-        else:
-            how = cto.OpPalettizerConfig(mode="kmeans", nbits=bits)
-        work = cto.palettize_weights
-    by_type: Any = {"conv": how, "linear": how}  # coremltools declares one configuration here, and means a mapping
-    with hush():
-        return work(model, cto.OptimizationConfig(op_type_configs=by_type))
+        groups = {"granularity": "per_grouped_channel", "group_size": 16} if bits == 4 else {}
+        method, work = cto.OpPalettizerConfig(mode="kmeans", nbits=bits, **groups), cto.palettize_weights
+    with silenced():
+        return work(model, cto.OptimizationConfig(op_type_configs={"conv": method, "linear": method}))
 
 
-def merge(saved: Sequence[Saved], folder: Path, name: str) -> tuple[Saved, ...]:
+def merge(saved: Sequence[Saved], path: Path) -> tuple[Saved, ...]:
     """One package with a function per part; weights that parts share are stored once (iOS 18)."""
-    import shutil
-
-    ct = coremltools()
-    together = folder / f"{name}.mlpackage"
+    ct = require("coremltools")
     descriptor = ct.utils.MultiFunctionDescriptor()
     for each in saved:
         descriptor.add_function(str(each.path), src_function_name="main", target_function_name=each.part.role)
     descriptor.default_function_name = saved[0].part.role
-    with hush():
-        ct.utils.save_multifunction(descriptor, str(together))
+    with silenced():
+        ct.utils.save_multifunction(descriptor, str(path))
     for each in saved:
         shutil.rmtree(each.path)
-    return tuple(Saved(each.part, together, each.part.role) for each in saved)
+    return tuple(Saved(each.part, path, each.part.role) for each in saved)
 
 
 def _input(ct: Any, feature: Feature, precision: str) -> Any:
     if feature.kind == "image":  # normalisation is inside the module, per channel: ImageType has one scale for all three
         return ct.ImageType(name=feature.name, shape=feature.shape, color_layout=ct.colorlayout.RGB)
     return ct.TensorType(name=feature.name, shape=feature.shape, dtype=_NUMPY[feature.dtype(precision)])
-
-
-def _output(ct: Any, feature: Feature, precision: str) -> Any:
-    return ct.TensorType(name=feature.name, dtype=_NUMPY[feature.dtype(precision)])
-
-
-_NUMPY = {"fp16": np.float16, "fp32": np.float32, "int32": np.int32}
 
 
 def _compute_precision(ct: Any, precision: str) -> Any:

@@ -1,10 +1,8 @@
-"""Golden inputs and outputs: what torch said, in files that need no torch to be read. `validate_on_mac.py` plays them."""
+"""Golden inputs and outputs: torch's answers, in files that need no torch to be read. `validate_on_mac.py` plays them."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +10,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from edgetam_pl.export.clip import CheckClip, Scenario, draw, scenarios
-from edgetam_pl.export.gate.check import cases
+from edgetam_pl.export.clip import CheckClip, scenarios
+from edgetam_pl.export.gate.check import Case
 from edgetam_pl.export.gate.rollouts import Expected
-from edgetam_pl.export.manifest import RuntimeSpec
-from edgetam_pl.export.parts import Part
+from edgetam_pl.io.atomic import atomic_path, write_json
 from edgetam_pl.types import Prompts
 
 FOLDER = "golden"
@@ -28,98 +25,76 @@ KEPT_CASES = {
 }
 """Cases that travel with the packages; each brings maps of several MB at full size."""
 
+Arrays = dict[str, np.ndarray]
+
 
 def write_golden(
-    folder: Path,
-    parts: Mapping[str, Part],
-    loop: RuntimeSpec,
-    expected: Sequence[Expected],
-    *,
-    frames: int,
-    short_frames: int,
-    seed: int,
+    folder: Path, cases: Sequence[Case], clip: CheckClip, expected: Sequence[Expected], *, short_frames: int
 ) -> None:
-    """Write `golden/` into `folder`: cases of every part, and the rollouts with torch's answers."""
+    """Write `golden/` into `folder`: cases of every part, and the rollouts with torch's answers.
+
+    Args:
+        cases: of the part by part check; only `KEPT_CASES` are written.
+        clip, short_frames: of the rollouts.
+    """
     target = folder / FOLDER
     target.mkdir()
-    _write_cases(target, parts, loop, draw(short_frames, loop.size, seed=seed))
-    clip = draw(frames, loop.size, seed=seed)
-    _write_rollouts(target, clip, scenarios(clip, short_frames=short_frames), expected)
+    arrays: Arrays = {}
+    _write(target, "cases", _case_index(cases, arrays), arrays)
+    arrays = {"frames": clip.small.numpy()}
+    _write(target, "rollouts", _rollout_index(clip, short_frames, expected, arrays), arrays)
 
 
-def _write_cases(target: Path, parts: Mapping[str, Part], loop: RuntimeSpec, clip: CheckClip) -> None:
+def _case_index(cases: Sequence[Case], arrays: Arrays) -> dict[str, list[dict[str, Any]]]:
     """cases.json names arrays of cases.npz; equal arrays are stored once."""
-    arrays: dict[str, np.ndarray] = {}
-    index: dict[str, list[dict[str, Any]]] = {role: [] for role in parts}
-    for role, case in cases(parts, loop, clip):
-        if case.name not in KEPT_CASES[role]:
-            continue
-        outputs = parts[role].run(case.inputs)
-        entry = {
-            "name": case.name,
-            "inputs": {name: _keep(arrays, value, name) for name, value in case.inputs.items()},
-            "outputs": {name: _keep(arrays, value, name) for name, value in outputs.items()},
-        }
-        index[role].append(entry)
-    _write_npz(target / "cases.npz", arrays)
-    _write_json(target / "cases.json", index)
+    index: dict[str, list[dict[str, Any]]] = {role: [] for role in KEPT_CASES}
+    for case in cases:
+        if case.name in KEPT_CASES[case.role]:
+            sides = {"inputs": case.inputs, "outputs": case.truths[0]}
+            named = {side: {name: _keep(arrays, x, name) for name, x in tensors.items()} for side, tensors in sides.items()}
+            index[case.role].append({"name": case.name, **named})
+    return index
 
 
-def _write_rollouts(target: Path, clip: CheckClip, told: Sequence[Scenario], expected: Sequence[Expected]) -> None:
-    """rollouts.json: what is said on which frame; rollouts.npz: small frames, given masks, and torch's logits per answer."""
-    arrays: dict[str, np.ndarray] = {"frames": clip.small.numpy()}
-    index: dict[str, Any] = {"factor": clip.factor, "size": clip.size, "rollouts": []}
-    for scenario in told:
+def _rollout_index(clip: CheckClip, short_frames: int, expected: Sequence[Expected], arrays: Arrays) -> dict[str, Any]:
+    """rollouts.json: the prompts of each frame; rollouts.npz: small frames, given masks, and torch's logits per answer."""
+    rollouts = []
+    for scenario in scenarios(clip, short_frames=short_frames):
         answers = [answer for answer in expected if answer.rollout == scenario.name]
         arrays[f"{scenario.name}/logits"] = np.concatenate([answer.logits.numpy() for answer in answers])
         entries = {
-            str(t): [_said(said, arrays, f"{scenario.name}/{t}/{i}", clip.factor) for i, said in enumerate(all_said)]
-            for t, all_said in scenario.entries.items()
+            str(t): [_entry(prompts, arrays, f"{scenario.name}/{t}/{i}", clip.factor) for i, prompts in enumerate(given)]
+            for t, given in scenario.entries.items()
         }
-        index["rollouts"].append(
-            {
-                "name": scenario.name,
-                "num_frames": scenario.num_frames,
-                "entries": entries,
-                "answers": [
-                    {"frame": a.frame, "presence": a.presence, "iou": a.iou, "least_iou": a.least_iou} for a in answers
-                ],
-            }
-        )
-    _write_npz(target / "rollouts.npz", arrays)
-    _write_json(target / "rollouts.json", index)
+        kept = [{"frame": a.frame, "presence": a.presence, "iou": a.iou, "least_iou": a.least_iou} for a in answers]
+        rollouts.append({"name": scenario.name, "num_frames": scenario.num_frames, "entries": entries, "answers": kept})
+    return {"factor": clip.factor, "size": clip.size, "rollouts": rollouts}
 
 
-def _said(said: Prompts | None, arrays: dict[str, np.ndarray], key: str, factor: int) -> Any:
-    if said is None:
+def _entry(prompts: Prompts | None, arrays: Arrays, key: str, factor: int) -> Any:
+    """Prompts as JSON; a mask goes to `arrays`, as small as the frames there."""
+    if prompts is None:
         return None
-    if said.mask is not None:
-        arrays[key] = said.mask[0, 0, ::factor, ::factor].numpy()
+    if prompts.mask is not None:
+        arrays[key] = prompts.mask[0, 0, ::factor, ::factor].numpy()
         return {"mask": key}
-    assert said.points is not None
-    assert said.labels is not None
-    return {"points": said.points[0].tolist(), "labels": said.labels[0].tolist()}
+    assert prompts.points is not None
+    assert prompts.labels is not None
+    return {"points": prompts.points[0].tolist(), "labels": prompts.labels[0].tolist()}
 
 
-def _keep(arrays: dict[str, np.ndarray], value: Tensor, name: str) -> str:
+def _keep(arrays: Arrays, value: Tensor, name: str) -> str:
     array = value.numpy()
     if name == "image":
         array = array.astype(np.uint8)
     elif array.dtype.kind == "f" and array.size > 64:
-        array = array.astype(np.float16)  # small beside the bounds, and half the size
+        array = array.astype(np.float16)  # the error is small next to the bounds, and the file half as large
     digest = hashlib.sha256(repr((array.shape, array.dtype)).encode() + array.tobytes()).hexdigest()[:16]
     arrays[digest] = array
     return digest
 
 
-def _write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
-    draft = path.with_name(path.name + ".tmp")
-    with draft.open("wb") as stream:
-        np.savez_compressed(stream, **arrays)
-    os.replace(draft, path)
-
-
-def _write_json(path: Path, content: Any) -> None:
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(draft, path)
+def _write(target: Path, name: str, index: Any, arrays: Mapping[str, Any]) -> None:
+    with atomic_path(target / f"{name}.npz") as draft:
+        np.savez_compressed(draft, **arrays)
+    write_json(target / f"{name}.json", index, indent=1)

@@ -8,7 +8,6 @@ so a value that fp16 cannot hold is seen even where the next operation hides it.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,16 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgetam_pl.export.extras import coremltools
-
-FP16_MAX = 65504.0
-"""Largest finite half-precision number."""
+from edgetam_pl.export.extras import require, silenced
 
 WEIGHTS_FOLDER = "Data/com.apple.CoreML/weights"
 
 
 class UnknownOperation(NotImplementedError):
-    """The program holds an operation that this interpreter has not learnt."""
+    """The program holds an operation that this interpreter does not know."""
 
 
 @dataclass(frozen=True)
@@ -43,41 +39,33 @@ class Peak:
 
 
 @dataclass
-class _Step:
-    """One operation, ready to run: where its operands come from and where its result goes."""
+class Operation:
+    """One operation, ready to run: where its operands come from and where its results go."""
 
     kind: str
-    run: Callable[[_Operands], Tensor | Sequence[Tensor]]
-    operands: _Operands
-    names: tuple[str, ...]
-    shapes: tuple[tuple[int, ...], ...]
-    fp16: tuple[bool, ...]
-    frees: list[str] = field(default_factory=list)
-
-
-@dataclass
-class _Operands:
-    """The operands of one operation: tensors computed before it, and constants of the program."""
-
-    kind: str
-    operation: str
+    name: str
     sources: dict[str, str | tuple[str, ...]]
+    """Operand to the name(s) of the value(s) it reads."""
+    results: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    """Declared shapes of the results."""
+    fp16: tuple[bool, ...]
+    """Are the results declared as fp16?"""
     constants: dict[str, Any]
+    """Of the whole program."""
     values: dict[str, Tensor]
-    shape: tuple[int, ...]
-    """Declared shape of the (first) result."""
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.sources
+    """Of the whole program: what was computed so far, and constants as tensors."""
+    frees: list[str] = field(default_factory=list)
+    """Values that nothing reads afterwards."""
 
     def tensor(self, name: str) -> Tensor:
         """The operand as a tensor."""
         source = self.sources[name]
-        assert isinstance(source, str), f"{self.operation}: operand {name} is a list"
+        assert isinstance(source, str), f"{self.name}: operand {name} is a list"
         return self._value(source)
 
     def optional(self, name: str) -> Tensor | None:
-        return self.tensor(name) if name in self else None
+        return self.tensor(name) if name in self.sources else None
 
     def tensors(self, name: str) -> list[Tensor]:
         """An operand that is a list of tensors (concat, stack)."""
@@ -91,21 +79,22 @@ class _Operands:
         value = self.constants[self.sources[name]]  # type: ignore[index]
         return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
+    def check(self, name: str, value: Any, *known: Any) -> None:
+        """Raise UnknownOperation for an operand with a value whose arithmetic is not written here."""
+        if value not in known:
+            raise UnknownOperation(f"{self.kind} ({self.name}) with {name} {value!r} is not known; known: {known}.")
+
     def _value(self, name: str) -> Tensor:
-        if name in self.values:
-            return self.values[name]
-        self.values[name] = tensor = _as_tensor(self.constants[name])  # once; constants stay
-        return tensor
+        if name not in self.values:
+            self.values[name] = _as_tensor(self.constants[name])  # once; constants stay
+        return self.values[name]
 
 
 def _as_tensor(value: Any) -> Tensor:
     """Constant to tensor: floats become fp32, integers int32, booleans stay."""
     array = np.asarray(value)
-    if array.dtype.kind == "f":
-        return torch.from_numpy(np.array(array, dtype=np.float32))
-    if array.dtype.kind in "iu":
-        return torch.from_numpy(np.array(array, dtype=np.int32))
-    return torch.from_numpy(np.array(array))
+    kind = {"f": np.float32, "i": np.int32, "u": np.int32}.get(array.dtype.kind, array.dtype)
+    return torch.from_numpy(np.array(array, dtype=kind))
 
 
 class Interpreter:
@@ -132,7 +121,7 @@ class Interpreter:
         self.outputs = tuple(var.name for var in function.outputs)
         self._constants: dict[str, Any] = {}
         self._values: dict[str, Tensor] = {}
-        self._steps = self._plan(function)
+        self._operations = self._plan(function)
 
     @classmethod
     def load(cls, path: str | Path, *, function: str | None = None, rounded: bool, record: bool = True) -> Interpreter:
@@ -143,7 +132,7 @@ class Interpreter:
         """
         functions = load_program(path).functions
         if function is None and len(functions) > 1:
-            raise ValueError(f"{path} holds the functions {sorted(functions)}; say which one to run.")
+            raise ValueError(f"{path} holds the functions {sorted(functions)}; name the one to run.")
         name = next(iter(functions)) if function is None else function
         if name not in functions:
             raise ValueError(f"{path} has no function {name!r}; it holds {sorted(functions)}.")
@@ -154,76 +143,83 @@ class Interpreter:
         """Run once. Missing, unknown or misshapen inputs are a ValueError naming them."""
         if set(inputs) != set(self.inputs):
             raise ValueError(f"the program takes {sorted(self.inputs)}; given {sorted(inputs)}.")
-        transient: list[str] = []
+        # inputs, rounded as they would be on their way into the program
+        computed: list[str] = []
         for name, value in inputs.items():
             shape, fp16 = self.inputs[name]
             if tuple(value.shape) != shape:
                 raise ValueError(f"input {name} has shape {tuple(value.shape)}; the program takes {shape}.")
             value = value.float() if value.is_floating_point() else value.to(torch.int32)
             self._values[name] = value.half().float() if fp16 and self.rounded else value
-            transient.append(name)
-        for step in self._steps:
-            result = step.run(step.operands)
+            computed.append(name)
+        for operation in self._operations:
+            result = OPERATIONS[operation.kind](operation)
             results = (result,) if isinstance(result, Tensor) else tuple(result)
-            for name, shape, fp16, value in zip(step.names, step.shapes, step.fp16, results, strict=True):
+            for name, shape, fp16, value in zip(operation.results, operation.shapes, operation.fp16, results, strict=True):
                 if tuple(value.shape) != shape:
-                    raise ValueError(f"{step.kind} {name}: computed {tuple(value.shape)}, the program declares {shape}.")
+                    raise ValueError(
+                        f"{operation.kind} {name}: computed {tuple(value.shape)}, the program declares {shape}."
+                    )
                 if value.is_floating_point():
                     if self.record:
-                        self._note(step.kind, name, value, fp16)
+                        self._record_peak(operation.kind, name, value, fp16)  # before rounding makes it infinite
                     if fp16 and self.rounded:
                         value = value.half().float()
                 self._values[name] = value
-                transient.append(name)
-            for name in step.frees:
+                computed.append(name)
+            for name in operation.frees:
                 del self._values[name]
-        results = {name: self._values[name] for name in self.outputs}
-        for name in transient:
+        # keep the constants, forget the rest: the next run starts afresh
+        outputs = {name: self._values[name] for name in self.outputs}
+        for name in computed:
             self._values.pop(name, None)
-        return results
+        return outputs
 
-    def _note(self, kind: str, name: str, value: Tensor, fp16: bool) -> None:
+    def _record_peak(self, kind: str, name: str, value: Tensor, fp16: bool) -> None:
         low, high = (bound.item() for bound in value.aminmax()) if value.numel() else (0.0, 0.0)
         if not np.isfinite([low, high]).all():
             return  # what follows an overflow; the overflow itself was a finite number, before it was rounded
         largest = max(-low, high)
-        known = self.peaks.get(name)
-        if known is None or largest > known.value:
+        if name not in self.peaks or largest > self.peaks[name].value:
             self.peaks[name] = Peak(kind, largest, fp16)
 
-    def _plan(self, function: Any) -> list[_Step]:
-        steps: list[_Step] = []
+    def _plan(self, function: Any) -> list[Operation]:
+        """The operations in order, constants put aside, and after each the values that nothing reads any more."""
+        operations: list[Operation] = []
         last_use: dict[str, int] = {}
-        for operation in function.operations:
-            kind = operation.op_type
-            if kind == "const":
-                self._constants[operation.outputs[0].name] = operation.outputs[0].val
-                continue
-            if kind.startswith("constexpr_"):
-                self._constants[operation.outputs[0].name] = operation.materialized_val_inference()
+        for found in function.operations:
+            kind, outputs = found.op_type, found.outputs
+            if kind == "const" or kind.startswith("constexpr_"):  # a constexpr holds compressed weights
+                value = outputs[0].val if kind == "const" else found.materialized_val_inference()
+                self._constants[outputs[0].name] = value
                 continue
             if kind not in OPERATIONS:
                 raise UnknownOperation(
-                    f"operation {kind!r} ({operation.name}) is not one of the {len(OPERATIONS)} that the interpreter knows; "
+                    f"operation {kind!r} ({found.name}) is not one of the {len(OPERATIONS)} that the interpreter knows; "
                     "add it to OPERATIONS in export/mil_interpreter.py together with a test against torch."
                 )
             sources = {
                 name: tuple(var.name for var in given) if isinstance(given, list | tuple) else given.name
-                for name, given in operation.inputs.items()
+                for name, given in found.inputs.items()
             }
-            outputs = operation.outputs
-            shapes = tuple(tuple(int(n) for n in var.shape) for var in outputs)
-            operands = _Operands(kind, operation.name, sources, self._constants, self._values, shapes[0])
-            names = tuple(var.name for var in outputs)
-            steps.append(_Step(kind, OPERATIONS[kind], operands, names, shapes, tuple(_is_fp16(var) for var in outputs)))
+            operation = Operation(
+                kind,
+                found.name,
+                sources,
+                results=tuple(var.name for var in outputs),
+                shapes=tuple(tuple(int(n) for n in var.shape) for var in outputs),
+                fp16=tuple(_is_fp16(var) for var in outputs),
+                constants=self._constants,
+                values=self._values,
+            )
             for source in sources.values():
-                for name in (source,) if isinstance(source, str) else source:
-                    last_use[name] = len(steps) - 1
-        produced = {name for step in steps for name in step.names} | set(self.inputs)
+                last_use.update(dict.fromkeys((source,) if isinstance(source, str) else source, len(operations)))
+            operations.append(operation)
+        computed = {name for operation in operations for name in operation.results} | set(self.inputs)
         for name, index in last_use.items():
-            if name in produced and name not in self.outputs:
-                steps[index].frees.append(name)
-        return steps
+            if name in computed and name not in self.outputs:
+                operations[index].frees.append(name)
+        return operations
 
 
 def load_program(path: str | Path) -> Any:
@@ -235,17 +231,12 @@ def load_program(path: str | Path) -> Any:
     path = Path(path)
     if not (path / "Manifest.json").is_file():
         raise ValueError(f"{path} is not a Core ML package: it has no Manifest.json.")
-    ct = coremltools()
+    ct = require("coremltools")
     from coremltools.converters.mil.frontend.milproto.load import load
 
-    logger = logging.getLogger("coremltools")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
+    with silenced():
         spec = ct.utils.load_spec(str(path))
         return load(spec, spec.specificationVersion, file_weights_dir=str(path / WEIGHTS_FOLDER))
-    finally:
-        logger.setLevel(level)
 
 
 def _is_fp16(var: Any) -> bool:
@@ -254,138 +245,69 @@ def _is_fp16(var: Any) -> bool:
     return var.dtype == types.fp16 or (types.is_tensor(var.sym_type) and var.sym_type.get_primitive() == types.fp16)
 
 
-OPERATIONS: dict[str, Callable[[_Operands], Tensor | Sequence[Tensor]]] = {}
-"""Operation type to its arithmetic. MIL reference: coremltools' op documentation, iOS 15 to 18."""
+# --- the operations -------------------------------------------------------------------------------------------------------
+# Reference: coremltools' documentation of MIL operations, iOS 15 to 18.
+
+Arithmetic = Callable[[Operation], Tensor | Sequence[Tensor]]
 
 
-def _operation(*kinds: str) -> Callable[[Callable[[_Operands], Any]], Callable[[_Operands], Any]]:
-    def register(function: Callable[[_Operands], Any]) -> Callable[[_Operands], Any]:
-        for kind in kinds:
-            OPERATIONS[kind] = function
-        return function
-
-    return register
+def _of(function: Callable[..., Tensor], *operands: str) -> Arithmetic:
+    """An operation that is a function of its operands and of nothing else."""
+    return lambda a: function(*(a.tensor(name) for name in operands))
 
 
-_BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "add": torch.add,
-    "sub": torch.sub,
-    "mul": torch.mul,
-    "real_div": torch.div,
-    "maximum": torch.maximum,
-    "minimum": torch.minimum,
-    "equal": torch.eq,
-    "not_equal": torch.ne,
-    "greater": torch.gt,
-    "greater_equal": torch.ge,
-    "less": torch.lt,
-    "less_equal": torch.le,
-    "logical_and": torch.logical_and,
-    "logical_or": torch.logical_or,
-}
+def _reduction(function: Callable[..., Tensor]) -> Arithmetic:
+    def reduce(a: Operation) -> Tensor:
+        x = a.tensor("x")
+        return function(x, dim=a.constant("axes", list(range(x.ndim))), keepdim=a.constant("keep_dims", False))
 
-_UNARY: dict[str, Callable[[Tensor], Tensor]] = {
-    "cos": torch.cos,
-    "sin": torch.sin,
-    "relu": torch.relu,
-    "sigmoid": torch.sigmoid,
-    "abs": torch.abs,
-    "sqrt": torch.sqrt,
-    "logical_not": torch.logical_not,
-}
+    return reduce
 
 
-@_operation(*_BINARY)
-def _binary(a: _Operands) -> Tensor:
-    return _BINARY[a.kind](a.tensor("x"), a.tensor("y"))
+def _pooling(function: Callable[..., Tensor]) -> Arithmetic:
+    def pool(a: Operation) -> Tensor:
+        sides = a.constant("kernel_sizes")
+        a.check("dimensions", len(sides), 2)
+        a.check("ceil_mode", a.constant("ceil_mode", False), False)
+        a.check("pad", any(a.constant("pad", [0])), False)
+        a.check("pad_type", a.constant("pad_type"), "valid", "custom")
+        return function(a.tensor("x"), sides, a.constant("strides", sides))
+
+    return pool
 
 
-@_operation(*_UNARY)
-def _unary(a: _Operands) -> Tensor:
-    return _UNARY[a.kind](a.tensor("x"))
+def _reshape(a: Operation) -> Tensor:
+    return a.tensor("x").reshape(a.shapes[0])
 
 
-@_operation("gelu")
-def _gelu(a: _Operands) -> Tensor:
-    mode = a.constant("mode", "EXACT")
-    if mode != "EXACT":
-        raise UnknownOperation(f"gelu ({a.operation}) with mode {mode!r} is not known; known: EXACT.")
+def _gelu(a: Operation) -> Tensor:
+    a.check("mode", a.constant("mode", "EXACT"), "EXACT")
     return F.gelu(a.tensor("x"))
 
 
-@_operation("clip")
-def _clip(a: _Operands) -> Tensor:
-    return a.tensor("x").clamp(a.constant("alpha"), a.constant("beta"))
-
-
-@_operation("select")
-def _select(a: _Operands) -> Tensor:
-    return torch.where(a.tensor("cond"), a.tensor("a"), a.tensor("b"))
-
-
-@_operation("cast")
-def _cast(a: _Operands) -> Tensor:
+def _cast(a: Operation) -> Tensor:
     x, dtype = a.tensor("x"), a.constant("dtype")
     if dtype.startswith("fp"):
         return x.float()  # rounding to fp16 is the caller's, by declared type
     return x.bool() if dtype == "bool" else x.to(torch.int32)  # truncates towards zero, as MIL does
 
 
-@_operation("concat")
-def _concat(a: _Operands) -> Tensor:
-    if a.constant("interleave", False):
-        raise UnknownOperation(f"concat ({a.operation}) with interleave is not known.")
+def _concat(a: Operation) -> Tensor:
+    a.check("interleave", a.constant("interleave", False), False)
     return torch.cat(a.tensors("values"), dim=a.constant("axis"))
 
 
-@_operation("stack")
-def _stack(a: _Operands) -> Tensor:
-    return torch.stack(a.tensors("values"), dim=a.constant("axis"))
-
-
-@_operation("split")
-def _split(a: _Operands) -> Sequence[Tensor]:
-    x, axis = a.tensor("x"), a.constant("axis")
-    sizes = a.constant("split_sizes")
+def _split(a: Operation) -> Sequence[Tensor]:
+    x, axis, sizes = a.tensor("x"), a.constant("axis"), a.constant("split_sizes")
     return x.split(sizes, dim=axis) if sizes is not None else x.chunk(a.constant("num_splits"), dim=axis)
 
 
-@_operation("reshape")
-def _reshape(a: _Operands) -> Tensor:
-    return a.tensor("x").reshape(a.shape)
-
-
-@_operation("expand_dims")
-def _expand_dims(a: _Operands) -> Tensor:
-    return a.tensor("x").reshape(a.shape)
-
-
-@_operation("squeeze")
-def _squeeze(a: _Operands) -> Tensor:
-    return a.tensor("x").reshape(a.shape)
-
-
-@_operation("transpose")
-def _transpose(a: _Operands) -> Tensor:
-    return a.tensor("x").permute(a.constant("perm"))
-
-
-@_operation("tile")
-def _tile(a: _Operands) -> Tensor:
-    return a.tensor("x").tile(a.constant("reps"))
-
-
-@_operation("slice_by_index")
-def _slice_by_index(a: _Operands) -> Tensor:
-    x = a.tensor("x")
-    begin, end = a.constant("begin"), a.constant("end")
+def _slice_by_index(a: Operation) -> Tensor:
+    x, begin, end = a.tensor("x"), a.constant("begin"), a.constant("end")
     rank = x.ndim
     stride = a.constant("stride", [1] * rank)
-    from_start = a.constant("begin_mask", [False] * rank)
-    to_end = a.constant("end_mask", [False] * rank)
-    squeeze = a.constant("squeeze_mask", [False] * rank)
-    if min(stride) < 1:
-        raise UnknownOperation(f"slice_by_index ({a.operation}) with strides {stride}; known: positive ones.")
+    from_start, to_end, squeeze = (a.constant(f"{name}_mask", [False] * rank) for name in ("begin", "end", "squeeze"))
+    a.check("a negative stride", min(stride) < 1, False)
     for dim in range(rank):
         if squeeze[dim]:
             chosen = [begin[dim] % x.shape[dim]]
@@ -394,164 +316,137 @@ def _slice_by_index(a: _Operands) -> Tensor:
             chosen = list(range(x.shape[dim])[bounds])
         if len(chosen) != x.shape[dim]:
             x = x.index_select(dim, torch.tensor(chosen))
-    return x.reshape(a.shape)
+    return x.reshape(a.shapes[0])
 
 
-@_operation("pad")
-def _pad(a: _Operands) -> Tensor:
-    """Pads are listed from the first padded dimension to the last: the reverse of torch's order."""
-    amounts, mode = a.constant("pad"), a.constant("mode", "constant")
-    if mode != "constant":
-        raise UnknownOperation(f"pad ({a.operation}) with mode {mode!r}; known: constant.")
+def _torch_padding(amounts: Sequence[int]) -> list[int]:
+    """MIL lists (before, after) from the first padded dimension to the last, torch from the last to the first."""
     pairs = [amounts[i : i + 2] for i in range(0, len(amounts), 2)]
-    return F.pad(a.tensor("x"), [n for pair in reversed(pairs) for n in pair], value=a.constant("constant_val", 0.0))
-
-
-@_operation("conv")
-def _conv(a: _Operands) -> Tensor:
-    x, weight = a.tensor("x"), a.tensor("weight")
-    x = F.pad(x, _conv_padding(a, x, weight))
-    convolve = F.conv2d if weight.ndim == 4 else F.conv1d
-    ones = [1] * (weight.ndim - 2)
-    return convolve(
-        x,
-        weight,
-        a.optional("bias"),
-        stride=a.constant("strides", ones),
-        dilation=a.constant("dilations", ones),
-        groups=a.constant("groups", 1),
-    )
-
-
-def _conv_padding(a: _Operands, x: Tensor, weight: Tensor) -> list[int]:
-    """torch's padding list: last dimension first, before and after."""
-    spatial = weight.ndim - 2
-    kind = a.constant("pad_type", "valid")
-    if kind == "valid":
-        return [0] * (2 * spatial)
-    if kind == "custom":
-        amounts = a.constant("pad")
-        pairs = [amounts[i : i + 2] for i in range(0, 2 * spatial, 2)]
-    elif kind == "same":
-        strides, dilations = (a.constant(name, [1] * spatial) for name in ("strides", "dilations"))
-        pairs = []
-        for size, side, stride, dilation in zip(x.shape[2:], weight.shape[2:], strides, dilations, strict=True):
-            total = max((-(-size // stride) - 1) * stride + (side - 1) * dilation + 1 - size, 0)
-            pairs.append([total // 2, total - total // 2])
-    else:
-        raise UnknownOperation(f"conv ({a.operation}) with pad_type {kind!r}; known: valid, same, custom.")
     return [n for pair in reversed(pairs) for n in pair]
 
 
-@_operation("conv_transpose")
-def _conv_transpose(a: _Operands) -> Tensor:
-    weight = a.tensor("weight")
+def _pad(a: Operation) -> Tensor:
+    a.check("mode", a.constant("mode", "constant"), "constant")
+    return F.pad(a.tensor("x"), _torch_padding(a.constant("pad")), value=a.constant("constant_val", 0.0))
+
+
+def _conv(a: Operation) -> Tensor:
+    x, weight = a.tensor("x"), a.tensor("weight")
+    spatial = weight.ndim - 2
+    strides, dilations = (a.constant(name, [1] * spatial) for name in ("strides", "dilations"))
     kind = a.constant("pad_type", "valid")
-    amounts = a.constant("pad", [0] * 4)
-    if weight.ndim != 4 or kind not in ("valid", "custom") or any(amounts):
-        raise UnknownOperation(f"conv_transpose ({a.operation}) with padding {kind} {amounts}; known: 2-D, without padding.")
-    y = F.conv_transpose2d(
-        a.tensor("x"),
-        weight,
-        a.optional("bias"),
-        stride=a.constant("strides", [1, 1]),
-        dilation=a.constant("dilations", [1, 1]),
-        groups=a.constant("groups", 1),
-    )
-    return y
+    a.check("pad_type", kind, "valid", "same", "custom")
+    amounts = a.constant("pad") if kind == "custom" else [0] * (2 * spatial)
+    if kind == "same":  # as much as keeps ceil(size / stride), the odd one after
+        amounts = []
+        for size, side, stride, dilation in zip(x.shape[2:], weight.shape[2:], strides, dilations, strict=True):
+            total = max((-(-size // stride) - 1) * stride + (side - 1) * dilation + 1 - size, 0)
+            amounts += [total // 2, total - total // 2]
+    convolve = F.conv2d if spatial == 2 else F.conv1d
+    padded = F.pad(x, _torch_padding(amounts))
+    groups = a.constant("groups", 1)
+    return convolve(padded, weight, a.optional("bias"), stride=strides, dilation=dilations, groups=groups)
 
 
-@_operation("max_pool", "avg_pool")
-def _pool(a: _Operands) -> Tensor:
-    sides = a.constant("kernel_sizes")
-    amounts = a.constant("pad", [0] * 4)
-    if (
-        a.constant("ceil_mode", False)
-        or len(sides) != 2
-        or any(amounts)
-        or a.constant("pad_type") not in ("valid", "custom")
-    ):
-        raise UnknownOperation(f"{a.kind} ({a.operation}) with padding or ceil_mode; known: 2-D, neither.")
-    pool = F.max_pool2d if a.kind == "max_pool" else F.avg_pool2d
-    return pool(a.tensor("x"), sides, a.constant("strides", sides))
+def _conv_transpose(a: Operation) -> Tensor:
+    weight = a.tensor("weight")
+    a.check("dimensions", weight.ndim, 4)
+    a.check("pad_type", a.constant("pad_type", "valid"), "valid", "custom")
+    a.check("pad", any(a.constant("pad", [0])), False)
+    strides, dilations = (a.constant(name, [1, 1]) for name in ("strides", "dilations"))
+    groups = a.constant("groups", 1)
+    return F.conv_transpose2d(a.tensor("x"), weight, a.optional("bias"), stride=strides, dilation=dilations, groups=groups)
 
 
-@_operation("batch_norm")
-def _batch_norm(a: _Operands) -> Tensor:
-    return F.batch_norm(
-        a.tensor("x"),
-        a.tensor("mean"),
-        a.tensor("variance"),
-        a.optional("gamma"),
-        a.optional("beta"),
-        training=False,
-        eps=a.constant("epsilon", 1e-5),
-    )
+def _batch_norm(a: Operation) -> Tensor:
+    x, mean, variance = (a.tensor(name) for name in ("x", "mean", "variance"))
+    return F.batch_norm(x, mean, variance, a.optional("gamma"), a.optional("beta"), eps=a.constant("epsilon", 1e-5))
 
 
-@_operation("layer_norm")
-def _layer_norm(a: _Operands) -> Tensor:
+def _layer_norm(a: Operation) -> Tensor:
     x = a.tensor("x")
     axes = sorted(axis % x.ndim for axis in a.constant("axes"))
-    if axes != list(range(x.ndim - len(axes), x.ndim)):
-        raise UnknownOperation(f"layer_norm ({a.operation}) over axes {axes} of {x.ndim}; known: the last ones.")
+    a.check("axes", axes, list(range(x.ndim - len(axes), x.ndim)))
     sides = [x.shape[axis] for axis in axes]
     return F.layer_norm(x, sides, a.optional("gamma"), a.optional("beta"), eps=a.constant("epsilon", 1e-5))
 
 
-@_operation("linear")
-def _linear(a: _Operands) -> Tensor:
-    return F.linear(a.tensor("x"), a.tensor("weight"), a.optional("bias"))
+def _matmul(a: Operation) -> Tensor:
+    x, y = (a.tensor(name).mT if a.constant(f"transpose_{name}", False) else a.tensor(name) for name in ("x", "y"))
+    return x @ y
 
 
-@_operation("matmul")
-def _matmul(a: _Operands) -> Tensor:
-    x, y = a.tensor("x"), a.tensor("y")
-    x = x.transpose(-1, -2) if a.constant("transpose_x", False) else x
-    y = y.transpose(-1, -2) if a.constant("transpose_y", False) else y
-    return torch.matmul(x, y)
+def _attention(a: Operation) -> Tensor:
+    query, key, value = (a.tensor(name) for name in ("query", "key", "value"))
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=a.optional("attn_mask"))
 
 
-@_operation("scaled_dot_product_attention")
-def _attention(a: _Operands) -> Tensor:
-    return F.scaled_dot_product_attention(
-        a.tensor("query"), a.tensor("key"), a.tensor("value"), attn_mask=a.optional("attn_mask")
-    )
-
-
-@_operation("softmax")
-def _softmax(a: _Operands) -> Tensor:
-    return a.tensor("x").softmax(dim=a.constant("axis", -1))
-
-
-_REDUCE: dict[str, Callable[..., Tensor]] = {
-    "reduce_mean": torch.mean,
-    "reduce_sum": torch.sum,
-    "reduce_max": torch.amax,
-    "reduce_min": torch.amin,
-}
-
-
-@_operation(*_REDUCE)
-def _reduce(a: _Operands) -> Tensor:
-    x = a.tensor("x")
-    axes = a.constant("axes", list(range(x.ndim)))
-    return _REDUCE[a.kind](x, dim=axes, keepdim=a.constant("keep_dims", False))
-
-
-@_operation("reduce_argmax")
-def _reduce_argmax(a: _Operands) -> Tensor:
+def _argmax(a: Operation) -> Tensor:
     return a.tensor("x").argmax(dim=a.constant("axis", -1), keepdim=a.constant("keep_dims", False)).to(torch.int32)
 
 
-@_operation("upsample_bilinear")
-def _upsample_bilinear(a: _Operands) -> Tensor:
+def _upsample_bilinear(a: Operation) -> Tensor:
     corners = a.constant("align_corners", True)
-    if not corners and a.constant("half_pixel_centers", True) is False:
-        raise UnknownOperation(f"upsample_bilinear ({a.operation}) without half-pixel centres is not known.")
-    return F.interpolate(a.tensor("x"), size=a.shape[-2:], mode="bilinear", align_corners=corners)
+    a.check("half_pixel_centers", corners or a.constant("half_pixel_centers", True), True)
+    return F.interpolate(a.tensor("x"), size=a.shapes[0][-2:], mode="bilinear", align_corners=corners)
 
 
-@_operation("upsample_nearest_neighbor")
-def _upsample_nearest(a: _Operands) -> Tensor:
-    return F.interpolate(a.tensor("x"), size=a.shape[-2:], mode="nearest")
+OPERATIONS: dict[str, Arithmetic] = {
+    # element by element
+    "add": _of(torch.add, "x", "y"),
+    "sub": _of(torch.sub, "x", "y"),
+    "mul": _of(torch.mul, "x", "y"),
+    "real_div": _of(torch.div, "x", "y"),
+    "maximum": _of(torch.maximum, "x", "y"),
+    "minimum": _of(torch.minimum, "x", "y"),
+    "equal": _of(torch.eq, "x", "y"),
+    "not_equal": _of(torch.ne, "x", "y"),
+    "greater": _of(torch.gt, "x", "y"),
+    "greater_equal": _of(torch.ge, "x", "y"),
+    "less": _of(torch.lt, "x", "y"),
+    "less_equal": _of(torch.le, "x", "y"),
+    "logical_and": _of(torch.logical_and, "x", "y"),
+    "logical_or": _of(torch.logical_or, "x", "y"),
+    "logical_not": _of(torch.logical_not, "x"),
+    "select": _of(torch.where, "cond", "a", "b"),
+    "cos": _of(torch.cos, "x"),
+    "sin": _of(torch.sin, "x"),
+    "relu": _of(torch.relu, "x"),
+    "sigmoid": _of(torch.sigmoid, "x"),
+    "abs": _of(torch.abs, "x"),
+    "sqrt": _of(torch.sqrt, "x"),
+    "gelu": _gelu,
+    "clip": lambda a: a.tensor("x").clamp(a.constant("alpha"), a.constant("beta")),
+    "cast": _cast,
+    # shapes
+    "reshape": _reshape,
+    "expand_dims": _reshape,
+    "squeeze": _reshape,
+    "transpose": lambda a: a.tensor("x").permute(a.constant("perm")),
+    "tile": lambda a: a.tensor("x").tile(a.constant("reps")),
+    "concat": _concat,
+    "stack": lambda a: torch.stack(a.tensors("values"), dim=a.constant("axis")),
+    "split": _split,
+    "slice_by_index": _slice_by_index,
+    "pad": _pad,
+    # layers
+    "conv": _conv,
+    "conv_transpose": _conv_transpose,
+    "max_pool": _pooling(F.max_pool2d),
+    "avg_pool": _pooling(F.avg_pool2d),
+    "batch_norm": _batch_norm,
+    "layer_norm": _layer_norm,
+    "linear": lambda a: F.linear(a.tensor("x"), a.tensor("weight"), a.optional("bias")),
+    "matmul": _matmul,
+    "scaled_dot_product_attention": _attention,
+    "upsample_bilinear": _upsample_bilinear,
+    "upsample_nearest_neighbor": lambda a: F.interpolate(a.tensor("x"), size=a.shapes[0][-2:], mode="nearest"),
+    # over axes
+    "softmax": lambda a: a.tensor("x").softmax(dim=a.constant("axis", -1)),
+    "reduce_mean": _reduction(torch.mean),
+    "reduce_sum": _reduction(torch.sum),
+    "reduce_max": _reduction(torch.amax),
+    "reduce_min": _reduction(torch.amin),
+    "reduce_argmax": _argmax,
+}
+"""Operation type to its arithmetic."""

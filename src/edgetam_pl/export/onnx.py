@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from edgetam_pl.config import ExportConfig
-from edgetam_pl.export.coreml import example_of
-from edgetam_pl.export.extras import hush, require
-from edgetam_pl.export.parts import PRECISIONS, Feature, Part, Saved, one_of
+from edgetam_pl.export.backend import Backend, ProgramFacts
+from edgetam_pl.export.extras import require, silenced
+from edgetam_pl.export.parts import Part, Saved
 from edgetam_pl.io.environment import VERSION
 
 OPSET = 20
@@ -42,37 +42,23 @@ class OnnxProgram:
         return {name: torch.from_numpy(np.asarray(value, dtype=np.float32)) for name, value in zip(self.outputs, results)}
 
 
-class Onnx:
+class Onnx(Backend):
     """The backend `onnx`."""
 
     name = "onnx"
+    title = "ONNX runtime"
     suffix = ".onnx"
-    needs: tuple[str, ...] = ("onnx", "onnxscript", "onnxruntime")
-
-    def precision(self, config: ExportConfig) -> str:
-        for name, value, only in (
-            ("multifunction", config.multifunction, False),
-            ("compression", config.compression, "none"),
-            ("attention", config.attention, "decomposed"),
-        ):
-            if value != only:
-                raise ValueError(f"{name}={value} is a Core ML option; backend=onnx takes {name}={only}.")
-        one_of("precision", config.precision, PRECISIONS)
-        return "fp32" if config.precision == "auto" else config.precision
-
-    def wire(self, feature: Feature, precision: str) -> str:
-        """Images are plain tensors here, float32 in 0 ... 255."""
-        return "fp32" if feature.kind == "image" else feature.dtype(precision)
+    needs = ("onnx", "onnxscript", "onnxruntime")
 
     def convert(self, parts: Sequence[Part], folder: Path, config: ExportConfig) -> tuple[Saved, ...]:
         onnx, _ = require("onnx"), require("onnxscript")
         saved = []
         for part in parts:
             path = folder / f"{part.name}{self.suffix}"
-            with hush(), torch.no_grad():
+            with silenced(), torch.no_grad():
                 exported = torch.onnx.export(
                     part.module,
-                    tuple(example_of(feature) for feature in part.inputs),
+                    part.example(),
                     dynamo=True,
                     opset_version=OPSET,
                     input_names=[feature.name for feature in part.inputs],
@@ -92,16 +78,22 @@ class Onnx:
     def load(self, saved: Saved, *, rounded: bool) -> OnnxProgram:
         return OnnxProgram(saved.path)
 
+    def facts(self, saved: Saved) -> ProgramFacts:
+        onnx = require("onnx")
+        graph = onnx.shape_inference.infer_shapes(onnx.load(str(saved.path))).graph
+        ranks = [len(value.type.tensor_type.shape.dim) for value in graph.value_info]
+        return ProgramFacts(tuple(sorted({node.op_type for node in graph.node})), len(graph.node), max(ranks, default=0))
+
     def _halved(self, model: Any, part: Part) -> Any:
         tool = require("onnxruntime.transformers.float16")
         names = [feature.name for feature in (*part.inputs, *part.outputs) if feature.kind != "float"]
-        with hush():
+        with silenced():
             halved = tool.convert_float_to_float16(
                 model, keep_io_types=names, node_block_list=_angle_nodes(model.graph), disable_shape_infer=True
             )
             graph = require("onnxruntime.transformers.onnx_model").OnnxModel(halved)
             graph.topological_sort()  # the casts at inputs come last otherwise
-            _once(graph.model.graph)
+            _drop_repeated_casts(graph.model.graph)
             del graph.model.graph.value_info[:]  # types from before
             return graph.model
 
@@ -117,7 +109,7 @@ class Onnx:
 _NUMPY = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int32)": np.int32}
 
 
-def _once(graph: Any) -> None:
+def _drop_repeated_casts(graph: Any) -> None:
     """Drop casts that the tool has written twice, which it does where two nodes that stay in fp32 read the same value."""
     made: set[str] = set()
     for node in list(graph.node):

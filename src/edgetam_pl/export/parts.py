@@ -1,28 +1,21 @@
-"""The nouns of export: a feature (one named tensor), a part (one program), and what a backend must offer."""
+"""The nouns of export: a feature (one named tensor), a part (one program), and a part that was converted and saved."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from edgetam_pl.config import ExportConfig
-
 PADDING_LABEL, UNUSED_LABEL = -1, -2
 """Label of SAM's not-a-point token, and of a prompt slot that is to be ignored altogether."""
 
-
-PRECISIONS = ("auto", "fp16", "fp32")
-
-
-def one_of(key: str, value: str, legal: Sequence[str]) -> None:
-    """Refuse a value that is not among the legal ones."""
-    if value not in legal:
-        raise ValueError(f"{key}={value} is not known; use one of {', '.join(legal)}.")
+BYTES = {"fp16": 2, "fp32": 4, "int32": 4, "image": 1}
+"""Of one number of each type."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +29,11 @@ class Feature:
     meaning: str
 
     def dtype(self, precision: str) -> str:
-        """The type on the wire: fp16, fp32, int32, or image."""
+        """The type of the stored numbers: fp16, fp32, int32, or image."""
         return {"float": precision, "float32": "fp32"}.get(self.kind, self.kind)
+
+    def bytes(self, precision: str) -> int:
+        return prod(self.shape) * BYTES[self.dtype(precision)]
 
 
 @dataclass(frozen=True)
@@ -59,8 +55,19 @@ class Part:
         """The module in eager torch, by name. This is what every backend must reproduce."""
         with torch.no_grad():
             results = self.module(*(inputs[feature.name] for feature in self.inputs))
+        return self.named(results)
+
+    def named(self, results: Tensor | tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """The module's results by the names of the outputs."""
         results = (results,) if isinstance(results, Tensor) else results
         return {feature.name: value for feature, value in zip(self.outputs, results, strict=True)}
+
+    def example(self) -> tuple[Tensor, ...]:
+        """Inputs of the right shapes and types, to trace with; no graph depends on their values."""
+        return tuple(
+            torch.zeros(feature.shape, dtype=torch.int32 if feature.kind == "int32" else torch.float32)
+            for feature in self.inputs
+        )
 
     def output(self, name: str) -> Feature:
         return next(feature for feature in self.outputs if feature.name == name)
@@ -78,35 +85,6 @@ class Saved:
 
     part: Part
     path: Path
-    """Folder (.mlpackage) or file (.onnx)."""
+    """Folder or file."""
     function: str | None = None
     """Function inside a package that holds several; null: the only one."""
-
-
-class Backend(Protocol):
-    """A format that parts can be converted to and executed from."""
-
-    name: str
-    suffix: str
-    needs: tuple[str, ...]
-    """Optional packages without which nothing goes."""
-
-    def precision(self, config: ExportConfig) -> str:
-        """fp16 or fp32. Raises ValueError for a target that the format does not have."""
-        ...
-
-    def wire(self, feature: Feature, precision: str) -> str:
-        """The type that the feature has in a saved part: fp16, fp32, int32 or image."""
-        ...
-
-    def convert(self, parts: Sequence[Part], folder: Path, config: ExportConfig) -> tuple[Saved, ...]:
-        """Convert every part and save it under `folder`."""
-        ...
-
-    def load(self, saved: Saved, *, rounded: bool) -> Program:
-        """Load a saved part back, to be executed on this machine.
-
-        Args:
-            rounded: round every result to the declared type; only formats that declare fp16 care.
-        """
-        ...

@@ -2,43 +2,44 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-import hashlib
-import json
-import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from edgetam_pl.build import build_model
-from edgetam_pl.config import ExportConfig, Tolerance
+from edgetam_pl.config import ExportConfig
 from edgetam_pl.export import manifest as contract
 from edgetam_pl.export.adapters import flatten, loop_of, prepared
+from edgetam_pl.export.backend import Backend
 from edgetam_pl.export.backends import backend_of
 from edgetam_pl.export.clip import LEAST_FRAMES, draw
+from edgetam_pl.export.documents import readme
 from edgetam_pl.export.estimate import estimate
 from edgetam_pl.export.extras import require
-from edgetam_pl.export.gate.check import compare_contrasts, compare_parts, largest_activations
+from edgetam_pl.export.gate.check import cases
+from edgetam_pl.export.gate.judge import judge
 from edgetam_pl.export.gate.measures import Measure, Verdict
-from edgetam_pl.export.gate.rollouts import Rollouts, compare_rollouts, compare_verbs
+from edgetam_pl.export.gate.rollouts import Note, compare_verbs
 from edgetam_pl.export.golden import write_golden
-from edgetam_pl.export.manifest import RuntimeSpec
-from edgetam_pl.export.parts import Backend, Part, Saved
-from edgetam_pl.export.readme import write_readme
-from edgetam_pl.export.report import Clock, ExportReport, manifest_of, report_of
+from edgetam_pl.export.manifest import FeatureEntry, Manifest, PartEntry, RuntimeSpec
+from edgetam_pl.export.parts import Feature, Saved
+from edgetam_pl.export.report import Clock, ExportReport, PackageRow
+from edgetam_pl.io.atomic import atomic_path, write_json, write_text
+from edgetam_pl.io.environment import versions
+from edgetam_pl.io.hashing import bytes_of, sha256_of
 from edgetam_pl.model.track_anything import TrackAnything
+from edgetam_pl.weights import load_into
 
-REPORT = "export_report.json"
+REPORT, README = "export_report.json", "README.md"
 VALIDATOR = "validate_on_mac.py"
 VISIBLE_BIAS = 5.0
 """Presence bias of weights=random: a model that sees nothing would compare nothing."""
-
-Note = Callable[[str], None]
 
 
 class ExportRefused(ValueError):
@@ -57,8 +58,9 @@ def run(cfg: ExportConfig) -> ExportReport:
         ExportRefused: the gate did not pass.
     """
     model, checkpoint, digest = load(cfg)
-    report = export_packages(model, Path(cfg.out), cfg, checkpoint=checkpoint, checkpoint_sha256=digest, note=_tell)
-    print(report.table())
+    note = lambda text: print(f"export: {text}", flush=True)  # noqa: E731
+    report = export_packages(model, Path(cfg.out), cfg, checkpoint=checkpoint, checkpoint_sha256=digest, note=note)
+    print(report.table(backend_of(cfg.backend).device))
     print(f"packages: {report.out}")
     return report
 
@@ -76,12 +78,8 @@ def load(cfg: ExportConfig) -> tuple[TrackAnything, str, str]:
             assert isinstance(last, nn.Linear)
             last.bias.fill_(VISIBLE_BIAS)
         return model.eval(), "random", ""
-    from edgetam_pl.weights import load_into
-
     load_into(model, cfg.weights)
-    with open(cfg.weights, "rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return model.eval(), Path(cfg.weights).name, digest
+    return model.eval(), Path(cfg.weights).name, sha256_of(cfg.weights)
 
 
 def export_packages(
@@ -98,7 +96,7 @@ def export_packages(
     Args:
         model: any TrackAnything; it is copied, never changed.
         out: the folder to write. What an earlier export left there is replaced, if this one passes.
-        note: is told what is going on.
+        note: called with one line of progress at a time.
 
     Raises:
         ValueError: the target, the folder or the model is unsuitable.
@@ -114,95 +112,108 @@ def export_packages(
             f"gate.frames and gate.short_frames must be at least {LEAST_FRAMES}; shorter rollouts show nothing."
         )
     _check_folder(out)
-    clock = Clock()
+    clock, verdict = Clock(), Verdict()
     original = prepared_reference(model)
-    parts = flatten(prepared(model, fused_attention=cfg.attention == "fused"), cfg)
-    loop = loop_of(original, cfg)
-    by_role = {part.role: part for part in parts}
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as draft_name:
-        draft = Path(draft_name) / out.name
+    flat = flatten(prepared(model, fused_attention=cfg.attention == "fused"), cfg)
+    loop, parts = loop_of(original, cfg), {part.role: part for part in flat}
+    with atomic_path(out) as draft:
         draft.mkdir()
-        verdict = Verdict()
+        # convert
         note("adapters against the model")
-        verdict += list(compare_verbs(original, by_role, loop, cfg.gate))
+        verdict += list(compare_verbs(original, parts, loop, cfg.gate))
         clock.lap("adapters")
         note("converting")
-        saved = backend.convert(parts, draft, cfg)
+        saved = backend.convert(flat, draft, cfg)
         clock.lap("convert")
-        rollouts = gate(original, by_role, backend, saved, loop, cfg, precision, verdict, note)
+        # judge what was saved
+        found = cases(parts, loop, draw(cfg.gate.short_frames, loop.size, seed=cfg.gate.seed), cfg.gate)
+        rollouts = judge(original, parts, found, backend, saved, loop, cfg, verdict, note)
         clock.lap("gate")
-        report = report_of(out, cfg, precision, saved, verdict, rollouts.rows, clock)
+        worst = verdict.worst()
+        report = ExportReport(
+            out=str(out),
+            backend=cfg.backend,
+            precision=precision,
+            passed=verdict.ok,
+            packages=[PackageRow(each.part.name, each.path.name, bytes_of(each.path)) for each in saved],
+            seconds=clock.laps,
+            peak_rss_mb=clock.peaks,
+            failures=[str(measure) for measure in verdict.failures],
+            worst={k: {"value": m.value, "bound": m.bound, "ok": m.ok, "where": m.where} for k, m in sorted(worst.items())},
+            frames=rollouts.rows,
+        )
         if not verdict.ok:
             refused = out.with_name(out.name + ".refused.json")
-            _write_json(refused, dataclasses.asdict(report))
+            write_json(refused, dataclasses.asdict(report), indent=1)
             raise ExportRefused(_refusal(verdict.failures, refused), report)
+        # write what belongs to the packages; the folder gets its name when this block ends
         note("golden files, manifest")
         if cfg.golden:
-            write_golden(
-                draft,
-                by_role,
-                loop,
-                rollouts.expected,
-                frames=cfg.gate.frames,
-                short_frames=cfg.gate.short_frames,
-                seed=cfg.gate.seed,
-            )
+            clip = draw(cfg.gate.frames, loop.size, seed=cfg.gate.seed)
+            write_golden(draft, found, clip, rollouts.expected, short_frames=cfg.gate.short_frames)
             shutil.copyfile(Path(__file__).with_name(VALIDATOR), draft / VALIDATOR)
         blocks = len(original.memory_attention.blocks)
-        report.estimate = estimate(parts, saved, loop, precision=precision, blocks=blocks)
-        manifest = manifest_of(cfg, precision, saved, loop, draft, checkpoint, checkpoint_sha256, report)
+        report.estimate = estimate(saved, loop, backend, precision=precision, blocks=blocks)
+        manifest = _manifest(cfg, backend, saved, loop, draft, checkpoint, checkpoint_sha256, report)
         contract.write(manifest, draft)
-        write_readme(manifest, draft)
+        write_text(draft / README, readme(manifest, backend.usage(manifest)))
         clock.lap("write")
-        report.seconds = clock.laps
-        _write_json(draft / REPORT, dataclasses.asdict(report))
-        _give_name(draft, out)
+        write_json(draft / REPORT, dataclasses.asdict(report), indent=1)
     return report
-
-
-def gate(
-    model: TrackAnything,
-    parts: Mapping[str, Part],
-    backend: Backend,
-    saved: Sequence[Saved],
-    loop: RuntimeSpec,
-    cfg: ExportConfig,
-    precision: str,
-    verdict: Verdict,
-    note: Note,
-) -> Rollouts:
-    """Judge saved programs: part by part, over rollouts, and by their largest activations."""
-    tolerance = tolerance_of(cfg, precision)
-    clip = draw(cfg.gate.short_frames, loop.size, seed=cfg.gate.seed)
-    note("part by part")
-    stored = {each.part.role: backend.load(each, rounded=False) for each in saved}
-    verdict += list(compare_parts(parts, stored, loop, clip, cfg.gate, label="fp32 arithmetic", error=tolerance.stored))
-    verdict += list(compare_contrasts(parts, stored, loop, clip, tolerance))
-    del stored
-    programs = {each.part.role: backend.load(each, rounded=True) for each in saved}
-    bounds = {"error": tolerance.part, "decibel": tolerance.psnr}
-    verdict += list(compare_parts(parts, programs, loop, clip, cfg.gate, label=precision, noise=False, **bounds))
-    excusable = precision == "fp16" and cfg.compression == "none"
-    rollouts = compare_rollouts(model, parts, programs, loop, cfg.gate, tolerance, excusable=excusable, note=note)
-    verdict += rollouts.measures
-    verdict += list(largest_activations(parts, programs, bound=cfg.gate.largest))
-    return rollouts
-
-
-def tolerance_of(cfg: ExportConfig, precision: str) -> Tolerance:
-    """The bounds that this kind of export has to keep."""
-    if cfg.compression in ("int8", "palette8"):
-        return cfg.gate.eight_bits
-    if cfg.compression != "none":
-        return cfg.gate.few_bits
-    return cfg.gate.exact if precision == "fp32" else cfg.gate.half
 
 
 def prepared_reference(model: TrackAnything) -> TrackAnything:
     """The model as it is, in eval mode and fp32 on the CPU: what everything is compared with."""
-    import copy
-
     return copy.deepcopy(model).float().cpu().eval()
+
+
+def _manifest(
+    cfg: ExportConfig,
+    backend: Backend,
+    saved: Sequence[Saved],
+    loop: RuntimeSpec,
+    folder: Path,
+    checkpoint: str,
+    checkpoint_sha256: str,
+    report: ExportReport,
+) -> Manifest:
+    def entry(feature: Feature) -> FeatureEntry:
+        return FeatureEntry(feature.name, feature.shape, backend.wire(feature, report.precision), feature.meaning)
+
+    entries = tuple(
+        PartEntry(
+            name=each.part.name,
+            role=each.part.role,
+            file=str(each.path.relative_to(folder)),
+            function=each.function,
+            compute_units=each.part.compute_units,
+            bytes=bytes_of(each.path),
+            sha256=sha256_of(each.path, ignore=backend.volatile),
+            inputs=tuple(entry(feature) for feature in each.part.inputs),
+            outputs=tuple(entry(feature) for feature in each.part.outputs),
+        )
+        for each in saved
+    )
+    return Manifest(
+        format=contract.FORMAT,
+        name=cfg.name,
+        backend=cfg.backend,
+        precision=report.precision,
+        system=backend.system(cfg),
+        attention=cfg.attention,
+        compression=cfg.compression,
+        loop=loop,
+        parts=entries,
+        rules=contract.RULES,
+        model=dataclasses.asdict(cfg.model),
+        checkpoint=checkpoint,
+        checkpoint_sha256=checkpoint_sha256,
+        versions=versions(("torch", "numpy", "timm", *backend.needs)),
+        thresholds=dataclasses.asdict(cfg.gate),
+        parity=report.worst,
+        estimate=report.estimate,
+        apple_hardware=report.apple_hardware,
+    )
 
 
 def _check_folder(out: Path) -> None:
@@ -221,17 +232,6 @@ def _check_folder(out: Path) -> None:
         ) from error
 
 
-def _give_name(draft: Path, out: Path) -> None:
-    """The finished folder takes its place; what was there goes only after the new one has arrived."""
-    if not out.exists():
-        os.replace(draft, out)
-        return
-    old = draft.parent / "replaced"
-    os.replace(out, old)
-    os.replace(draft, out)
-    shutil.rmtree(old)
-
-
 def _refusal(failures: Sequence[Measure], refused: Path) -> str:
     shown = "\n".join(f"  {measure}" for measure in failures[:8])
     more = f"\n  and {len(failures) - 8} more" if len(failures) > 8 else ""
@@ -239,13 +239,3 @@ def _refusal(failures: Sequence[Measure], refused: Path) -> str:
         f"the gate refused the export: {len(failures)} comparisons failed. Nothing was written under the final name; "
         f"all numbers are in {refused}.\n{shown}{more}"
     )
-
-
-def _write_json(path: Path, data: Any) -> None:
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    os.replace(draft, path)
-
-
-def _tell(text: str) -> None:
-    print(f"export: {text}", flush=True)

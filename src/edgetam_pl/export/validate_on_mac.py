@@ -4,7 +4,7 @@
     python validate_on_mac.py                      # recommended compute units
     python validate_on_mac.py --units cpuOnly      # or all, cpuAndGPU, cpuAndNeuralEngine
 
-It runs every package on its golden inputs, plays the golden rollouts with a ring buffer of its own (the loop of the
+It runs every package on its golden inputs, tracks the golden rollouts with a ring buffer of its own (the loop of the
 README, in numpy), times each package, and asks Core ML where each operation would run. The report is `mac_report.json`.
 It needs neither torch nor the training project; what it compares with was computed by torch at export.
 """
@@ -99,8 +99,8 @@ def check_rollouts(folder, loop, predict, frames, pixels):
     rows = []
     for rollout in index["rollouts"]:
         client, truths, truth_index = Client(loop, predict), arrays[f"{rollout['name']}/logits"], 0
-        entries = {int(t): said for t, said in rollout["entries"].items()}
-        first = [t for t, said in entries.items() if said[0] is not None]
+        entries = {int(t): given for t, given in rollout["entries"].items()}
+        first = [t for t, given in entries.items() if given[0] is not None]
         order = first + [t for t in range(rollout["num_frames"]) if t not in first]
         for t in order:
             if frames and truth_index >= frames:
@@ -127,34 +127,40 @@ class Client:
         self.memories = [None] * loop["num_memories"]  # (frame, prompted, tokens)
         self.pointers = [None] * loop["num_pointers"]  # (frame, prompted, pointer)
 
-    def frame(self, t, image, said, arrays, factor):
+    def frame(self, t, image, prompts, arrays, factor):
         """Answers of one frame, in order; the last one is remembered."""
-        look = self.predict("image_encoder", {"image": image[None]})
-        high = {name: look[name] for name in ("feats_s0", "feats_s1") if name in look}
+        features = self.predict("image_encoder", {"image": image[None]})
+        high = {name: features[name] for name in ("feats_s0", "feats_s1") if name in features}
         answers, memory = [], None
         clicks, labels = [], []
-        embedding = look["image_embedding"]
-        for entry in said or [None]:
+        embedding = features["image_embedding"]
+        for entry in prompts or [None]:
             if entry is None:
-                step = self.predict("track_step", {"vision_features": look["vision_features"], **high, **self.slots(t)})
+                step = self.predict("track_step", {"vision_features": features["vision_features"], **high, **self.slots(t)})
                 embedding, memory = step["image_embedding"], step["memory_out"]
                 answers.append((step["low_res_mask"][0, 0], step["obj_ptr"][0], step["obj_score"].item()))
                 continue
             memory = None
             if "mask" in entry:
-                answers.append(self.adopt(look, high, enlarge(arrays[entry["mask"]], factor, self.loop["size"])))
+                answers.append(
+                    self.answer_with_mask(features, high, enlarge(arrays[entry["mask"]], factor, self.loop["size"]))
+                )
                 continue
             clicks, labels = clicks + entry["points"], labels + entry["labels"]
             previous = answers[-1][0] if answers else None
             answers.append(self.ask(embedding, high, clicks, labels, previous))
         logits, pointer, presence = answers[-1]
         if memory is None:
-            inputs = {"vision_features": look["vision_features"], "mask_logits": logits[None, None], "binarize": np.zeros(1)}
+            inputs = {
+                "vision_features": features["vision_features"],
+                "mask_logits": logits[None, None],
+                "binarize": np.zeros(1),
+            }
             if self.loop["memory_needs_presence"]:
                 inputs["obj_score"] = np.array([[presence]])
             memory = self.predict("memory_encoder", inputs)["memory"]
-        store(self.memories, (t, bool(said), np.asarray(memory)[0]))
-        store(self.pointers, (t, bool(said), pointer))
+        store(self.memories, (t, bool(prompts), np.asarray(memory)[0]))
+        store(self.pointers, (t, bool(prompts), pointer))
         return [answer[0] for answer in answers]
 
     def ask(self, embedding, high, clicks, labels, previous):
@@ -169,13 +175,13 @@ class Client:
             mask = np.full_like(mask, self.loop["absent_logit"])
         return mask, found["obj_ptrs"][0, best], presence
 
-    def adopt(self, look, high, mask):
+    def answer_with_mask(self, features, high, mask):
         """The manifest's rule `mask_prompt`."""
         kernel = np.array(self.loop["mask_kernel"])
         low, given = self.loop["size"] // 4, self.loop["given_logit"]
         blocks = mask.astype(np.float64).reshape(low, 4, low, 4)
         shrunk = np.einsum("ayxb,yb->ax", blocks, kernel) + self.loop["mask_bias"]
-        found = self.decode(look["vision_features"], high, [], [], shrunk[None, None])
+        found = self.decode(features["vision_features"], high, [], [], shrunk[None, None])
         weights = shrink_weights(self.loop["size"], low)
         logits = weights @ (given * (2.0 * mask - 1)) @ weights.T
         pointer = found["obj_ptrs"][0, 0] if mask.any() else np.array(self.loop["absent_pointer"])
@@ -303,7 +309,7 @@ class CoreMLPrograms:
 
 
 def show(report):
-    """For people."""
+    """Print the report as text."""
     verdict = "passed" if report["passed"] else "FAILED"
     print(f"{verdict}: {len(report['rows'])} comparisons, {len(report['failures'])} failures")
     for row in report["failures"][:20]:

@@ -13,6 +13,8 @@ from edgetam_pl.commands import bench as benchmark
 from edgetam_pl.commands.show import FULL_FRAMES, verbs
 from edgetam_pl.config import BenchConfig, ExportConfig, ModelConfig
 from edgetam_pl.export import ExportRefused
+from edgetam_pl.export.backends import BACKENDS
+from edgetam_pl.io.hashing import bytes_of
 
 
 def arithmetic(cfg: ModelConfig) -> dict[str, Any]:
@@ -42,8 +44,7 @@ def latency(cfg: BenchConfig, *, model: ModelConfig, weights: Path) -> dict[str,
 
 def package_bytes(out: Path) -> int | None:
     """Bytes of all exported packages in a run directory; None where there are none."""
-    files = [path for kind in ("*.mlpackage", "*.onnx") for top in out.rglob(kind) for path in (top, *top.rglob("*"))]
-    sizes = [path.stat().st_size for path in files if path.is_file()]
+    sizes = [bytes_of(path) for backend in BACKENDS.values() for path in out.rglob(f"*{backend.suffix}")]
     return sum(sizes) if sizes else None
 
 

@@ -10,13 +10,13 @@ import torch
 from edgetam_pl.config import GateConfig, Tolerance
 from edgetam_pl.export.gate.comparing_tracker import Drift
 from edgetam_pl.export.gate.measures import Measure, Verdict, iou, psnr, relative_error
-from edgetam_pl.export.gate.rollouts import ALONE, LEAST_OVERLAP, drift_bounds
+from edgetam_pl.export.gate.rollouts import FREE, LEAST_OVERLAP, drift_bounds
 from edgetam_pl.types import Decoded
 
 BOUNDS = Tolerance(free=0.1, iou=0.95)
 
 
-def apart(error: float, overlap: float) -> Drift:
+def drift(error: float, overlap: float) -> Drift:
     empty = torch.zeros(1, 1)
     return Drift(0, error, 50.0, overlap, Decoded(empty[None, None], empty, empty, empty, None))
 
@@ -58,26 +58,26 @@ def test_a_verdict_names_part_place_and_number_and_keeps_the_worst_of_each() -> 
 
 
 def test_without_an_excuse_every_frame_keeps_the_bounds_of_the_tolerance() -> None:
-    found = drift_bounds([apart(9.0, 0.0)] * 3, BOUNDS, None, 3.0)
-    assert found == [(0.1, 0.95, ALONE)] * 3
-    assert drift_bounds([apart(0.0, 1.0)], Tolerance(iou=1.01), None, 3.0)[0].iou == 1.01  # whatever was asked for
+    found = drift_bounds([drift(9.0, 0.0)] * 3, BOUNDS, None, 3.0)
+    assert found == [(0.1, 0.95, FREE)] * 3
+    assert drift_bounds([drift(0.0, 1.0)], Tolerance(iou=1.01), None, 3.0)[0].iou == 1.01  # whatever was asked for
 
 
 def test_a_model_that_amplifies_rounding_widens_the_bounds_from_there_on() -> None:
-    own = [apart(0.0, 1.0), apart(0.2, 0.9), apart(0.0, 1.0)]
-    first, second, third = drift_bounds([apart(0.0, 1.0)] * 3, BOUNDS, own, 3.0)
-    assert first == (0.1, 0.95, ALONE)
+    own = [drift(0.0, 1.0), drift(0.2, 0.9), drift(0.0, 1.0)]
+    first, second, third = drift_bounds([drift(0.0, 1.0)] * 3, BOUNDS, own, 3.0)
+    assert first == (0.1, 0.95, FREE)
     assert second[:2] == (pytest.approx(0.6), pytest.approx(0.7))
     assert third == second  # what was lost once may stay lost
     assert "3 x torch's own drift with rounded weights" in second.why
 
 
 def test_a_model_that_hardly_drifts_excuses_nothing() -> None:
-    assert drift_bounds([apart(9.0, 0.0)], BOUNDS, [apart(0.01, 0.99)], 3.0) == [(0.1, 0.95, ALONE)]
+    assert drift_bounds([drift(9.0, 0.0)], BOUNDS, [drift(0.01, 0.99)], 3.0) == [(0.1, 0.95, FREE)]
 
 
 def test_no_drift_excuses_another_mask() -> None:
-    (found,) = drift_bounds([apart(9.0, 0.0)], BOUNDS, [apart(5.0, 0.0)], 3.0)
+    (found,) = drift_bounds([drift(9.0, 0.0)], BOUNDS, [drift(5.0, 0.0)], 3.0)
     assert found.iou == LEAST_OVERLAP == 0.5
 
 

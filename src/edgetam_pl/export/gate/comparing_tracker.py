@@ -1,4 +1,4 @@
-"""Trackers that judge: the programs with torch at their side, and torch alone beside what the programs have answered."""
+"""Trackers that judge: the programs with torch doing every step as well, and torch with a bank of its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from edgetam_pl.config import Tolerance
 from edgetam_pl.export.client import PackagedTracker
 from edgetam_pl.export.gate.measures import Measure, iou, psnr, relative_error
-from edgetam_pl.export.gate.reference import Answer, Reference
+from edgetam_pl.export.gate.reference import Answer, Reference, Truth
 from edgetam_pl.types import Decoded, ImageFeatures, Memory, Prompts, Recall
 
 
@@ -43,7 +43,35 @@ class FrameRow:
     free_iou: float = 0.0
 
 
-class Recorder:
+class Drift(NamedTuple):
+    """How far the programs' answer is from torch's."""
+
+    frame: int
+    error: float
+    """Relative error of the candidate masks."""
+    psnr: float
+    """Of the same, in dB."""
+    iou: float
+    """Of the answered mask with torch's."""
+    truth: Decoded
+
+
+def drift_of(answer: Answer, truth: Truth, *, pixels: int) -> Drift:
+    """Compare all candidates, and the masks that were chosen; masks that differ in at most `pixels` pixels are equal."""
+    masks, true_masks = _candidates(answer.masks, answer.decoded), _candidates(truth.masks, truth.decoded)
+    overlap = iou(answer.decoded.best > 0, truth.decoded.best > 0, pixels=pixels)
+    return Drift(answer.frame, relative_error(masks, true_masks), psnr(masks, true_masks), overlap, truth.decoded)
+
+
+def _candidates(masks: Tensor | None, decoded: Decoded) -> Tensor:
+    """The raw masks among which an answer was chosen; a given mask is its own only candidate."""
+    if masks is None:
+        return decoded.logits
+    several = decoded.prompts is None or decoded.prompts.num_points <= 1
+    return masks[:, 1:] if several else masks[:, :1]
+
+
+class RecordingTracker:
     """A packaged tracker that writes down what it answers."""
 
     def __init__(self, tracker: PackagedTracker) -> None:
@@ -51,7 +79,8 @@ class Recorder:
         self.answers: list[Answer] = []
         self.frame = -1
 
-    def see(self, t: int, frame: Tensor) -> ImageFeatures:
+    def encode(self, t: int, frame: Tensor) -> ImageFeatures:
+        """Features of frame t (1, 3, S, S) uint8."""
         self.frame = t
         return self.tracker.encode(frame)
 
@@ -69,8 +98,8 @@ class Recorder:
         return self.tracker.memorize(f16, decoded)
 
 
-class Beside(Recorder):
-    """The same with torch at its side: at every verb torch does it too, with the programs' bank and what they were told."""
+class ComparingTracker(RecordingTracker):
+    """The same, with torch doing every step as well, from the programs' bank and with the same prompts."""
 
     def __init__(self, tracker: PackagedTracker, reference: Reference, names: Mapping[str, str], rollout_name: str,
                  tolerance: Tolerance) -> None:  # fmt: skip
@@ -79,35 +108,35 @@ class Beside(Recorder):
         self.measures: list[Measure] = []
         self.rows: list[FrameRow] = []
 
-    def see(self, t: int, frame: Tensor) -> ImageFeatures:
-        features = super().see(t, frame)
+    def encode(self, t: int, frame: Tensor) -> ImageFeatures:
+        features = super().encode(t, frame)
         self.features = self.reference.encode(frame)
-        self.error_f16 = self._differ("image_encoder", "F16", features.f16, self.features.f16)
+        self.error_f16 = self._compare("image_encoder", "F16", features.f16, self.features.f16)
         return features
 
     def attend(self, f16: Tensor, recall: Recall) -> Tensor:
         f_m = super().attend(f16, recall)
         self.f_m = self.reference.attend(self.features.f16, recall)
-        self.error_f_m = self._differ("track_step" if recall.frames else "image_encoder", "F_M", f_m, self.f_m)
+        self.error_f_m = self._compare("track_step" if recall.frames else "image_encoder", "F_M", f_m, self.f_m)
         return f_m
 
     def decode(self, f_m: Tensor, features: ImageFeatures, prompts: Prompts | None) -> Decoded:
         decoded = super().decode(f_m, features, prompts)
-        answer = self.answers[-1]
+        role, gate, answer = "track_step" if prompts is None else "prompt_decoder", self.reference.gate, self.answers[-1]
         truth = self.truth = self.reference.decode(self.f_m, self.features, prompts, answer)
-        role, gate = "track_step" if prompts is None else "prompt_decoder", self.reference.gate
-        self._note(role, "predicted IoU given up by choosing another candidate", truth.given_up, gate.tie)
-        self._note(role, "presence logit of an object judged otherwise", truth.misjudged, gate.presence_tie)
-        masks, true_masks = offered(answer.masks, decoded), offered(truth.masks, truth.decoded)
-        error, decibel = self._differ(role, "the candidates", masks, true_masks), psnr(masks, true_masks)
-        self._differ(role, "the answer", decoded.best, truth.decoded.best)
-        pointer = self._differ(role, "the pointer", decoded.pointer, truth.decoded.pointer)
-        overlap = iou(decoded.best > 0, truth.decoded.best > 0, pixels=gate.pixels)
-        self._note(role, "mask IoU with torch", overlap, self.tolerance.step_iou, at_least=True)
+        # decisions that rounding may take otherwise, where it matters little
+        self._measure(role, "predicted IoU given up by choosing another candidate", truth.given_up, gate.tie)
+        self._measure(role, "presence logit of an object judged otherwise", truth.misjudged, gate.presence_tie)
+        # the candidates before one is chosen, the chosen one, and its pointer
+        drift = drift_of(answer, truth, pixels=gate.pixels)
+        self._measure_error(role, "the candidates", drift.error, drift.psnr)
+        self._compare(role, "the answer", decoded.best, truth.decoded.best)
+        pointer = self._compare(role, "the pointer", decoded.pointer, truth.decoded.pointer)
+        self._measure(role, "mask IoU with torch", drift.iou, self.tolerance.step_iou, at_least=True)
         presence, pixels = truth.decoded.presence.min().item(), int((truth.decoded.best > 0).sum())
         self.rows.append(
-            FrameRow(self.name, self.frame, self.error_f16, self.error_f_m, error, decibel, pointer, overlap, presence,
-                     pixels, truth.followed)
+            FrameRow(self.name, self.frame, self.error_f16, self.error_f_m, drift.error, drift.psnr, pointer, drift.iou,
+                     presence, pixels, truth.followed)
         )  # fmt: skip
         return decoded
 
@@ -115,41 +144,34 @@ class Beside(Recorder):
         memory = super().memorize(f16, decoded)
         truth = self.reference.memorize(self.features.f16, self.truth.decoded)
         role = "track_step" if decoded.prompts is None else "memory_encoder"
-        self._differ(role, "the memory", memory.tokens, truth.tokens)
+        self._compare(role, "the memory", memory.tokens, truth.tokens)
         return memory
 
-    def _differ(self, role: str, what: str, value: Tensor, truth: Tensor) -> float:
-        error, t = relative_error(value, truth), self.tolerance
-        self._note(role, f"relative error of {what}", error, t.step)
-        self._note(role, f"PSNR of {what} in dB", psnr(value, truth), t.step_psnr, at_least=True)
+    def _compare(self, role: str, what: str, value: Tensor, truth: Tensor) -> float:
+        error = relative_error(value, truth)
+        self._measure_error(role, what, error, psnr(value, truth))
         return error
 
-    def _note(self, role: str, what: str, value: float, bound: float, *, at_least: bool = False) -> None:
+    def _measure_error(self, role: str, what: str, error: float, decibel: float) -> None:
+        self._measure(role, f"relative error of {what}", error, self.tolerance.step)
+        self._measure(role, f"PSNR of {what} in dB", decibel, self.tolerance.step_psnr, at_least=True)
+
+    def _measure(self, role: str, what: str, value: float, bound: float, *, at_least: bool = False) -> None:
         where = f"rollout {self.name}, frame {self.frame}"
         self.measures.append(Measure(self.names[role], where, what, value, bound, at_least))
 
 
-class Drift(NamedTuple):
-    """How far the programs' answer is from that of torch with a bank of its own."""
-
-    frame: int
-    error: float
-    psnr: float
-    iou: float
-    truth: Decoded
-
-
-class Alone:
-    """torch with a bank of its own, beside what the programs have answered."""
+class FreeReference:
+    """torch with a bank of its own, compared with what the programs have answered on the same frame just before."""
 
     def __init__(self, reference: Reference, answers: Sequence[Answer]) -> None:
         self.reference = reference
         self.attend, self.memorize = reference.attend, reference.memorize
-        self.answers = iter(answers)
-        self.found: list[Drift] = []
+        self.answers = iter(answers)  # of a list that grows while this is read
+        self.drifts: list[Drift] = []
         self.frame = -1
 
-    def see(self, t: int, frame: Tensor) -> ImageFeatures:
+    def encode(self, t: int, frame: Tensor) -> ImageFeatures:
         self.frame = t
         return self.reference.encode(frame)
 
@@ -157,16 +179,5 @@ class Alone:
         answer = next(self.answers)
         assert answer.frame == self.frame, f"the programs answered frame {answer.frame}, torch is at {self.frame}"
         truth = self.reference.decode(f_m, features, prompts, answer)
-        masks, true_masks = offered(answer.masks, answer.decoded), offered(truth.masks, truth.decoded)
-        overlap = iou(answer.decoded.best > 0, truth.decoded.best > 0, pixels=self.reference.gate.pixels)
-        apart = relative_error(masks, true_masks), psnr(masks, true_masks), overlap
-        self.found.append(Drift(self.frame, *apart, truth.decoded))
+        self.drifts.append(drift_of(answer, truth, pixels=self.reference.gate.pixels))
         return truth.decoded
-
-
-def offered(masks: Tensor | None, decoded: Decoded) -> Tensor:
-    """The candidates among which an answer was chosen, raw; a given mask is its own only candidate."""
-    if masks is None:
-        return decoded.logits
-    several = decoded.prompts is None or decoded.prompts.num_points <= 1
-    return masks[:, 1:] if several else masks[:, :1]

@@ -1,4 +1,4 @@
-"""What torch says to what the programs were asked, under the manifest's rules.
+"""What torch answers to what the programs were asked, under the manifest's rules.
 
 Where two candidates are as good as equal, or presence is near zero, rounding may decide otherwise than torch. Then torch
 follows the program's decision, so that what comes after can still be compared.
@@ -22,7 +22,7 @@ from edgetam_pl.types import ABSENT_LOGIT, Decoded, ImageFeatures, Memory, Promp
 
 
 class Answer(NamedTuple):
-    """What the programs said when they were asked to decode."""
+    """What the programs answered when they were asked to decode."""
 
     frame: int
     decoded: Decoded
@@ -31,7 +31,7 @@ class Answer(NamedTuple):
 
 
 class Truth(NamedTuple):
-    """What torch says to the same."""
+    """What torch answers to the same."""
 
     decoded: Decoded
     """With the programs' decision in place of torch's own, where it is within a tie."""
@@ -46,7 +46,7 @@ class Truth(NamedTuple):
 
 
 class Reference:
-    """The model's verbs, in eval mode and fp32. Keeps nothing.
+    """The model's verbs, in eval mode and fp32. Keeps the features of the last frame, which several trackers ask for.
 
     Args:
         model: the model as it is, not prepared for export.
@@ -57,12 +57,16 @@ class Reference:
         self.model, self.loop, self.gate = model, loop, gate
         decoder = parts["prompt_decoder"]
         assert isinstance(decoder.module, DecodePrompts)
-        self.decoder, self.decoder_inputs = decoder.module, [feature.name for feature in decoder.inputs]
+        self.decoder = decoder.module
         self.client = PackagedTracker({role: part.run for role, part in parts.items()}, loop)
+        self._last: tuple[Tensor, ImageFeatures] | None = None
 
     @torch.no_grad()
     def encode(self, frame: Tensor) -> ImageFeatures:
-        return self.model.encode(self.model.normalise(frame))
+        """Features of a frame (1, 3, S, S) uint8; the same tensor again costs nothing."""
+        if self._last is None or self._last[0] is not frame:
+            self._last = frame, self.model.encode(self.model.normalise(frame))
+        return self._last[1]
 
     @torch.no_grad()
     def attend(self, f16: Tensor, recall: Recall) -> Tensor:
@@ -78,17 +82,18 @@ class Reference:
 
     @torch.no_grad()
     def decode(self, f_m: Tensor, features: ImageFeatures, prompts: Prompts | None, answer: Answer) -> Truth:
-        """torch's answer beside that of the programs."""
+        """torch's answer to what the programs have answered."""
         own = self.model.decode(f_m, features, prompts)
         if answer.masks is None:
             return Truth(own, None)
         inputs = self.client.prompt_inputs(f_m, features, prompts)
-        found = [self.decoder.look_at([given[name] for name in self.decoder_inputs]) for given in inputs]
+        found = [self.decoder.candidates([given[feature.name] for feature in self.decoder.inputs]) for given in inputs]
         masks, scores, tokens = (
             torch.cat(rows)
             for rows in zip(*((candidates.logits, candidates.iou, candidates.tokens) for candidates in found), strict=True)
         )
-        first = 1 if own.logits.shape[1] > 1 else 0  # masks 1 ... 3 are offered, or mask 0 alone
+        first = 1 if own.logits.shape[1] > 1 else 0  # candidates are masks 1 ... 3, or only mask 0
+        # what the programs' choice and their verdict on presence cost by torch's own scores
         chosen, rows = _chosen(answer, own, first), torch.arange(len(masks))
         visible = answer.decoded.visible
         offered = scores[:, first:] if first else scores[:, :1]
@@ -97,6 +102,7 @@ class Reference:
         tied = given_up <= self.gate.tie and misjudged <= self.gate.presence_tie
         if not tied or not (given_up > 0 or misjudged > 0):
             return Truth(own, masks, given_up, misjudged)
+        # within a tie: torch's numbers under the programs' decision
         logits = torch.where(visible[:, None, None, None], masks[rows, chosen][:, None], ABSENT_LOGIT)
         presence = torch.where((visible == own.visible)[:, None], own.presence, answer.decoded.presence)
         pointer = self.model.mask_decoder.point(tokens[rows, chosen], visible)
