@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from edgetam_pl.config import CompressorConfig, ModelConfig
+from edgetam_pl.config.choices import check_choice, check_choices
 from edgetam_pl.model.compressor import Compressor, Dense, Perceiver2D, Pooling
 from edgetam_pl.model.image_encoder import FPN, ImageEncoder, SingleLevel
 from edgetam_pl.model.mask_decoder import MaskDecoder
@@ -29,9 +30,8 @@ def validate(cfg: ModelConfig) -> None:
     Raises:
         ValueError: naming what was given, what would be legal, and the key to change.
     """
-    _one_of("trunk", cfg.trunk, TRUNKS)
-    _one_of("neck", cfg.neck, ("fpn", "single"))
-    _one_of("cross_attention", cfg.cross_attention, ("full", "landmarks", "landmarks_key"))
+    check_choices(cfg)
+    check_choice("trunk", cfg.trunk, TRUNKS)
     for name, value in (("dim", cfg.dim), ("memory_dim", cfg.memory_dim), ("memory_blocks", cfg.memory_blocks),
                         ("memory_ffn", cfg.memory_ffn), ("decoder_heads", cfg.decoder_heads),
                         ("decoder_mlp", cfg.decoder_mlp), ("image_size", cfg.image_size)):  # fmt: skip
@@ -153,8 +153,6 @@ def _validate_encoder(cfg: ModelConfig) -> None:
 
 
 def _validate_compressor(cfg: CompressorConfig, *, grid: int) -> None:
-    _one_of("compressor.kind", cfg.kind, ("perceiver", "pooling", "none"))
-    _one_of("compressor.self_attention_2d", cfg.self_attention_2d, ("released", "paper"))
     divisors = [n for n in range(1, grid + 1) if grid % n == 0]
     if cfg.kind == "pooling" and cfg.pool not in divisors:
         raise ValueError(
@@ -179,11 +177,6 @@ def _validate_compressor(cfg: CompressorConfig, *, grid: int) -> None:
         )
     if cfg.global_latents + cfg.spatial_latents == 0:
         raise ValueError("Both kinds of latents are 0; keep one of them, or use compressor.kind=pooling or none.")
-
-
-def _one_of(key: str, value: str, legal: Iterable[str]) -> None:
-    if value not in tuple(legal):
-        raise ValueError(f"{key} is {value}; use one of {_listed(legal)}.")
 
 
 def _listed(values: Iterable[object]) -> str:
