@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
+
+import torch
 
 from edgetam_pl.config import CompressorConfig, ModelConfig
+from edgetam_pl.config.choices import check_choice, check_choices
 from edgetam_pl.model.compressor import Compressor, Dense, Perceiver2D, Pooling
 from edgetam_pl.model.image_encoder import FPN, ImageEncoder, SingleLevel
 from edgetam_pl.model.mask_decoder import MaskDecoder
@@ -14,6 +18,10 @@ from edgetam_pl.model.memory_encoder import MemoryEncoder
 from edgetam_pl.model.prompt_encoder import PromptEncoder
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.model.trunks import REPVIT, TRUNKS, VIT, build_trunk
+from edgetam_pl.weights import load_into
+
+RANDOM = "random"
+"""Instead of a checkpoint: random weights, to try an architecture."""
 
 
 def validate(cfg: ModelConfig) -> None:
@@ -22,9 +30,8 @@ def validate(cfg: ModelConfig) -> None:
     Raises:
         ValueError: naming what was given, what would be legal, and the key to change.
     """
-    _one_of("trunk", cfg.trunk, TRUNKS)
-    _one_of("neck", cfg.neck, ("fpn", "single"))
-    _one_of("cross_attention", cfg.cross_attention, ("full", "landmarks", "landmarks_key"))
+    check_choices(cfg)
+    check_choice("trunk", cfg.trunk, TRUNKS)
     for name, value in (("dim", cfg.dim), ("memory_dim", cfg.memory_dim), ("memory_blocks", cfg.memory_blocks),
                         ("memory_ffn", cfg.memory_ffn), ("decoder_heads", cfg.decoder_heads),
                         ("decoder_mlp", cfg.decoder_mlp), ("image_size", cfg.image_size)):  # fmt: skip
@@ -79,6 +86,28 @@ def build_model(cfg: ModelConfig) -> TrackAnything:
     )
 
 
+def load_model(cfg: ModelConfig, weights: str | Path | None, *, seed: int = 0) -> TrackAnything:
+    """A model with its weights, on the CPU, in evaluation mode: the one loader of every command.
+
+    Args:
+        weights: an official file, one of our checkpoints, or `random`.
+        seed: of random weights. The same seed gives the same numbers in every command, and PyTorch's own generator
+            stays where it was.
+
+    Raises:
+        ValueError: no weights, no such file, a file of another model, or a configuration that describes no model.
+    """
+    if not weights:
+        raise ValueError(
+            "No weights were given. Name a checkpoint: the official edgetam.pt (github.com/facebookresearch/EdgeTAM, "
+            "folder checkpoints) or one of your own training; or `random`, to try the architecture."
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build_model(cfg)
+    return model.eval() if str(weights) == RANDOM else load_into(model, weights).eval()
+
+
 def _build_compressor(cfg: CompressorConfig, *, dim: int, grid: tuple[int, int]) -> Compressor:
     if cfg.kind == "none":
         return Dense(dim, grid=grid)
@@ -124,8 +153,6 @@ def _validate_encoder(cfg: ModelConfig) -> None:
 
 
 def _validate_compressor(cfg: CompressorConfig, *, grid: int) -> None:
-    _one_of("compressor.kind", cfg.kind, ("perceiver", "pooling", "none"))
-    _one_of("compressor.self_attention_2d", cfg.self_attention_2d, ("released", "paper"))
     divisors = [n for n in range(1, grid + 1) if grid % n == 0]
     if cfg.kind == "pooling" and cfg.pool not in divisors:
         raise ValueError(
@@ -150,11 +177,6 @@ def _validate_compressor(cfg: CompressorConfig, *, grid: int) -> None:
         )
     if cfg.global_latents + cfg.spatial_latents == 0:
         raise ValueError("Both kinds of latents are 0; keep one of them, or use compressor.kind=pooling or none.")
-
-
-def _one_of(key: str, value: str, legal: Iterable[str]) -> None:
-    if value not in tuple(legal):
-        raise ValueError(f"{key} is {value}; use one of {_listed(legal)}.")
 
 
 def _listed(values: Iterable[object]) -> str:

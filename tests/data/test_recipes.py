@@ -14,9 +14,10 @@ from edgetam_pl.commands.compose import composed
 from edgetam_pl.config import ShardsConfig
 from edgetam_pl.data.build import run
 from edgetam_pl.data.readers import READERS
-from edgetam_pl.data.recipes import RECIPES, Recipe
+from edgetam_pl.data.recipes import Recipe
+from edgetam_pl.io.resources import shipped
 
-MIXTURES = RECIPES.parents[1] / "configs" / "data"
+RECIPES, MIXTURES = shipped("shards/recipes"), shipped("configs") / "data"
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
@@ -44,7 +45,7 @@ def test_a_recipe_says_all_and_its_command_means_its_settings(name: str) -> None
 
 
 @pytest.mark.parametrize(
-    "path", sorted((RECIPES.parents[1] / "configs" / "data").glob("*.yaml")), ids=lambda path: path.stem
+    "path", sorted(MIXTURES.glob("*.yaml")), ids=lambda path: path.stem
 )
 def test_a_mixture_reads_what_recipes_write_or_what_it_says_how_to_write(path: Path) -> None:
     written = {word.removeprefix("out=") for name in NAMES for word in Recipe.read(name).command.split()[3:]}

@@ -1,16 +1,17 @@
-"""Hydra composes, the schema checks: from command-line words to the dataclasses of `config.py`.
+"""Hydra composes, the schema checks: from command-line words to the dataclasses of `config`.
 
 An experiment is a flat YAML of overrides in `experiments/`; `experiment=NAME` puts them before the words that follow, and
-`scale=NAME` makes them fit a machine.
+`scale=NAME` makes them fit a machine. Files of the working directory win over those of the package (io/resources.py).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -19,13 +20,25 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-ROOT = Path(__file__).resolve().parents[3]
-CONFIGS = ROOT / "configs"
-EXPERIMENTS = ROOT / "experiments"
-RECIPES = ROOT / "shards" / "recipes"
+from edgetam_pl.config import ModelConfig, ShowConfig
+from edgetam_pl.config.choices import check_choices, did_you_mean
+from edgetam_pl.io import resources
+
+CONFIGS = resources.shipped(resources.CONFIGS)
+EXPERIMENTS = resources.shipped(resources.EXPERIMENTS)
 
 _OPEN = ("trainer.", "model.trunk_args.", "teacher.trunk_args.")
 """Arguments of other libraries have no schema here, so any of them may be added."""
+
+RENAMED = {
+    "weights_for": "load_parts",
+    "model.locality": "model.cross_attention_bias_init",
+    "teacher.locality": "teacher.cross_attention_bias_init",
+}
+"""Keys of earlier versions, and what they are called now."""
+
+MACROS = ("experiment", "scale", "recipe", "latents")
+"""Words that stand for several others; see `expand`."""
 
 Schema = TypeVar("Schema")
 
@@ -34,19 +47,38 @@ def composed(schema: type[Schema], *, command: str, overrides: list[str]) -> tup
     """The checked configuration of one command, as dataclasses and as the composed YAML.
 
     Raises:
-        ValueError: an unknown key, value or option; the message names it and what is allowed.
+        ValueError: an unknown key, value or option; the message names it, what is allowed, and what is nearest.
     """
     if command == "evaluate":  # `data` is a group of mixtures for training; a set to evaluate on is a plain name
         overrides = ["dataset=" + word.removeprefix("data=") if word.startswith("data=") else word for word in overrides]
+    words = expand(overrides)
+    for word in words:
+        _check_word(word, schema, command)
     ConfigStore.instance().store(name=f"{command}_schema", node=schema)
     GlobalHydra.instance().clear()
+    first, *others = resources.folders(resources.CONFIGS)
+    search = [f"hydra.searchpath=[{','.join(_quoted(f'file://{path}') for path in others)}]"] if others else []
     try:
-        with initialize_config_dir(config_dir=str(CONFIGS), version_base="1.3"):
-            cfg = compose(config_name=command, overrides=expand(overrides))
+        with initialize_config_dir(config_dir=str(first), version_base="1.3"):
+            cfg = compose(config_name=command, overrides=[*search, *(literal(word, schema) for word in words)])
         OmegaConf.resolve(cfg)
-        return cast(Schema, OmegaConf.to_object(cfg)), cfg
+        result = cast(Schema, OmegaConf.to_object(cfg))
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_one_sentence(error)) from error
+    check_choices(result)
+    return result, cfg
+
+
+def model_config(name: str, *overrides: str) -> ModelConfig:
+    """A model of the zoo: configs/model/NAME.yaml, with settings on top of it (`model.dim=128`).
+
+    Raises:
+        ValueError: no such model, or a setting that it does not have.
+    """
+    return composed(ShowConfig, command="show", overrides=[f"model={name}", *overrides])[0].model
+
+
+# ---------------------------------------------------------------------- words that stand for several
 
 
 def expand(overrides: list[str]) -> list[str]:
@@ -62,12 +94,14 @@ def expand(overrides: list[str]) -> list[str]:
     for word in overrides:
         key, _, value = word.partition("=")
         if key == "experiment" and value:
-            words += _words_of(_mapping(EXPERIMENTS / f"{value}.yaml", kind=key))
+            words += _words_of(_mapping(resources.EXPERIMENTS, value, kind=key))
         elif key == "recipe" and value:
-            words[:0] = _words_of(_mapping(RECIPES / f"{value}.yaml", kind=key)["settings"])  # first, so that others win
+            words[:0] = _words_of(_mapping(resources.RECIPES, value, kind=key)["settings"])  # first, so that others win
             words.append(word)
         elif key == "scale" and value:
             scale = Scale.read(value)
+        elif key == "teacher" and value:
+            words.append(f"model@teacher={value}")
         else:
             words.append(word)
     words = [*scale.words, *(other for word in words for other in scale.replace.get(word, (word,)))]
@@ -92,7 +126,7 @@ class Scale:
 
     @classmethod
     def read(cls, name: str) -> Scale:
-        entries = _mapping(EXPERIMENTS / "scales" / f"{name}.yaml", kind="scale")
+        entries = _mapping(resources.EXPERIMENTS, name, kind="scale", below="scales")
         unknown = entries.keys() - {"latents", "replace", "words"}
         if unknown:
             raise ValueError(
@@ -102,56 +136,154 @@ class Scale:
         return cls(entries.get("latents", 256), replace, tuple(_words_of(entries.get("words", {}))))
 
 
-def latents(said: str, *, of_256: int = 256) -> tuple[str, ...]:
+def latents(given: str, *, of_256: int = 256) -> tuple[str, ...]:
     """`latents=` in keys: GLOBAL/SPATIAL (numbers of the paper, which a scale converts), none (dense), poolN (windows).
 
     Raises:
         ValueError: it is none of these, or gives no whole number at this scale.
     """
-    if said == "none":
+    if given == "none":
         return ("model.compressor.kind=none",)
-    if match := re.fullmatch(r"pool(\d+)", said):
+    if match := re.fullmatch(r"pool(\d+)", given):
         return ("model.compressor.kind=pooling", f"model.compressor.pool={match[1]}")
-    match = re.fullmatch(r"(\d+)/(\d+)", said)
+    match = re.fullmatch(r"(\d+)/(\d+)", given)
     if match is None:
-        raise ValueError(f"latents={said} is not understood; use GLOBAL/SPATIAL (256/256), none, or poolN (pool4).")
+        raise ValueError(f"latents={given} is not understood; use GLOBAL/SPATIAL (256/256), none, or poolN (pool4).")
     scaled = [int(number) * of_256 / 256 for number in match.groups()]
     if not all(number.is_integer() for number in scaled):
         raise ValueError(
-            f"latents={said} would be {scaled[0]:g}/{scaled[1]:g} at this scale, where 256 of the paper are {of_256}; use "
+            f"latents={given} would be {scaled[0]:g}/{scaled[1]:g} at this scale, where 256 of the paper are {of_256}; use "
             f"multiples of {256 // of_256}."
         )
     if not any(scaled):
-        raise ValueError(f"latents={said} leaves no memory; use latents=none for all its tokens, or pool4 for their means.")
+        raise ValueError(f"latents={given} leaves no memory; use latents=none for all its tokens, or pool4 for their means.")
     keys = ("global_latents", "spatial_latents")
     return ("model.compressor.kind=perceiver", *(f"model.compressor.{k}={int(n)}" for k, n in zip(keys, scaled)))
 
 
-def _mapping(path: Path, *, kind: str) -> dict[str, Any]:
-    if not path.is_file():
-        known = sorted(p.stem for p in path.parent.glob("*.yaml"))
-        raise ValueError(f"There is no {kind} named {path.stem}; known ones: {', '.join(known) or 'none'}.")
+def _mapping(folder: str, name: str, *, kind: str, below: str = "") -> dict[str, Any]:
+    path = resources.find(folder, str(Path(below, f"{name}.yaml")))
+    if path is None:
+        known = resources.names(folder, below)
+        raise ValueError(
+            f"There is no {kind} named {name}; known ones: {', '.join(known) or 'none'}.{did_you_mean(name, known)}"
+        )
     entries = OmegaConf.to_container(OmegaConf.load(path))
     if not isinstance(entries, dict):
         raise ValueError(f"{path.name} should be a mapping, one entry a line.")
     return {str(key): value for key, value in entries.items()}
 
 
+# ---------------------------------------------------------------------- words, and values in Hydra's grammar
+
+
+def words_of(settings: Mapping[str, Any]) -> list[str]:
+    """Settings of a Python call as command-line words; a mapping inside becomes dotted keys.
+
+    >>> words_of({"model": "toy", "trainer": {"max_epochs": 3}, "weights": None})
+    ['model=toy', 'trainer.max_epochs=3', 'weights=null']
+    """
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat.update({f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, Mapping) else {key: value})
+    deeper = any(isinstance(value, Mapping) for value in flat.values())
+    return words_of(flat) if deeper else _words_of(flat)
+
+
 def _words_of(entries: Mapping[str, Any]) -> list[str]:
-    return [f"{key}={_literal(value)}" for key, value in entries.items()]
+    return [f"{key}={_value(value)}" for key, value in entries.items()]
 
 
-def _literal(value: object) -> str:
+def _value(value: object) -> str:
     """A value in Hydra's override grammar."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, list):
-        return "[" + ",".join(_literal(item) for item in value) + "]"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(_value(item) for item in value) + "]"
     if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_literal(item)}" for key, item in value.items()) + "}"
+        return "{" + ",".join(f"{key}:{_value(item)}" for key, item in value.items()) + "}"
     return str(value)
+
+
+def literal(word: str, schema: type) -> str:
+    """A word whose value Hydra takes as it stands, if its key holds text: paths may have any character, and ~ is home.
+
+    >>> from edgetam_pl.config import TrainConfig
+    >>> literal("out=runs/a, b (1)", TrainConfig)
+    "out='runs/a, b (1)'"
+    """
+    key, equals, value = word.partition("=")
+    optional, kind = _type_at(schema, key.lstrip("+"))
+    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    if kind is not str or not equals or quoted or (optional and value == "null"):
+        return word
+    return f"{key}={_quoted(str(Path(value).expanduser()) if value.startswith('~') else value)}"
+
+
+def _quoted(text: str) -> str:
+    """Text between quotes, as Hydra reads it: a quote, and backslashes before it or at the end, are escaped."""
+    return "'" + re.sub(r"(\\*)(')|(\\+)$", lambda m: (m[1] * 2 + "\\'") if m[2] else m[3] * 2, text) + "'"
+
+
+def _type_at(schema: type, key: str) -> tuple[bool, Any]:
+    """(may it be null, type) of the field at a dotted key; (False, None) where the schema has none."""
+    optional, kind = False, cast(Any, schema)
+    for name in key.split("."):
+        if not is_dataclass(kind):
+            return False, None
+        kind = get_type_hints(kind).get(name)
+        inner = [one for one in get_args(kind) if one is not type(None)]
+        optional = get_origin(kind) in (Union, types.UnionType) and len(inner) < len(get_args(kind))
+        kind = inner[0] if optional else kind
+    return optional, kind
+
+
+# ---------------------------------------------------------------------- mistakes
+
+
+def _check_word(word: str, schema: type, command: str) -> None:
+    """Refuse what Hydra would answer in its own words: flags, old keys, unknown keys, unknown choices of a group.
+
+    Raises:
+        ValueError: naming the word and the nearest right one.
+    """
+    key, equals, value = word.partition("=")
+    if word.startswith("-") or not equals:
+        known = [one.name for one in fields(cast(Any, schema))]
+        near = did_you_mean(key.lstrip("-").replace("-", "_"), known)
+        raise ValueError(f"{word!r} is no setting; `edgetam {command}` takes key=value words.{near}")
+    if key in RENAMED:
+        raise ValueError(f"{key} is called {RENAMED[key]} now; use {RENAMED[key]}={value}.")
+    if key.startswith(("+", "~")):
+        return
+    group = key.partition("@")[0]
+    options = resources.names(resources.CONFIGS, group)
+    if options and "." not in group:
+        if value not in (*options, "null"):
+            near = did_you_mean(value, options)
+            raise ValueError(f"There is no {group} named {value}; known ones: {', '.join(options)}.{near}")
+    elif (unknown := _unknown_key(schema, key)) is not None:
+        at, known = unknown
+        raise ValueError(f"There is no key {key}; {at or command} has {', '.join(known)}.{did_you_mean(_last(key), known)}")
+
+
+def _unknown_key(schema: type, key: str) -> tuple[str, list[str]] | None:
+    """(where the key leaves the schema, what there is instead), or None for a key that may exist."""
+    names = key.split(".")
+    for count, name in enumerate(names):
+        _, kind = _type_at(schema, ".".join(names[:count])) if count else (False, schema)
+        if not is_dataclass(kind):
+            return None
+        known = [one.name for one in fields(kind)]
+        if name not in known:
+            return ".".join(names[:count]), known if count else [*known, *MACROS]
+    return None
+
+
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]
 
 
 _NOISE = ("full_key", "object_type", "reference_type", "To append", "Config search path", "provider=", "In '", "See https")
@@ -159,5 +291,6 @@ _NOISE = ("full_key", "object_type", "reference_type", "To append", "Config sear
 
 
 def _one_sentence(error: Exception) -> str:
-    lines = [line.strip() for cause in (error, error.__cause__) if cause is not None for line in str(cause).splitlines()]
+    causes: Iterable[BaseException | None] = (error, error.__cause__)
+    lines = [line.strip() for cause in causes if cause is not None for line in str(cause).splitlines()]
     return " ".join(dict.fromkeys(line.removesuffix(".") + "." for line in lines if line and not line.startswith(_NOISE)))

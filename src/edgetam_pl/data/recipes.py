@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-RECIPES = Path(__file__).resolve().parents[3] / "shards" / "recipes"
+from edgetam_pl.io import resources
 
 
 @dataclass(frozen=True)
@@ -32,10 +31,9 @@ class Recipe:
     @staticmethod
     def read(name: str) -> Recipe:
         """Raises ValueError where there is no such recipe."""
-        path = RECIPES / f"{name}.yaml"
-        if not path.is_file():
-            known = ", ".join(sorted(other.stem for other in RECIPES.glob("*.yaml")))
-            raise ValueError(f"There is no recipe named {name}; known ones: {known}.")
+        path = resources.find(resources.RECIPES, f"{name}.yaml")
+        if path is None:
+            raise ValueError(f"There is no recipe named {name}; known ones: {', '.join(resources.names(resources.RECIPES))}.")
         return Recipe(**yaml.safe_load(path.read_text()))
 
     def heading(self) -> str:
