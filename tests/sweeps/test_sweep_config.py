@@ -1,31 +1,18 @@
-"""Sweep files, latents in words, Pareto fronts and reports: what needs no trial."""
+"""Sweep files and the words in them: what needs no trial."""
 
 from __future__ import annotations
 
 import itertools
-import random
-from pathlib import Path
 
 import pytest
+from sweep_points import sweep
 
-from edgetam_pl.commands.compose import composed, expand, latents
-from edgetam_pl.config import TrainConfig
-from edgetam_pl.sweeps.cost import arithmetic, package_bytes
-from edgetam_pl.sweeps.report import COSTS, Outcome, front_cost, gather, pareto, read_outcomes, write_report
-from edgetam_pl.sweeps.sweep_config import ARGUMENTS, Parameter, StopRule, Sweep
-
-
-def sweep(*parameters: Parameter, method: str = "grid", words: tuple[str, ...] = ("scale=toy", ARGUMENTS)) -> Sweep:
-    return Sweep("s", method, "trial/jf", True, parameters, words, None, None, {})
-
-
-def outcome(name: str, jf: float, ms: float, *words: str) -> Outcome:
-    model = {"kind": "perceiver", "global_latents": 1, "spatial_latents": 1}
-    return Outcome(name, "finished", words, {"trial/jf": jf, "trial/latency_ms/step": ms}, {"model": model, "cost": {}})
+from edgetam_pl.commands.compose import expand, latents
+from edgetam_pl.sweeps.sweep_config import StopRule, distribution
 
 
 def test_a_grid_is_every_combination_with_the_last_key_fastest() -> None:
-    points = list(sweep(Parameter("a", (1, 2)), Parameter("b.c", ("x", "y"))).grid())
+    points = list(sweep({"a": {"values": [1, 2]}, "b.c": {"values": ["x", "y"]}}).grid())
     assert [point.words for point in points] == [
         ("scale=toy", f"a={a}", f"b.c={b}") for a, b in itertools.product((1, 2), ("x", "y"))
     ]
@@ -33,24 +20,19 @@ def test_a_grid_is_every_combination_with_the_last_key_fastest() -> None:
     assert len({point.name for point in points}) == 4
 
 
-def test_draws_stay_in_their_range_and_repeat() -> None:
-    ranges = [Parameter.read(k, {"min": low, "max": high}) for k, low, high in (("i", 1, 3), ("x", 0.5, 1.0))]
-    ranges.append(Parameter.read("l", {"min": 1e-4, "max": 1e-2, "distribution": "log_uniform_values"}))
-    drawn = list(itertools.islice(sweep(*ranges).draws(), 50))
-    assert {point.values["i"] for point in drawn} == {1, 2, 3}
-    assert all(0.5 <= p.values["x"] <= 1 and 1e-4 <= p.values["l"] <= 1e-2 for p in drawn)
-    assert drawn == list(itertools.islice(sweep(*ranges).draws(), 50))
-    assert Parameter("v", (7,)).draw(random.Random(0)) == 7
-
-
 def test_a_large_space_is_checked_value_by_value() -> None:
-    large = sweep(*(Parameter(f"k{i}", tuple(range(10))) for i in range(4)))
+    large = sweep({f"k{i}": {"values": list(range(10))} for i in range(4)})
     points = list(large.validation_points())
     assert len(points) == 40
     assert {point.values["k2"] for point in points} == set(range(10))
     assert large.size == 10_000
-    ends = sweep(Parameter.read("k", {"min": 2, "max": 9}))
+    ends = sweep({"k": {"min": 2, "max": 9}})
     assert [point.values["k"] for point in ends.validation_points()] == [2, 9]
+
+
+def test_values_that_are_lists_become_words() -> None:
+    points = sweep({"stage.phases": {"values": [[{"frames": 2}], [{"frames": 4}]]}}).grid()
+    assert [point.words[-1] for point in points] == ["stage.phases=[{'frames': 2}]", "stage.phases=[{'frames': 4}]"]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +42,7 @@ def test_a_large_space_is_checked_value_by_value() -> None:
 )  # fmt: skip
 def test_a_parameter_that_is_none_is_refused(said: dict[str, object], wrong: str) -> None:
     with pytest.raises(ValueError, match=wrong):
-        Parameter.read("k", said)
+        distribution("k", said)
 
 
 def test_bands_are_those_of_wandb() -> None:
@@ -87,51 +69,3 @@ def test_a_scale_replaces_choices_and_its_own_words_give_way() -> None:
     assert words.index("checkpoint_every=50") < words.index("checkpoint_every=7")
     with pytest.raises(ValueError, match="known ones: full, small, toy"):
         expand(["scale=huge"])
-
-
-def test_seeds_are_one_configuration_and_what_varies_is_its_name() -> None:
-    trials = [
-        outcome(f"t{a}{s}", 50 + a + s, 1.0, "scale=toy", f"a={a}", f"seed={s}", f"out=x{a}{s}")
-        for a in (0, 10)
-        for s in (1, 2, 3)
-    ]
-    first, second = gather(trials, metric="trial/jf")
-    assert (first.label, second.label) == ("a=0", "a=10")
-    assert first.scores == [51, 52, 53]
-    assert (first.mean, first.spread) == (52, 1)
-    assert second.cost("trial/latency_ms/step") == 1.0
-    assert second.cost("trial/parameters") is None
-
-
-def test_the_front_is_what_nothing_beats_in_both() -> None:
-    places = {"slow": (60.0, 9.0), "good": (60.0, 5.0), "poor": (50.0, 6.0), "fast": (40.0, 1.0), "even": (40.0, 1.0)}
-    found = gather([outcome(name, *place, f"a={name}") for name, place in places.items()], metric="trial/jf")
-    front = pareto(found, "trial/latency_ms/step", maximize=True)
-    assert [c.label for c in front] == ["a=fast", "a=even", "a=good"]
-    assert front_cost(found) == "trial/latency_ms/step"
-    assert "trial/memory_tokens" in COSTS
-
-
-def test_an_empty_folder_is_no_sweep(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no trials"):
-        write_report(tmp_path)
-    (tmp_path / "trials" / "a").mkdir(parents=True)
-    assert [found.status for found in read_outcomes(tmp_path)] == ["unfinished"]
-    assert "| a | unfinished |  |" in write_report(tmp_path).read_text()
-
-
-def test_the_size_of_packages_is_that_of_all_their_files(tmp_path: Path) -> None:
-    assert package_bytes(tmp_path) is None
-    (tmp_path / "packages" / "A.mlpackage" / "Data").mkdir(parents=True)
-    (tmp_path / "packages" / "A.mlpackage" / "Data" / "weights.bin").write_bytes(b"12345")
-    (tmp_path / "packages" / "B.onnx").write_bytes(b"123")
-    (tmp_path / "packages" / "README.md").write_text("not a package")
-    assert package_bytes(tmp_path) == 8
-
-
-@pytest.mark.parametrize(("name", "tokens"), [("toy", 32), ("toy_teacher", 64)])
-def test_arithmetic_counts_what_memory_attention_reads(name: str, tokens: int) -> None:
-    said = arithmetic(composed(TrainConfig, command="train", overrides=[f"model={name}"])[0].model)
-    assert said["memory_tokens"] == tokens
-    assert said["bank_tokens"] == 7 * tokens
-    assert said["gflops"]["total"] == pytest.approx(sum(v for k, v in said["gflops"].items() if k != "total"))

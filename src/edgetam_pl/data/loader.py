@@ -15,7 +15,6 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from edgetam_pl.config import DataConfig, DataSource
@@ -32,7 +31,7 @@ _SHOWN = 5
 
 
 class WorkerDiedError(RuntimeError):
-    """A data worker ended without a word. The message says what to try."""
+    """A data worker was killed or crashed. The message says what to try."""
 
 
 class ShardLoader:
@@ -58,47 +57,41 @@ class ShardLoader:
     def __iter__(self) -> Iterator[VideoBatch]:
         start, self._start = self._start, 0
         self.batches = start
-        for parcel in self._parcels(start):
-            if isinstance(parcel, BrokenDataError):
-                raise parcel
-            self._count(parcel)
+        for made in self._worker_batches(start):
+            if isinstance(made, BrokenDataError):
+                raise made
+            self._count(made)
             self.batches += 1
-            yield parcel.batch.unpack()  # before the worker is asked for more: its memory will be written again
+            yield made.batch.unpack()  # before the worker is asked for more: its memory will be written again
 
-    def _parcels(self, start: int) -> Iterator[WorkerBatch | BrokenDataError]:
+    def _worker_batches(self, start: int) -> Iterator[WorkerBatch | BrokenDataError]:
         """What the workers hand over, in order.
 
         Raises:
             WorkerDiedError: one of them was killed.
         """
-        stream = iter(
-            DataLoader(
-                self.steps,
-                batch_size=None,
-                sampler=range(start, self.count),
-                num_workers=self.workers,
-                prefetch_factor=PREFETCH if self.workers else None,
-                multiprocessing_context=fresh(__name__) if self.workers else None,
-                collate_fn=_same,
-                worker_init_fn=_one_thread,
-                pin_memory=torch.cuda.is_available(),
-                generator=torch.Generator(),  # its own: the training's random numbers do not depend on the loader
-            )
+        batches = DataLoader(
+            self.steps,
+            batch_size=None,
+            sampler=range(start, self.count),
+            num_workers=self.workers,
+            prefetch_factor=PREFETCH if self.workers else None,
+            multiprocessing_context=fresh(__name__) if self.workers else None,
+            collate_fn=_unchanged,
+            worker_init_fn=_one_thread,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # its own: the training's random numbers do not depend on the loader
         )
-        while True:
-            try:
-                parcel = next(stream)
-            except StopIteration:
-                return
-            except (EOFError, ConnectionError, RuntimeError) as error:
-                if not self.workers:
-                    raise
-                raise WorkerDiedError(
-                    f"A data worker ended without a word ({error or type(error).__name__}). Systems kill processes when "
-                    f"memory is short: use fewer workers (data.workers, now {self.workers}); in a container give shared "
-                    f"memory for {PREFETCH + 2} batches a worker (docker: --shm-size)."
-                ) from error
-            yield parcel
+        try:
+            yield from batches
+        except (EOFError, ConnectionError, RuntimeError) as error:
+            if not self.workers:
+                raise
+            raise WorkerDiedError(
+                f"A data worker was killed or crashed ({error or type(error).__name__}). Systems kill processes when "
+                f"memory is short: use fewer workers (data.workers, now {self.workers}); in a container give shared "
+                f"memory for {PREFETCH + 2} batches a worker (docker: --shm-size)."
+            ) from error
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader is: batches handed out, and what each source has given on all ranks."""
@@ -126,14 +119,14 @@ class ShardLoader:
         if "consumed" in state:
             self.steps.origin, self.steps.since = list(state["consumed"]), batches
 
-    def _count(self, parcel: WorkerBatch) -> None:
-        self.drawn += parcel.drawn
-        for skip in parcel.skips:
+    def _count(self, made: WorkerBatch) -> None:
+        self.drawn += made.drawn
+        for skip in made.skips:
             self.skips[str(skip.cause)] += 1
             self._recent = [*self._recent[-63:], skip]
             if self.skips[str(skip.cause)] <= _SHOWN:
                 _LOG.warning("skipped: %s: %s", skip.cause, skip.message)
-        self.skipped += len(parcel.skips)
+        self.skipped += len(made.skips)
         total = self.skipped
         if total > self.max_skips * max(self.drawn, 100):
             raise BrokenDataError(
@@ -166,86 +159,58 @@ def build_loader(
         raise ValueError(f"data.augment.where={cfg.augment.where}: augmentation is done by the worker or on the device.")
     if steps < 1:
         raise ValueError(f"The loader was asked for {steps} batches; a phase needs at least one.")
+    window = cfg.shuffle if train else 0
     sources = [
-        _open(
-            source,
-            number=number,
-            num_frames=num_frames,
-            batch=source.batch or batch,
-            max_objects=source.max_objects or max_objects,
-            seed=seed,
-            window=cfg.shuffle if train else 0,
-            world_size=world_size,
-        )
+        _open(source, number, (num_frames, batch, max_objects), seed=seed, window=window, world_size=world_size)
         for number, source in enumerate(cfg.sources)
     ]
     schedule = Schedule([source.weight for source in cfg.sources], seed=seed, steps=steps)
-    dataset = Steps(
-        sources,
-        schedule,
-        image_size=image_size,
-        augmentation=cfg.augment if train else None,
-        reverse=cfg.augment.reverse,
-        seed=seed,
-        rank=rank,
-        world_size=world_size,
-        train=train,
-    )
+    augmentation = cfg.augment if train else None
+    dataset = Steps(sources, schedule, image_size, augmentation, cfg.augment.reverse, seed, rank, world_size, train)
     return ShardLoader(dataset, count=steps, workers=cfg.workers, max_skips=cfg.max_skips)
 
 
 def _open(
-    source: DataSource,
-    *,
-    number: int,
-    num_frames: int,
-    batch: int,
-    max_objects: int,
-    seed: int,
-    window: int,
-    world_size: int,
+    source: DataSource, number: int, shape: tuple[int, int, int], *, seed: int, window: int, world_size: int
 ) -> Source:
+    """A source of the mixture. `shape`: frames of a clip, clips of a batch, objects of a clip, unless the source says."""
     if source.kind not in {"video", "image"}:
         raise ValueError(f"Source {source.name!r} is of kind {source.kind!r}; use video or image.")
-    shards = ShardSet(source.shards, name=source.name)
     video = source.kind == "video"
-    wanted = num_frames if video else 1
+    num_frames, batch, max_objects = shape[0] if video else 1, source.batch or shape[1], source.max_objects or shape[2]
+    shards = ShardSet(source.shards, name=source.name)
     lengths = shards.lengths()
+    enough = lengths >= num_frames
     firsts = np.concatenate([[0], np.cumsum(shards.counts)])[:-1]
-    enough = lengths >= wanted
-    too_short = int((~enough).sum())
     counts, usable, starts = shards.counts, None, firsts
-    if too_short:
+    if not enough.all():
         if not enough.any():
             raise ValueError(
-                f"No clip of {source.name!r} ({source.shards}) has {wanted} frames; the longest has {lengths.max()}. Use a "
-                f"phase with fewer frames, or build shards from longer videos (window={wanted} or more)."
+                f"No clip of {source.name!r} ({source.shards}) has {num_frames} frames; the longest has {lengths.max()}. "
+                f"Use a phase with fewer frames, or build shards from longer videos (window={num_frames} or more)."
             )
-        _LOG.info("%s: %d of %d windows have fewer than %d frames: left out", source.name, too_short, len(lengths), wanted)
-        usable = np.flatnonzero(enough)
-        counts = np.add.reduceat(enough.astype(np.int64), firsts[shards.counts > 0])
-        counts = _spread(counts, shards.counts > 0)
-        starts = np.concatenate([[0], np.cumsum(counts)])[:-1]
-    total = int(counts.sum())
-    if total < batch * world_size:
-        raise ValueError(
-            f"{source.name!r} has {total} samples of {wanted} frames, but {world_size} ranks of {batch} clips need "
-            f"{batch * world_size} for one step. Use fewer ranks, a smaller batch, or more data."
+        left_out = int((~enough).sum())
+        _LOG.info(
+            "%s: %d of %d windows have fewer than %d frames: left out", source.name, left_out, len(lengths), num_frames
         )
-    seeds = (seed, number, zlib.crc32(source.name.encode()))
-    order = Order(counts, seed=seeds, window=window)
-    return Source(source.name, video, shards, usable, starts, firsts, order, batch, max_objects, wanted, too_short)
+        # only the samples that are long enough are counted and ordered
+        usable = np.flatnonzero(enough)
+        shard_of = np.repeat(np.arange(len(shards.counts)), shards.counts)
+        counts = np.bincount(shard_of[enough], minlength=len(shards.counts))
+        starts = np.concatenate([[0], np.cumsum(counts)])[:-1]
+    total, needed = int(counts.sum()), batch * world_size
+    if total < needed:
+        raise ValueError(
+            f"{source.name!r} has {total} samples of {num_frames} frames, but {world_size} ranks of {batch} clips need "
+            f"{needed} for one step. Use fewer ranks, a smaller batch, or more data."
+        )
+    order = Order(counts, seed=(seed, number, zlib.crc32(source.name.encode())), window=window)
+    return Source(source.name, video, shards, usable, starts, firsts, order, batch, max_objects, num_frames)
 
 
-def _spread(values: NDArray[np.int64], where: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Values at the marked places, zeros elsewhere."""
-    out = np.zeros(len(where), np.int64)
-    out[where] = values
-    return out
-
-
-def _same(parcel: Any) -> Any:
-    return parcel
+def _unchanged(made: Any) -> Any:
+    """Instead of PyTorch's collation: batches come whole. Named, since worker processes have to find it."""
+    return made
 
 
 def _one_thread(worker: int) -> None:

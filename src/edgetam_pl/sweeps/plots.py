@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from edgetam_pl.evaluation.reporting.charts import COLOURS
-from edgetam_pl.sweeps.report import COSTS, Configuration, front_cost, pareto
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from edgetam_pl.io.atomic import atomic_path
+from edgetam_pl.sweeps.outcomes import COSTS, Configuration, front_cost, pareto
 
 VERBS = ("encode", "attend", "decode", "memorize")
 
@@ -28,23 +26,19 @@ def draw_all(out: Path, configurations: Sequence[Configuration], *, metric: str,
     }
     drawn = {name: figure for name, figure in figures.items() if figure is not None}
     for name, figure in drawn.items():
-        part = out / f".{name}"
-        figure.savefig(part, format="png", dpi=130, bbox_inches="tight")
-        part.replace(out / name)
+        with atomic_path(out / name) as draft:
+            figure.savefig(draft, dpi=130, bbox_inches="tight")
     return list(drawn)
 
 
 def scores(configurations: Sequence[Configuration], *, metric: str) -> Figure:
     """Every trial as a dot, the mean of each configuration as a line."""
-    figure, axes = _canvas(7.0, 1.2 + 0.42 * len(configurations))
+    figure, axes = _rows(configurations)
     for row, c in enumerate(configurations):
         colour = COLOURS[row % len(COLOURS)]
         axes.plot(c.scores, [row] * len(c.scores), "o", color=colour, alpha=0.65, markersize=7)
         axes.plot([c.mean, c.mean], [row - 0.3, row + 0.3], color=colour, linewidth=2.5)
-    axes.set_yticks(range(len(configurations)), [c.label for c in configurations])
-    axes.set_ylim(len(configurations) - 0.5, -0.5)
-    axes.set_xlabel(f"{_said(metric)}; dots: seeds, lines: means")
-    axes.grid(axis="x", alpha=0.3)
+    axes.set_xlabel(f"{_title(metric)}; dots: seeds, lines: means")
     return figure
 
 
@@ -64,7 +58,7 @@ def front(configurations: Sequence[Configuration], *, metric: str, maximize: boo
             markerfacecolor=colour if c in best else "white", markersize=7, label=c.label,
         )  # fmt: skip
     axes.set_xlabel(f"{COSTS[name]} (one object, full bank)" if "ms" in name else COSTS[name])
-    axes.set_ylabel(_said(metric))
+    axes.set_ylabel(_title(metric))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
     return figure
@@ -76,17 +70,14 @@ def latency(configurations: Sequence[Configuration]) -> Figure | None:
     times = [c.by_verb(kind) for c in configurations]
     if not all(times):
         return None
-    figure, axes = _canvas(7.0, 1.3 + 0.42 * len(configurations))
+    figure, axes = _rows(configurations)
     left = np.zeros(len(times))
     for verb, colour in zip(VERBS, COLOURS):
         widths = np.array([found[verb] for found in times])
         axes.barh(range(len(times)), widths, left=left, color=colour, label=verb, height=0.62)
         left += widths
-    axes.set_yticks(range(len(times)), [c.label for c in configurations])
-    axes.invert_yaxis()
     axes.set_xlabel("processor ms a frame" if kind == "processor_ms" else "ms a frame")
     axes.legend(ncols=4, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
-    axes.grid(axis="x", alpha=0.3)
     return figure
 
 
@@ -105,18 +96,27 @@ def allocation(configurations: Sequence[Configuration], *, metric: str) -> Figur
     axes.imshow(grid, cmap="YlGn", vmin=low - 0.3 * (high - low + 1), vmax=high + 0.9 * (high - low + 1), aspect="auto")
     for c in latents:
         place = columns.index(c.model["spatial_latents"]), rows.index(c.model["global_latents"])
-        axes.text(*place, c.said, ha="center", va="center")
+        axes.text(*place, c.summary, ha="center", va="center")
     axes.set_xticks(range(len(columns)), [str(n) for n in columns])
     axes.set_yticks(range(len(rows)), [str(n) for n in rows])
     axes.set_ylabel("global latents")
-    others = [f"{_without(c)}: {c.said}" for c in configurations if c not in latents]
+    others = [f"{_without(c)}: {c.summary}" for c in configurations if c not in latents]
     axes.set_xlabel("\n".join(["2D latents", *others]))
-    axes.set_title(_said(metric), fontsize=10)
+    axes.set_title(_title(metric), fontsize=10)
     return figure
 
 
 def _without(c: Configuration) -> str:
     return "all memory tokens" if c.model["kind"] == "none" else f"means of {c.model['pool']} x {c.model['pool']} tokens"
+
+
+def _rows(configurations: Sequence[Configuration]) -> tuple[Figure, Axes]:
+    """A row for each configuration, the first one on top."""
+    figure, axes = _canvas(7.0, 1.3 + 0.42 * len(configurations))
+    axes.set_yticks(range(len(configurations)), [c.label for c in configurations])
+    axes.set_ylim(len(configurations) - 0.5, -0.5)
+    axes.grid(axis="x", alpha=0.3)
+    return figure, axes
 
 
 def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
@@ -127,5 +127,5 @@ def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _said(metric: str) -> str:
+def _title(metric: str) -> str:
     return {"trial/jf": "J&F", "trial/j": "J", "trial/f": "F", "val/jf": "J&F of the last validation"}.get(metric, metric)
