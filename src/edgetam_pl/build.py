@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
+
+import torch
 
 from edgetam_pl.config import CompressorConfig, ModelConfig
 from edgetam_pl.model.compressor import Compressor, Dense, Perceiver2D, Pooling
@@ -14,6 +17,10 @@ from edgetam_pl.model.memory_encoder import MemoryEncoder
 from edgetam_pl.model.prompt_encoder import PromptEncoder
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.model.trunks import REPVIT, TRUNKS, VIT, build_trunk
+from edgetam_pl.weights import load_into
+
+RANDOM = "random"
+"""Instead of a checkpoint: random weights, to try an architecture."""
 
 
 def validate(cfg: ModelConfig) -> None:
@@ -77,6 +84,28 @@ def build_model(cfg: ModelConfig) -> TrackAnything:
         memory_encoder=MemoryEncoder(cfg.dim, cfg.memory_dim, occlusion=cfg.occlusion_embedding),
         compressor=compressor,
     )
+
+
+def load_model(cfg: ModelConfig, weights: str | Path | None, *, seed: int = 0) -> TrackAnything:
+    """A model with its weights, on the CPU, in evaluation mode: the one loader of every command.
+
+    Args:
+        weights: an official file, one of our checkpoints, or `random`.
+        seed: of random weights. The same seed gives the same numbers in every command, and PyTorch's own generator
+            stays where it was.
+
+    Raises:
+        ValueError: no weights, no such file, a file of another model, or a configuration that describes no model.
+    """
+    if not weights:
+        raise ValueError(
+            "No weights were given. Name a checkpoint: the official edgetam.pt (github.com/facebookresearch/EdgeTAM, "
+            "folder checkpoints) or one of your own training; or `random`, to try the architecture."
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build_model(cfg)
+    return model.eval() if str(weights) == RANDOM else load_into(model, weights).eval()
 
 
 def _build_compressor(cfg: CompressorConfig, *, dim: int, grid: tuple[int, int]) -> Compressor:
