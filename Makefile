@@ -25,7 +25,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 demo: $(READY)  ## the whole job on generated data, on a CPU: shards, teacher, both stages, 16 and 32 frames, J&F, packages
-	$(BIN)/edgetam pipeline $(ARGS)
+	$(BIN)/edgetam demo $(ARGS)
 	@echo "open runs/demo/report.html"
 
 test: $(READY)  ## every test
@@ -69,7 +69,7 @@ sweep-local: toy-data  ## a sweep here, without a server; started again it conti
 sweep: $(READY)  ## a sweep on W&B's server, with agents here: make sweep SWEEP=latents_bayes ARGS="scale=full --jobs 2 ..."
 	$(BIN)/edgetam sweep experiments/sweeps/$(SWEEP).yaml --server $(ARGS)
 
-evaluate: $(READY)  ## J&F: make evaluate ARGS="weights=... data=..."
+evaluate: $(READY)  ## J&F: make evaluate ARGS="weights=... dataset=... root=..."
 	$(BIN)/edgetam evaluate $(ARGS)
 
 bench: $(READY)  ## latency by verb

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from edgetam_pl.commands import demo as pipeline
+from edgetam_pl.commands import demo
 
 pytestmark = pytest.mark.slow
 
 
 def test_the_demo_runs_through_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "demo"
-    assert pipeline.main(["--out", str(out), "--scale", "smoke"]) == 0
+    assert demo.main(["--out", str(out), "--scale", "smoke"]) == 0
     summary = json.loads((out / "summary.json").read_text())
     for key in ("teacher_jf", "student_jf", "untrained_jf", "repeat_jf"):
         assert 0 <= summary[key] <= 100
@@ -30,7 +30,7 @@ def test_the_demo_runs_through_and_resumes(tmp_path: Path, capsys: pytest.Captur
     weights = out / "finetune" / "weights.pt"
     before = weights.stat().st_mtime_ns
     capsys.readouterr()
-    assert pipeline.main(["--out", str(out), "--scale", "smoke"]) == 0
+    assert demo.main(["--out", str(out), "--scale", "smoke"]) == 0
     assert capsys.readouterr().out.count("finished before") == 8
     assert weights.stat().st_mtime_ns == before
     assert json.loads((out / "summary.json").read_text()) == summary
@@ -38,4 +38,4 @@ def test_the_demo_runs_through_and_resumes(tmp_path: Path, capsys: pytest.Captur
 
 def test_an_unknown_scale_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="demo or smoke"):
-        pipeline.main(["--out", str(tmp_path), "--scale", "huge"])
+        demo.main(["--out", str(tmp_path), "--scale", "huge"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,14 +16,16 @@ import pytest
 import torch
 from oracle import Oracle, Scene, tell_the_truth
 
+from edgetam_pl.build import load_model
 from edgetam_pl.commands.compare import Comparison
 from edgetam_pl.commands.compare import main as compare
 from edgetam_pl.commands.compose import composed
 from edgetam_pl.config import EvaluateConfig
 from edgetam_pl.evaluation.datasets import DataSet, open_data
 from edgetam_pl.evaluation.recipe import Recipe
+from edgetam_pl.evaluation.reporting.page import write_report
 from edgetam_pl.evaluation.reporting.report import Report
-from edgetam_pl.evaluation.runner import Job, evaluate, hash_of_weights, load_model, run
+from edgetam_pl.evaluation.runner import Job, evaluate, hash_of_weights, run
 from edgetam_pl.evaluation.score import score_folders
 from edgetam_pl.evaluation.vos import evaluate_vos
 from edgetam_pl.io.label_png import read_labels
@@ -85,7 +88,7 @@ def test_nothing_is_evaluated_twice_and_nothing_old_is_taken_for_new(tmp_path: P
 
 def test_an_interrupted_write_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job, _ = job_of(toy_data(1), tmp_path)
-    monkeypatch.setattr(Path, "replace", lambda self, target: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(os, "replace", lambda draft, target: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         evaluate(job, devices=CPU)
     assert not list((tmp_path / "cache").glob("*.json"))
@@ -110,7 +113,7 @@ def test_ranks_share_the_sequences_and_the_first_reports(tmp_path: Path, monkeyp
 def test_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
     model = composed(EvaluateConfig, command="evaluate", overrides=["model=toy"])[0].model
     data = open_data("toy", "toy:5:2", toy_size=64)
-    job = Job(Recipe.of("vos", data.rule), data, tmp_path / "one", partial(load_model, model, "random", 0), threads=1)
+    job = Job(Recipe.of("vos", data.rule), data, tmp_path / "one", partial(load_model, model, "random", seed=0), threads=1)
     one = evaluate(job, devices=CPU)
     two = evaluate(replace(job, cache=tmp_path / "two"), devices=CPU, workers=2)
     assert two.rows == one.rows
@@ -127,7 +130,7 @@ def test_exported_predictions_score_what_the_report_says(tmp_path: Path) -> None
     write_truth(data, tmp_path / "truth")
     scored = score_folders(tmp_path / "predictions", tmp_path / "truth", rule="davis17").report
     assert (scored.j, scored.f) == pytest.approx((report.j, report.f))
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob("*.partial*"))
 
 
 def test_predictions_of_objects_that_may_overlap_have_a_folder_each(tmp_path: Path) -> None:
@@ -200,7 +203,7 @@ def config(tmp_path: Path, *words: str) -> EvaluateConfig:
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_every_protocol_runs_end_to_end_on_real_data(shared: Path, tmp_path: Path, protocol: str) -> None:
     kind, name = ("images", "coco_dev") if protocol == "sa" else ("davis16", "davis16_dev")
-    words = [f"protocol={protocol}", f"data={kind}", f"root={shared / 'data' / name}", "limit=1", "rounds=2"]
+    words = [f"protocol={protocol}", f"dataset={kind}", f"root={shared / 'data' / name}", "limit=1", "rounds=2"]
     if protocol == "first_frame":
         words.append("prompt=3-click")
     report = run(config(tmp_path, *words))
@@ -215,7 +218,7 @@ def test_every_protocol_runs_end_to_end_on_real_data(shared: Path, tmp_path: Pat
 
 
 def test_several_real_objects_run_end_to_end(shared: Path, tmp_path: Path) -> None:
-    words = ["data=davis17", f"root={shared / 'data' / 'davis17_multi_dev'}", "export=true"]
+    words = ["dataset=davis17", f"root={shared / 'data' / 'davis17_multi_dev'}", "export=true"]
     report = run(config(tmp_path, *words))
     assert [row.object for row in report.rows] == list("1234567")
     scored = score_folders(tmp_path / "out" / "predictions", shared / "data" / "davis17_multi_dev").report
@@ -226,7 +229,7 @@ def test_reports_are_compared_side_by_side(tmp_path: Path, capsys: pytest.Captur
     data = toy_data(2)
     for name, answer in (("a", half_right), ("b", tell_the_truth)):
         job, _ = job_of(data, tmp_path / name, answer)
-        evaluate(job, devices=CPU, title=name).write(tmp_path / name)
+        write_report(evaluate(job, devices=CPU, title=name), tmp_path / name)
     assert compare([str(tmp_path / "a"), str(tmp_path / "b" / "report.json"), "--out", str(tmp_path / "c")]) == 0
     assert "B is better on 6 objects, A on 0, neither on 0." in capsys.readouterr().out
     found = json.loads((tmp_path / "c" / "comparison.json").read_text())
@@ -252,7 +255,7 @@ def test_reports_about_different_things_are_not_compared(tmp_path: Path) -> None
         (["protocol=vot"], "no protocol 'vot'; known ones: vos, first_frame"),
         (["prompt=box"], "prompt=box goes with protocol=first_frame"),
         (["protocol=first_frame", "prompt=scribble"], "no prompt 'scribble'"),
-        (["data=davis18"], "no data set 'davis18'"),
+        (["dataset=davis18"], "no data set 'davis18'"),
         (["precision=fp8"], "use auto, fp32 or bf16"),
         (["device=tpu"], "use auto, cpu, mps, cuda"),
         (["protocol=pvs_online", "export=true"], "Use vos or first_frame"),
@@ -261,7 +264,7 @@ def test_reports_about_different_things_are_not_compared(tmp_path: Path) -> None
 )
 def test_what_cannot_be_meant_is_named(tmp_path: Path, words: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        run(config(tmp_path, "data=toy", *words))
+        run(config(tmp_path, "dataset=toy", *words))
     assert not (tmp_path / "out").exists()
 
 
@@ -284,12 +287,12 @@ def test_the_page_lists_the_worst_first_and_can_be_sorted(tmp_path: Path) -> Non
     clips = list(data)
     oracle = Oracle(clips, lambda scene: scene.truth & (scene.t % (scene.object + 2) == 0))
     report = evaluate_vos(oracle, clips, title='<script>alert("x")</script>')
-    page = report.write(tmp_path).read_text()
+    page = write_report(report, tmp_path).read_text()
     assert [row.object for row in report.worst_first()] == ["3", "2", "1"]
     assert page.index(">3</td>") < page.index(">2</td>") < page.index(">1</td>")
     assert "<script>alert" not in page
     assert "://" not in page  # nothing comes from another place
-    assert "<polyline" in page
+    assert "data:image/svg+xml;base64," in page  # J over time
     assert "data:image/jpeg;base64," in page
     assert "aria-sort" in page
     assert (tmp_path / "pictures" / "toy-5.jpg").is_file()

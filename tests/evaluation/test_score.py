@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgetam_pl.evaluation.score import main, score_folders
+from edgetam_pl.commands.score import main
+from edgetam_pl.evaluation.score import score_folders
 from edgetam_pl.io.label_png import read_labels, write_labels
 
 

@@ -1,4 +1,4 @@
-"""`edgetam demo`: a web page on this machine to click on a video and watch it being followed (Gradio).
+"""`edgetam app`: a web page on this machine to click on a video and watch it being followed (Gradio).
 
 `Clicking` is the page without the web: it holds one session and answers with pictures.
 """
@@ -19,7 +19,8 @@ import torch
 from edgetam_pl.commands.track import load_tracker
 from edgetam_pl.interactive.options import SessionOptions, SessionTracker
 from edgetam_pl.interactive.session import Session
-from edgetam_pl.io.video import VideoFile, VideoWriter, fill_holes, open_video, overlay
+from edgetam_pl.io.overlay import paint_labels
+from edgetam_pl.io.video import VideoFile, VideoWriter, fill_holes, open_video
 from edgetam_pl.types import FOREGROUND
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Clicking:
 
     def picture(self, t: int) -> np.ndarray:
         """Frame t (H, W, 3) uint8 with what is known about it drawn in: masks, and the points that were clicked."""
-        drawn = overlay(self.video[t], self.session.masks(t).label_map().cpu().numpy().astype(np.uint8))
+        drawn = self._painted(t)
         radius = max(4, self.video.size[0] // 120)
         for said in self.session.said(t).values():
             for (x, y), label in zip(said.points, said.labels):
@@ -82,9 +83,12 @@ class Clicking:
         rate = self.video.rate if isinstance(self.video, VideoFile) else Fraction(25)
         with VideoWriter(path, size=self.video.size, rate=rate) as writer:
             for t in range(self.video.count or 0):
-                labels = self.session.masks(t).label_map().cpu().numpy().astype(np.uint8)
-                writer.write(overlay(self.video[t], labels))
+                writer.write(self._painted(t))
         return path
+
+    def _painted(self, t: int) -> np.ndarray:
+        """Frame t with the masks that are known."""
+        return paint_labels(self.video[t], self.session.masks(t).label_map().cpu().numpy().astype(np.uint8))
 
 
 def main(argv: list[str]) -> int:
@@ -111,7 +115,7 @@ def page(tracker: SessionTracker, *, device: str = "cpu") -> gradio.Blocks:
     import gradio as gr  # pyright: ignore[reportMissingImports]
 
     options = SessionOptions(keep_all=True, channels_last=True)
-    films = tempfile.TemporaryDirectory(prefix="edgetam-demo-")  # lives as long as the page
+    films = tempfile.TemporaryDirectory(prefix="edgetam-app-")  # lives as long as the page
 
     def opened(path: str | None) -> tuple[Any, ...]:
         if path is None:
@@ -195,7 +199,7 @@ class _as_notice:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="edgetam demo", description="A local web page to click on a video and watch it track."
+        prog="edgetam app", description="A local web page to click on a video and watch it track."
     )
     parser.add_argument("--weights", help="checkpoint (official or ours), or `random`")
     parser.add_argument("--model", default="edgetam", help="a model of the zoo (default: edgetam)")

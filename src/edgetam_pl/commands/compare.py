@@ -1,43 +1,43 @@
-"""`edgetam report A B`: two evaluations side by side, object by object, with what differs in their conditions said first."""
+"""`edgetam compare A B`: two evaluations side by side, object by object; what differs in their conditions comes first."""
 
 from __future__ import annotations
 
 import argparse
-import html
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgetam_pl.evaluation.reporting.charts import Line, chart
-from edgetam_pl.evaluation.reporting.page import anchor, conditions, document, over_time, picture, table, tiles
-from edgetam_pl.evaluation.reporting.report import Report, write_whole
+from edgetam_pl.evaluation.reporting.charts import Chart, Line, chart
+from edgetam_pl.evaluation.reporting.page import data_uri, over_time, render
+from edgetam_pl.evaluation.reporting.report import Report
+from edgetam_pl.evaluation.scoring import mean_j_by_frame
+from edgetam_pl.io.atomic import write_json, write_text
+from edgetam_pl.io.overlay import COLOURS
+from edgetam_pl.io.tables import text_table
 
 MUST_AGREE = ("protocol", "prompts", "frame_rule", "data", "list_hash", "data_hash")
 """Conditions without which two numbers are about different things."""
-_COLOURS = ("#2b8fd6", "#d98e04")
 
 
 def main(argv: list[str]) -> int:
     """Compare two evaluations, print the difference, write a page."""
     parser = argparse.ArgumentParser(
-        prog="edgetam report",
+        prog="edgetam compare",
         description="Two evaluations side by side: A, B and B - A for every object, J over time of both, pictures of both.",
     )
     parser.add_argument("a", type=Path, metavar="A", help="folder that `edgetam evaluate` wrote, or its report.json")
     parser.add_argument("b", type=Path, metavar="B", help="the other one")
-    parser.add_argument("--out", type=Path, default=Path("runs/report"), help="folder of the page (default: runs/report)")
+    parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder of the page (default: runs/compare)")
     parser.add_argument("--anyway", action="store_true", help="compare evaluations of different data or protocols")
     parser.add_argument(
         "--worst", type=int, default=20, metavar="N", help="objects to print, greatest loss first (default: 20)"
     )
     args = parser.parse_args(argv)
     comparison = Comparison.of(Report.read(args.a), Report.read(args.b), anyway=args.anyway)
-    write_whole(args.out / "comparison.json", json.dumps(comparison.as_json(), indent=1).encode())
-    write_whole(args.out / "comparison.html", comparison.page().encode())
-    print(comparison.text(limit=args.worst))
-    print(f"page: {args.out / 'comparison.html'}")
+    write_json(args.out / "comparison.json", comparison.as_json(), indent=1)
+    page = write_text(args.out / "comparison.html", comparison.page())
+    print(f"{comparison.text(limit=args.worst)}\npage: {page}")
     return 0
 
 
@@ -112,78 +112,61 @@ class Comparison:
     def text(self, *, limit: int) -> str:
         """For people at a terminal."""
         a, b, even = self.wins
-        names = max(len(f"{p.sequence} {p.object}") for p in self.pairs)
-        lines = [f"A: {self.a.title}", f"B: {self.b.title}", f"{'':{names}}       A       B   B - A"]
-        lines += [
-            f"{f'{p.sequence} {p.object}':{names}}  {p.a:6.1f}  {p.b:6.1f}  {p.gain:+6.1f}" for p in self.pairs[:limit]
-        ]
-        lines.append(f"{'mean':{names}}  {self.mean_a:6.1f}  {self.mean_b:6.1f}  {self.mean_b - self.mean_a:+6.1f}")
-        lines.append(f"B is better on {b} objects, A on {a}, neither on {even}.")
-        return "\n".join(lines)
+        entries = [(f"{p.sequence} {p.object}", p.a, p.b, p.gain) for p in self.pairs[:limit]]
+        entries.append(("mean", self.mean_a, self.mean_b, self.mean_b - self.mean_a))
+        rows = [(name, f"{of_a:.1f}", f"{of_b:.1f}", f"{gain:+.1f}") for name, of_a, of_b, gain in entries]
+        table = text_table(("", "A", "B", "B - A"), rows, words=1)
+        return f"A: {self.a.title}\nB: {self.b.title}\n{table}\nB is better on {b} objects, A on {a}, neither on {even}."
 
     def page(self) -> str:
         """One page that needs no network."""
-        rows: list[list[str | float]] = [[p.sequence, p.object, p.a, p.b, p.gain] for p in self.pairs]
         a, b, even = self.wins
-        sequences = list(dict.fromkeys(pair.sequence for pair in self.pairs))
-        return document(
-            f"{self.a.title} | {self.b.title}",
-            [
-                f"<h1>A: {html.escape(self.a.title)}<br>B: {html.escape(self.b.title)}</h1>",
-                f"<p>{len(self.pairs)} objects in both; B is better on {b}, A on {a}, neither on {even}.</p>",
-                tiles({"A": self.mean_a, "B": self.mean_b, "B - A": self.mean_b - self.mean_a}),
-                self._curves(),
-                "<h2>Objects</h2><p>The greatest loss first.</p>",
-                table(["sequence", "object", "A", "B", "B - A"], rows, words=2, sorted_by=4),
-                "<h2>What differs in the conditions</h2>",
-                conditions(self._differences()),
-                "<h2>Sequences</h2>",
-                *(self._sequence(name) for name in sequences),
-            ],
-        )
+        values = {
+            "title": f"{self.a.title} | {self.b.title}",
+            "a": self.a.title,
+            "b": self.b.title,
+            "summary": f"{len(self.pairs)} objects in both; B is better on {b}, A on {a}, neither on {even}.",
+            "headline": {"A": self.mean_a, "B": self.mean_b, "B - A": self.mean_b - self.mean_a},
+            "curve": self._curve(),
+            "rows": [[p.sequence, p.object, p.a, p.b, p.gain] for p in self.pairs],
+            "differences": self._differences(),
+            "sequences": [self._sequence(name) for name in dict.fromkeys(pair.sequence for pair in self.pairs)],
+        }
+        return render("comparison.html", values)
+
+    def _both(self) -> tuple[tuple[str, Report, str], ...]:
+        """Name, report and colour of each."""
+        return ("A", self.a, COLOURS[1]), ("B", self.b, COLOURS[3])
 
     def _differences(self) -> dict[str, str]:
-        names = {**self.a.conditions, **self.b.conditions}
+        a, b = self.a.conditions, self.b.conditions
         return {
-            name: f"{self.a.conditions.get(name, 'unknown')} | {self.b.conditions.get(name, 'unknown')}"
-            for name in names
-            if self.a.conditions.get(name) != self.b.conditions.get(name)
+            name: f"{a.get(name, 'unknown')} | {b.get(name, 'unknown')}" for name in {**a, **b} if a.get(name) != b.get(name)
         }
 
-    def _curves(self) -> str:
-        if len(self.a.rounds) <= 1 or len(self.b.rounds) <= 1:
-            return ""
+    def _curve(self) -> Chart | None:
+        """Scores over rounds, where both have several."""
+        if min(len(self.a.rounds), len(self.b.rounds)) <= 1:
+            return None
         lines = [
             Line(name, report.rounds, [report.of_round(number).score for number in report.rounds], colour)
-            for name, report, colour in (("A", self.a, _COLOURS[0]), ("B", self.b, _COLOURS[1]))
+            for name, report, colour in self._both()
         ]
         unit = "clicks" if self.a.conditions.get("protocol") == "sa" else "prompted frames"
-        return f"<h2>Curves</h2>{chart(lines, x_title=unit, y_title=f'score over {unit}', markers=True)}"
+        return chart(lines, x_title=unit, y_title=f"score over {unit}", markers=True)
 
-    def _sequence(self, name: str) -> str:
-        both = (("A", self.a, _COLOURS[0]), ("B", self.b, _COLOURS[1]))
-        curve = over_time((label, colour, _mean_over_time(report, name)) for label, report, colour in both)
-        shown = "".join(
-            f"<p>{label}</p>{picture(item, inline=True)}"
-            for label, report, _ in both
-            for item in report.sequences
-            if item.name == name and item.picture is not None
-        )
-        pairs = [pair for pair in self.pairs if pair.sequence == name]
-        gain = sum(pair.gain for pair in pairs) / len(pairs)
-        header = f"<header><h3>{html.escape(name)}</h3><b>{gain:+.1f}</b><span>{len(pairs)} objects</span></header>"
-        return f'<section class="sequence" id="{anchor(name)}">{header}{curve}{shown}</section>'
-
-
-def _mean_over_time(report: Report, sequence: str) -> dict[str, float]:
-    """J of each frame, the mean over objects, in the last round; 0 ... 100."""
-    last = max(report.rounds)
-    found: dict[str, list[float]] = {}
-    for row in report.rows:
-        if row.sequence == sequence and row.round == last:
-            for stem, j in zip(row.stems, row.j):
-                found.setdefault(stem, []).append(100 * j)
-    return {stem: sum(values) / len(values) for stem, values in found.items()}
+    def _sequence(self, name: str) -> dict[str, Any]:
+        """J over time of both, and pictures of both."""
+        gains = [pair.gain for pair in self.pairs if pair.sequence == name]
+        lines, sources = [], {}
+        for label, report, colour in self._both():
+            rows = [row for row in report.rows if row.sequence == name and row.round == max(report.rounds)]
+            lines.append((label, colour, {stem: 100 * j for stem, j in mean_j_by_frame(rows).items()}))
+            for item in report.sequences:
+                if item.name == name and item.picture is not None:
+                    sources[label] = data_uri(item.picture)
+        mean = sum(gains) / len(gains)
+        return {"name": name, "gain": mean, "num_objects": len(gains), "curve": over_time(lines), "sources": sources}
 
 
 def _scores(report: Report) -> dict[tuple[str, str], float]:

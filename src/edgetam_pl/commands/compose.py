@@ -49,8 +49,10 @@ def composed(schema: type[Schema], *, command: str, overrides: list[str]) -> tup
     Raises:
         ValueError: an unknown key, value or option; the message names it, what is allowed, and what is nearest.
     """
-    if command == "evaluate":  # `data` is a group of mixtures for training; a set to evaluate on is a plain name
-        overrides = ["dataset=" + word.removeprefix("data=") if word.startswith("data=") else word for word in overrides]
+    if command == "evaluate":
+        for word in overrides:
+            if word.startswith("data="):
+                raise ValueError(f"The key of a data set to evaluate is dataset: write dataset={word[len('data=') :]}.")
     words = expand(overrides)
     for word in words:
         _check_word(word, schema, command)

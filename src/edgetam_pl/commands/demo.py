@@ -9,26 +9,28 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from edgetam_pl import weights
-from edgetam_pl.build import build_model
+from edgetam_pl.build import load_model
 from edgetam_pl.commands.compose import composed
 from edgetam_pl.commands.demo_report import write_report
 from edgetam_pl.config import ExportConfig, ModelConfig, ShardsConfig, TrainConfig
 from edgetam_pl.data.toy import toy_clip
-from edgetam_pl.evaluation.vos import Clip, Report, evaluate_vos, repeat_first_mask
+from edgetam_pl.evaluation.clips import Clip
+from edgetam_pl.evaluation.reporting import page
+from edgetam_pl.evaluation.vos import evaluate_vos, repeat_first_mask
 from edgetam_pl.export import ExportRefused
 from edgetam_pl.export import run as export_packages
-from edgetam_pl.io.environment import VERSION
+from edgetam_pl.io.atomic import write_json
+from edgetam_pl.io.environment import versions
 
 HELD_OUT_SEED = 1_000_000
 """Held-out clips are drawn from seeds that no shard uses."""
@@ -36,6 +38,9 @@ HELD_OUT_SEED = 1_000_000
 OBJECTS = 4
 """Objects in a clip: more than the decoder has candidate masks. With three, three candidates that each took one object
 would always have one that is right, and nothing would need to be remembered."""
+
+PACKAGES = ("torch", "torchvision", "lightning", "timm", "webdataset", "coremltools", "numpy")
+"""Whose versions the summary names."""
 
 
 @dataclass(frozen=True)
@@ -56,86 +61,78 @@ class Demo:
     held_out: int
     held_out_frames: int
 
-    @property
-    def student(self) -> Path:
-        return self.out / "finetune" / "weights.pt"
-
     def parts(self) -> list[Part]:
+        teacher = ("model@teacher=toy_teacher", f"teacher_weights={self.weights('teacher')}")
+        stage2 = ("model=toy", "stage=toy_video", f"weights={self.weights('stage1')}", *teacher)
+        longer = ("model=toy", "stage=toy_finetune", f"weights={self.weights('stage2')}")
         return [
-            Part("shards_video", "shards of generated clips", lambda: self.shards("video")),
-            Part("shards_image", "shards of generated images", lambda: self.shards("image")),
-            Part("teacher", "a small teacher, trained without one", self.train_teacher),
-            Part("stage1", "stage 1: images, L_img (Eq. 7)", self.train_stage1),
-            Part("stage2", "stage 2: clips through the memory, L_img + L_mem (Eq. 8)", self.train_stage2),
-            Part("finetune", "16, then 32 frames, encoder frozen, no teacher", self.finetune),
+            Part("shards_video", "shards of generated clips", partial(self.shards, "video")),
+            Part("shards_image", "shards of generated images", partial(self.shards, "image")),
+            Part(
+                "teacher", "a small teacher, trained without one",
+                partial(self.train, "teacher", "model=toy_teacher", "stage=toy_teacher"),
+            ),
+            Part(
+                "stage1", "stage 1: images, L_img (Eq. 7)",
+                partial(self.train, "stage1", "model=toy", "stage=toy_image", *teacher),
+            ),
+            Part(
+                "stage2", "stage 2: clips through the memory, L_img + L_mem (Eq. 8)", partial(self.train, "stage2", *stage2)
+            ),
+            Part(
+                "finetune", "16, then 32 frames, encoder frozen, no teacher", partial(self.train, "finetune", *longer)
+            ),
             Part("evaluate", "J&F on held-out clips", self.evaluate),
             Part("export", "Core ML packages", self.export),
-        ]
+        ]  # fmt: skip
+
+    def weights(self, part: str) -> Path:
+        """What a training leaves."""
+        return self.out / part / "weights.pt"
 
     def shards(self, kind: str) -> dict[str, Any]:
-        cfg, _ = composed(
-            ShardsConfig,
-            command="shards",
-            overrides=["source=toy", f"out={self.out / 'shards' / kind}", *_scale(self.scale, f"shards_{kind}")],
-        )
         from edgetam_pl.data.build import run as build_shards
 
-        build_shards(cfg)
-        manifest = json.loads((self.out / "shards" / kind / "manifest.json").read_text())
+        folder = self.out / "shards" / kind
+        overrides = ["source=toy", f"out={folder}", *_scale(self.scale, f"shards_{kind}")]
+        build_shards(composed(ShardsConfig, command="shards", overrides=overrides)[0])
+        manifest = json.loads((folder / "manifest.json").read_text())
         return {"samples": manifest["samples"], "bytes": manifest["bytes"]}
 
-    def train_teacher(self) -> dict[str, Any]:
-        return self.train("teacher", ["model=toy_teacher", "stage=toy_teacher"])
-
-    def train_stage1(self) -> dict[str, Any]:
-        return self.train("stage1", ["model=toy", "stage=toy_image", *self._teacher()])
-
-    def train_stage2(self) -> dict[str, Any]:
-        words = ["model=toy", "stage=toy_video", f"weights={self.out / 'stage1' / 'weights.pt'}", *self._teacher()]
-        return self.train("stage2", words)
-
-    def finetune(self) -> dict[str, Any]:
-        words = ["model=toy", "stage=toy_finetune", f"weights={self.out / 'stage2' / 'weights.pt'}"]
-        return self.train("finetune", words)
-
-    def train(self, name: str, words: list[str]) -> dict[str, Any]:
+    def train(self, name: str, *words: str) -> dict[str, Any]:
         from edgetam_pl.training.fit import run as train
 
-        shards = [
-            f"data.sources.0.shards={self.out / 'shards' / 'video'}",
-            f"data.sources.1.shards={self.out / 'shards' / 'image'}",
-        ]
-        if name == "stage1":
-            shards = [f"data.sources.0.shards={self.out / 'shards' / 'image'}"]
-        data = "toy_images" if name == "stage1" else "toy"
-        logs = ["logger.panels_every=40", "logger.log_every=10"]
-        overrides = [*words, f"data={data}", *shards, f"out={self.out / name}", *logs, *_scale(self.scale, name)]
-        cfg, _ = composed(TrainConfig, command="train", overrides=overrides)
-        path = train(cfg)
+        kinds = ("image",) if name == "stage1" else ("video", "image")
+        overrides = [
+            *words,
+            "data=toy_images" if name == "stage1" else "data=toy",
+            *(f"data.sources.{number}.shards={self.out / 'shards' / kind}" for number, kind in enumerate(kinds)),
+            f"out={self.out / name}", "logger.panels_every=40", "logger.log_every=10", *_scale(self.scale, name),
+        ]  # fmt: skip
+        path = train(composed(TrainConfig, command="train", overrides=overrides)[0])
         return {"weights": str(path.relative_to(self.out))}
 
     def evaluate(self) -> dict[str, Any]:
-        clips = held_out_clips(self.held_out, frames=self.held_out_frames, size=_model("toy").image_size)
-        torch.manual_seed(0)
-        untrained = build_model(_model("toy"))
+        student, teacher = _model("toy"), _model("toy_teacher")
+        clips = held_out_clips(self.held_out, frames=self.held_out_frames, size=student.image_size)
         candidates = {
-            "teacher": _loaded("toy_teacher", self.out / "teacher" / "weights.pt"),
-            "stage2": _loaded("toy", self.out / "stage2" / "weights.pt"),
-            "student": _loaded("toy", self.student),
-            "untrained": untrained.eval(),
+            "teacher": load_model(teacher, self.weights("teacher")),
+            "stage2": load_model(student, self.weights("stage2")),
+            "student": load_model(student, self.weights("finetune")),
+            "untrained": load_model(student, "random", seed=0),
         }
         reports = {name: evaluate_vos(model, clips, title=name) for name, model in candidates.items()}
         reports["repeat"] = repeat_first_mask(clips)
         for name, report in reports.items():
-            report.write(self.out / "evaluation" / name)
-        return {name: _scores(report) for name, report in reports.items()}
+            page.write_report(report, self.out / "evaluation" / name)
+        return {name: {"j": report.j, "f": report.f, "jf": report.jf} for name, report in reports.items()}
 
     def export(self) -> dict[str, Any]:
         """fp16 packages, or fp32 ones when the gate finds that rounding changes this student's answers too much."""
         refused: list[str] = []
         for precision in ("fp16", "fp32"):
-            words = ["model=toy", f"weights={self.student}", f"out={self.out / 'packages'}", f"precision={precision}"]
-            cfg, _ = composed(ExportConfig, command="export", overrides=[*words, *_scale(self.scale, "export")])
+            words = ["model=toy", f"weights={self.weights('finetune')}", f"out={self.out / 'packages'}"]
+            cfg, _ = composed(ExportConfig, command="export", overrides=[*words, f"precision={precision}"])
             try:
                 report = export_packages(cfg)
             except ExportRefused as refusal:
@@ -147,14 +144,11 @@ class Demo:
             return {"packages": dict(report.sizes), "precision": report.precision, "refused": refused}
         raise AssertionError("fp32 either returns or raises")
 
-    def _teacher(self) -> list[str]:
-        return ["model@teacher=toy_teacher", f"teacher_weights={self.out / 'teacher' / 'weights.pt'}"]
-
 
 def main(argv: list[str]) -> int:
-    """`edgetam pipeline [--out DIR]`: run or resume the demo."""
+    """`edgetam demo [--out DIR]`: run or resume the demo."""
     parser = argparse.ArgumentParser(
-        prog="edgetam pipeline",
+        prog="edgetam demo",
         description="The whole job on generated data: shards, teacher, stage 1, stage 2, 16 and 32 frames, J&F, packages, "
         "report. Running it again continues where it stopped; --fresh starts over.",
     )
@@ -164,11 +158,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--threads", type=int, default=1, help="torch's threads (default 1: tensors this small do not share well)"
     )
-    args = parser.parse_args(argv)
+    args, others = parser.parse_known_args(argv)
+    if others:
+        parser.error(f"{' '.join(others)} is not known here; the page to click on a video is `edgetam app`")
     torch.set_num_threads(args.threads)
     if args.fresh and args.out.exists():
-        import shutil
-
         shutil.rmtree(args.out)
     smoke = args.scale == "smoke"
     demo = Demo(args.out, args.scale, held_out=2 if smoke else 20, held_out_frames=4 if smoke else 24)
@@ -194,9 +188,9 @@ def run(demo: Demo) -> dict[str, Any]:
         started = time.perf_counter()
         record = part.run()
         records[part.name] = {**record, "seconds": time.perf_counter() - started, "resumed": resumed}
-        _write(path, records[part.name])
+        write_json(path, records[part.name])
     summary = summarise(records)
-    _write(demo.out / "summary.json", summary)
+    write_json(demo.out / "summary.json", summary)
     write_report(demo.out, summary, records, titles={part.name: part.title for part in parts})
     return summary
 
@@ -214,19 +208,8 @@ def summarise(records: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "resumed": [name for name, record in records.items() if record["resumed"]],
         "packages": records["export"]["packages"],
         "precision": records["export"]["precision"],
-        "versions": versions(),
+        "versions": versions(PACKAGES),
     }
-
-
-def versions() -> dict[str, str]:
-    """Versions that matter for the figures, and the machine."""
-    found = {"edgetam_pl": VERSION, "python": platform.python_version(), "machine": platform.machine()}
-    for name in ("torch", "torchvision", "lightning", "timm", "webdataset", "coremltools", "numpy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "absent"
-    return found
 
 
 def held_out_clips(count: int, *, frames: int, size: int) -> list[Clip]:
@@ -241,12 +224,6 @@ def held_out_clips(count: int, *, frames: int, size: int) -> list[Clip]:
 
 def _model(name: str) -> ModelConfig:
     return composed(TrainConfig, command="train", overrides=[f"model={name}"])[0].model
-
-
-def _loaded(name: str, path: Path) -> Any:
-    model = build_model(_model(name))
-    weights.load_into(model, path)
-    return model.eval()
 
 
 def _scale(scale: str, part: str) -> list[str]:
@@ -276,14 +253,3 @@ _SMOKE = {
         }.items()
     },
 }
-
-
-def _scores(report: Report) -> dict[str, float]:
-    return {"j": report.j, "f": report.f, "jf": report.jf}
-
-
-def _write(path: Path, values: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(values, indent=2))
-    partial.replace(path)

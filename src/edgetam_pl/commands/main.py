@@ -57,7 +57,7 @@ COMMANDS: dict[str, Composed | Flagged] = {
         "J&F and the other protocols of the paper's tables, with pictures",
         "EvaluateConfig",
         "edgetam_pl.evaluation.runner",
-        "edgetam evaluate weights=runs/stage2/weights.pt data=davis root=DAVIS",
+        "edgetam evaluate weights=runs/stage2/weights.pt dataset=davis17 root=DAVIS",
     ),
     "export": Composed(
         "packages for the phone, proven equal to the checkpoint",
@@ -83,11 +83,11 @@ COMMANDS: dict[str, Composed | Flagged] = {
         "edgetam_pl.commands.plan",
         "edgetam plan stage=video model=edgetam trainer=gpu8",
     ),
-    "pipeline": Flagged("the whole job on generated data, on a CPU (make demo)", "edgetam_pl.commands.demo"),
+    "demo": Flagged("the whole job on generated data, on a CPU (make demo)", "edgetam_pl.commands.demo"),
     "track": Flagged("follow objects through a video from points, boxes or masks", "edgetam_pl.commands.track"),
-    "demo": Flagged("a local web page to click on a video and watch it track", "edgetam_pl.commands.app"),
-    "score": Flagged("score a folder of predictions against a folder of truth", "edgetam_pl.evaluation.score"),
-    "report": Flagged("two evaluations side by side", "edgetam_pl.commands.compare"),
+    "app": Flagged("a local web page to click on a video and watch it track", "edgetam_pl.commands.app"),
+    "score": Flagged("score a folder of predictions against a folder of truth", "edgetam_pl.commands.score"),
+    "compare": Flagged("two evaluations side by side", "edgetam_pl.commands.compare"),
     "sweep": Flagged(
         "many trainings from a W&B sweep file, here or with a server (make sweep-local, make sweep)",
         "edgetam_pl.sweeps.local",
@@ -104,6 +104,9 @@ SUBCOMMANDS: dict[tuple[str, str], Flagged] = {
     ("shards", "stats"): Flagged("what shards hold, as a table and a picture", "edgetam_pl.data.stats"),
 }
 
+RENAMED = {"pipeline": "demo", "report": "compare"}
+"""Commands by names that they had before."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status. Mistakes of the caller end in one sentence, not in a traceback."""
@@ -116,6 +119,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     name, rest = words[0], words[1:]
     command = COMMANDS.get(name)
+    if name in RENAMED:
+        print(f"edgetam: the command {name} is now called {RENAMED[name]}: edgetam {RENAMED[name]} ...", file=sys.stderr)
+        return 2
     if command is None:
         print(f"edgetam: there is no command {name!r}; known ones: {', '.join(COMMANDS)}.", file=sys.stderr)
         return 2

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from edgetam_pl.evaluation.reporting.report import write_whole
+import yaml
+
+from edgetam_pl.io.atomic import write_text
+from edgetam_pl.io.tables import markdown_table
 
 BEGIN, END = "<!-- tables:begin -->", "<!-- tables:end -->"
 INTRODUCTION = """# Experiments
@@ -22,7 +26,6 @@ What was measured, with the conditions under which it holds, and what did not wo
 `make tables` from `results/*/result.json`; change the results, not the tables.
 
 """
-_BASE_PLUS, _BASE_PLUS_21 = "sam2_hiera_base_plus", "sam2.1_hiera_base_plus"
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,10 @@ class Published:
     table: str
     model: str
     """Our name of the model, or the label of a result."""
-    protocol: str
-    data: str
-    """Kind of data set; empty for the average over `sets` of them."""
     value: float
+    protocol: str
+    data: str = ""
+    """Kind of data set; empty for the average over `sets` of them."""
     metric: str = "J&F"
     num_sequences: int = 0
     """Of the official list; 0 where it is an average over sets."""
@@ -50,75 +53,18 @@ class Published:
         return f"mean of {self.sets} sets" if self.sets > 1 else data
 
 
-def _vos(table: str, model: str, values: Mapping[tuple[str, int], float], *, note: str = "") -> list[Published]:
-    """Semi-supervised VOS: values by data set and number of its sequences."""
-    return [
-        Published(table, model, "vos", data, value, "G" if data == "ytvos19" else "J&F", count, note=note)
-        for (data, count), value in values.items()
-    ]
+def _published() -> tuple[Published, ...]:
+    """What `published.yaml` holds, row by row."""
+    blocks = yaml.safe_load((files("edgetam_pl.commands") / "published.yaml").read_text(encoding="utf-8"))
+    return tuple(
+        Published(table=block["table"], model=model, value=value, **block["shared"], **column)
+        for block in blocks
+        for model, values in block["rows"].items()
+        for column, value in zip(block["columns"], values)
+    )
 
 
-MOSE, DAVIS17, SAV_VAL, SAV_TEST, YTVOS = ("mose", 311), ("davis17", 30), ("sav", 155), ("sav", 150), ("ytvos19", 507)
-"""Validation sets (and SA-V's test set) with the number of their sequences."""
-_THIRD = "one third of the schedule"
-
-
-def _table1() -> list[Published]:
-    numbers = {"sam": (58.1, 81.3), _BASE_PLUS: (61.4, 83.7), _BASE_PLUS_21: (61.9, 83.5), "edgetam": (55.5, 81.7)}
-    return [
-        Published("Table 1: Segment Anything", model, "sa", "", value, f"mIoU@{clicks}", sets=23, note="SA-23, all")
-        for model, pair in numbers.items()
-        for clicks, value in zip((1, 5), pair)
-    ]
-
-
-def _table2() -> list[Published]:
-    sets = (MOSE, DAVIS17, SAV_VAL, SAV_TEST, YTVOS)
-    numbers = {
-        _BASE_PLUS: (75.8, 90.9, 73.6, 74.1, 88.4),
-        _BASE_PLUS_21: (76.6, 90.2, 76.8, 77.0, 88.6),
-        "edgetam": (70.0, 87.7, 72.3, 71.7, 86.2),
-    }
-    table = "Table 2: semi-supervised VOS"
-    return [entry for model, values in numbers.items() for entry in _vos(table, model, dict(zip(sets, values)))]
-
-
-def _table3() -> list[Published]:
-    both = {
-        "tab3a_dense": (63.5, 62.1),
-        "tab3a_pooled": (61.8, 59.8),
-        "tab3a_perceiver": (64.4, 62.5),
-        "tab3a_distilled": (65.7, 65.8),
-        "tab3b_global": (62.0, 60.6),
-        "tab3b_spatial": (63.1, 62.4),
-        "tab3d_no_self_attention": (62.6, 62.7),
-    }
-    table = "Table 3: ablations"
-    entries = [
-        entry
-        for model, (val, test) in both.items()
-        for entry in _vos(table, model, {SAV_VAL: val, SAV_TEST: test}, note=_THIRD)
-    ]
-    for model, value in {"tab3c_1block": 64.3, "tab3c_2blocks": 65.7, "tab3c_4blocks": 65.0}.items():
-        entries += _vos(table, model, {SAV_VAL: value}, note=_THIRD)
-    return entries
-
-
-def _table4() -> list[Published]:
-    prompts = ("1-click", "3-click", "5-click", "box", "mask")
-    numbers = {
-        _BASE_PLUS: (64.3, 73.2, 75.4, 72.9, 77.6),
-        _BASE_PLUS_21: (64.7, 75.3, 77.6, 74.4, 79.3),
-        "edgetam": (54.4, 72.7, 75.5, 71.3, 77.0),
-    }
-    return [
-        Published("Table 4: first-frame prompts", model, "first_frame", "", value, prompt=prompt, sets=17)
-        for model, values in numbers.items()
-        for prompt, value in zip(prompts, values)
-    ]
-
-
-PUBLISHED: tuple[Published, ...] = (*_table1(), *_table2(), *_table3(), *_table4())
+PUBLISHED = _published()
 
 
 @dataclass(frozen=True)
@@ -137,18 +83,36 @@ class Result:
 
     @property
     def data(self) -> str:
-        said = self.conditions.get("set") or ""
-        kind = self.conditions.get("data", "")
-        return f"{kind} ({said})" if said and said != kind else kind
+        folder, kind = self.conditions.get("set") or "", self.conditions.get("data", "")
+        return f"{kind} ({folder})" if folder and folder != kind else kind
+
+    @property
+    def protocol(self) -> str:
+        return str(self.conditions.get("protocol", ""))
+
+    @property
+    def in_words(self) -> str:
+        """The conditions without which the number says nothing."""
+        mine = self.conditions
+        parts = [
+            f"{mine.get('resolution')} px",
+            str(mine.get("prompts")),
+            str(mine.get("frame_rule")),
+            f"{mine.get('num_sequences')} sequences, {mine.get('num_objects')} objects",
+            *(f"{name} {mine.get(f'{name}_hash')}" for name in ("list", "data", "weights")),
+            str(mine.get("precision")),
+            str(mine.get("date")),
+        ]
+        return "; ".join(part for part in parts if part not in ("None", ""))
 
     def is_about(self, entry: Published) -> bool:
         """The same model, protocol, prompt and metric; and for a single set, the same sequences."""
-        said = self.conditions
-        if (self.name, said.get("protocol")) != (entry.model, entry.protocol) or entry.metric not in self.scores:
+        mine = self.conditions
+        if (self.name, mine.get("protocol")) != (entry.model, entry.protocol) or entry.metric not in self.scores:
             return False
-        if entry.prompt and said.get("prompt") != entry.prompt:
+        if entry.prompt and mine.get("prompt") != entry.prompt:
             return False
-        return entry.sets > 1 or (said.get("data"), said.get("num_sequences")) == (entry.data, entry.num_sequences)
+        return entry.sets > 1 or (mine.get("data"), mine.get("num_sequences")) == (entry.data, entry.num_sequences)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -159,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     results, sweeps = read_results(args.results), read_sweeps(args.results)
     text = args.readme.read_text() if args.readme.is_file() else f"{INTRODUCTION}{BEGIN}\n{END}\n"
-    write_whole(args.readme, with_tables(text, tables(results) + studies(sweeps)).encode())
+    write_text(args.readme, with_tables(text, tables(results) + studies(sweeps)))
     print(f"{args.readme}: {len(results)} results, {len(sweeps)} sweeps, {len(PUBLISHED)} published numbers")
     return 0
 
@@ -173,11 +137,11 @@ def read_results(folder: Path) -> list[Result]:
     results = []
     for path in sorted(folder.glob("*/result.json")):
         try:
-            said = json.loads(path.read_text())
-            if "conditions" not in said:
+            kept = json.loads(path.read_text())
+            if "conditions" not in kept:
                 continue  # of something else, for example a benchmark
-            scores = {name: value for name, value in said["scores"].items() if value is not None}
-            results.append(Result(path.parent.name, scores, said["conditions"], said.get("curve", {})))
+            scores = {name: value for name, value in kept["scores"].items() if value is not None}
+            results.append(Result(path.parent.name, scores, kept["conditions"], kept.get("curve", {})))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is not a result of `edgetam evaluate` ({error!r}).") from error
     return results
@@ -186,18 +150,16 @@ def read_results(folder: Path) -> list[Result]:
 def read_sweeps(folder: Path) -> dict[str, dict[str, Any]]:
     """Kept sweeps (`edgetam sweep-report DIR --keep FOLDER`) by slug."""
     found = {path.parent.name: json.loads(path.read_text()) for path in sorted(folder.glob("*/result.json"))}
-    return {slug: said for slug, said in found.items() if "sweep" in said}
+    return {slug: kept for slug, kept in found.items() if "sweep" in kept}
 
 
 def studies(sweeps: Mapping[str, Mapping[str, Any]]) -> str:
     """A table for each kept sweep: mean and spread over seeds by configuration."""
-    parts = []
-    for slug, said in sweeps.items():
-        parts.append(
-            f"\n## Sweep: {said['sweep']}\n\nConditions, plots and what it means: [{slug}](results/{slug}/notes.md).\n"
-        )
-        parts.append(_markdown(said["head"], said["rows"]))
-    return "\n".join(parts)
+    return "\n".join(
+        f"\n## Sweep: {kept['sweep']}\n\nConditions, plots and what it means: [{slug}](results/{slug}/notes.md).\n\n"
+        + markdown_table(kept["head"], kept["rows"])
+        for slug, kept in sweeps.items()
+    )
 
 
 def with_tables(text: str, made: str) -> str:
@@ -216,32 +178,28 @@ def tables(results: list[Result]) -> str:
     """All tables, as Markdown."""
     parts = []
     for title in dict.fromkeys(entry.table for entry in PUBLISHED):
-        parts.append(f"## {title}\n")
         rows = [_published_row(entry, results) for entry in PUBLISHED if entry.table == title]
-        parts.append(_markdown(("model", "metric", "on", "paper", "ours", "conditions of ours"), rows))
-    curves = [result for result in results if result.curve and str(result.conditions.get("protocol", "")).startswith("pvs")]
+        head = ("model", "metric", "on", "paper", "ours", "conditions of ours")
+        parts += [f"## {title}\n", markdown_table(head, rows)]
+    curves = [result for result in results if result.curve and result.protocol.startswith("pvs")]
     if curves:
-        parts.append("## Figure 5: promptable video segmentation\n")
-        parts.append("J&F after so many prompted frames. The paper gives curves, no numbers.\n")
-        rounds = sorted({int(number) for result in curves for number in result.curve})
+        rounds = [str(number) for number in sorted({int(number) for result in curves for number in result.curve})]
         rows = [
-            (
-                r.name,
-                str(r.conditions["protocol"]),
-                r.data,
-                *(_figure(r.curve.get(str(n))) for n in rounds),
-                _figure(r.scores.get("J&F")),
-                _said(r),
-            )
+            (r.name, r.protocol, r.data, *(_cell(r.curve, n) for n in rounds), _cell(r.scores, "J&F"), r.in_words)
             for r in curves
         ]
-        parts.append(_markdown(("model", "protocol", "on", *map(str, rounds), "mean", "conditions"), rows))
-    parts.append("## All results\n")
-    if results:
-        rows = [(_linked(r), r.name, str(r.conditions.get("protocol", "")), r.data, _scores(r), _said(r)) for r in results]
-        parts.append(_markdown(("result", "model", "protocol", "on", "scores", "conditions"), rows))
-    else:
-        parts.append("None yet.\n")
+        parts.append("## Figure 5: promptable video segmentation\n")
+        parts.append("J&F after so many prompted frames. The paper gives curves, no numbers.\n")
+        parts.append(markdown_table(("model", "protocol", "on", *rounds, "mean", "conditions"), rows))
+    rows = [
+        (
+            f"[{r.slug}](results/{r.slug})", r.name, r.protocol, r.data,
+            ", ".join(f"{name} {value:.1f}" for name, value in r.scores.items()), r.in_words,
+        )
+        for r in results
+    ]  # fmt: skip
+    head = ("result", "model", "protocol", "on", "scores", "conditions")
+    parts += ["## All results\n", markdown_table(head, rows) if rows else "None yet.\n"]
     return "\n".join(parts)
 
 
@@ -250,54 +208,18 @@ def _published_row(entry: Published, results: list[Result]) -> tuple[str, ...]:
     sets = {result.data: result for result in mine}
     paper = f"{entry.value:.1f}" + (f" ({entry.note})" if entry.note else "")
     metric = f"{entry.metric}, {entry.prompt}" if entry.prompt else entry.metric
-    if not sets:
-        return entry.model, metric, entry.what, paper, "not run", ""
-    ours = sum(result.scores[entry.metric] for result in sets.values()) / len(sets)
-    if entry.sets > 1 and len(sets) != entry.sets:
-        return (
-            entry.model,
-            metric,
-            entry.what,
-            paper,
-            f"{ours:.1f}, mean of {len(sets)} sets, not comparable",
-            _said(mine[0]),
-        )
-    return entry.model, metric, entry.what, paper, f"**{ours:.1f}** ({ours - entry.value:+.1f})", _said(mine[-1])
+    shown, conditions = "not run", ""
+    if sets:
+        ours = sum(result.scores[entry.metric] for result in sets.values()) / len(sets)
+        if entry.sets > 1 and len(sets) != entry.sets:
+            shown, conditions = f"{ours:.1f}, mean of {len(sets)} sets, not comparable", mine[0].in_words
+        else:
+            shown, conditions = f"**{ours:.1f}** ({ours - entry.value:+.1f})", mine[-1].in_words
+    return entry.model, metric, entry.what, paper, shown, conditions
 
 
-def _said(result: Result) -> str:
-    """The conditions without which the number says nothing."""
-    said = result.conditions
-    parts = [
-        f"{said.get('resolution')} px",
-        str(said.get("prompts")),
-        str(said.get("frame_rule")),
-        f"{said.get('num_sequences')} sequences, {said.get('num_objects')} objects",
-        f"list {said.get('list_hash')}",
-        f"data {said.get('data_hash')}",
-        f"weights {said.get('weights_hash')}",
-        str(said.get("precision")),
-        str(said.get("date")),
-    ]
-    return "; ".join(part for part in parts if part not in ("None", ""))
-
-
-def _scores(result: Result) -> str:
-    return ", ".join(f"{name} {value:.1f}" for name, value in result.scores.items())
-
-
-def _linked(result: Result) -> str:
-    return f"[{result.slug}](results/{result.slug})"
-
-
-def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"
-
-
-def _markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    names = list(head)
-    lines = [names, ["---"] * len(names), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def _cell(values: Mapping[str, float], name: str) -> str:
+    return f"{values[name]:.1f}" if values.get(name) is not None else ""
 
 
 if __name__ == "__main__":

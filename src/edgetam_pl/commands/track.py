@@ -30,7 +30,8 @@ from edgetam_pl.interactive.session import Session
 from edgetam_pl.io import rle
 from edgetam_pl.io.frames import FrameMasks, Frames
 from edgetam_pl.io.label_png import read_labels, write_labels
-from edgetam_pl.io.video import VideoFile, VideoWriter, fill_holes, open_video, overlay
+from edgetam_pl.io.overlay import paint_labels
+from edgetam_pl.io.video import VideoFile, VideoWriter, fill_holes, open_video
 from edgetam_pl.weights import load_into
 
 RANDOM = "random"
@@ -189,7 +190,7 @@ def _write_json(path: Path, record: dict[str, Any]) -> None:
 def _write_video(path: Path, video: Frames, folder: Path, *, last: int, quiet: bool) -> None:
     with VideoWriter(path, size=video.size, rate=_rate(video)) as writer:
         for t in tqdm(range(last + 1), desc="writing", unit="frame", disable=quiet):
-            writer.write(overlay(video[t], read_labels(folder / f"{t:05d}.png")))
+            writer.write(paint_labels(video[t], read_labels(folder / f"{t:05d}.png")))
 
 
 @contextmanager

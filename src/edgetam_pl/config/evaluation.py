@@ -22,8 +22,7 @@ class EvaluateConfig:
     prompt: str = "mask"
     """first_frame: mask | box | 1-click | 3-click | 5-click."""
     dataset: str = "folder"
-    """davis16 | davis17 | mose | sav | ytvos19 | lvos | vost | pumavos | folder (laid out as DAVIS) | images | toy. Also
-    written data=..."""
+    """davis16 | davis17 | mose | sav | ytvos19 | lvos | vost | pumavos | folder (laid out as DAVIS) | images | toy."""
     root: str = ""
     """Folder of the data set; for toy nothing, or toy:SEED:CLIPS."""
     split: str | None = None

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from edgetam_pl.evaluation.clip_tracker import Eyes
 from edgetam_pl.evaluation.clips import Clip
@@ -93,10 +92,6 @@ class Recipe:
         if self.protocol == "pvs_offline":
             return pvs_offline(eyes, clip, how=self.how)
         return follow(eyes, clip, prompt=self.prompt, non_overlap=self.non_overlap)
-
-    def plain(self) -> dict[str, Any]:
-        """For hashing and for the record."""
-        return asdict(self)
 
     @property
     def words(self) -> str:

@@ -15,6 +15,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -25,16 +26,19 @@ import torch
 from tqdm import tqdm
 
 import edgetam_pl
-from edgetam_pl.config import EvaluateConfig, ModelConfig
+from edgetam_pl.build import load_model
+from edgetam_pl.config import EvaluateConfig
 from edgetam_pl.evaluation.clip_tracker import EvaluatedModel, Eyes, Precision, evaluating
 from edgetam_pl.evaluation.clips import Clip
 from edgetam_pl.evaluation.datasets import DataSet, as_images, open_data
-from edgetam_pl.evaluation.export import Predictions
+from edgetam_pl.evaluation.export import predictions_of
 from edgetam_pl.evaluation.promptable import Interaction
 from edgetam_pl.evaluation.recipe import Recipe
-from edgetam_pl.evaluation.reporting.report import FORMAT, Report, Sequence, row_of_json, write_whole
+from edgetam_pl.evaluation.reporting.page import write_report
+from edgetam_pl.evaluation.reporting.report import FORMAT, Report, Sequence, row_of_json
 from edgetam_pl.evaluation.scoring import ObjectScore
 from edgetam_pl.evaluation.vos import evaluate_clip
+from edgetam_pl.io.atomic import atomic_path, write_json, write_text
 from edgetam_pl.io.environment import VERSION
 
 Result = tuple[Sequence, tuple[ObjectScore, ...]]
@@ -52,55 +56,64 @@ def run(cfg: EvaluateConfig) -> Report | None:
     )  # fmt: skip
     if cfg.protocol == "sa" and data.kind != "images":
         data = as_images(data, every=cfg.every)
-    how = Interaction(cfg.clicks, cfg.rounds, cfg.threshold, cfg.corrected_are_prompted)
     recipe = Recipe.of(
-        cfg.protocol,
-        data.rule,
-        prompt=cfg.prompt,
-        how=how,
-        skip_first_and_last=cfg.skip_first_and_last,
-        non_overlap=cfg.non_overlap,
+        cfg.protocol, data.rule, prompt=cfg.prompt,
+        how=Interaction(cfg.clicks, cfg.rounds, cfg.threshold, cfg.corrected_are_prompted),
+        skip_first_and_last=cfg.skip_first_and_last, non_overlap=cfg.non_overlap,
+    )  # fmt: skip
+    _check(cfg, recipe)
+    devices = _devices(cfg.device)
+    build = partial(load_model, cfg.model, cfg.weights, seed=cfg.seed) if recipe.needs_model else None
+    job = Job(
+        recipe=recipe,
+        data=data,
+        cache=Path(cfg.cache),
+        build=build,
+        weights_hash="none" if build is None else hash_of_weights(build()),
+        model=asdict(cfg.model) if recipe.needs_model else {},
+        bf16=cfg.precision == "bf16" or (cfg.precision == "auto" and devices[0].startswith("cuda")),
+        pictures=cfg.pictures,
+        fresh=cfg.fresh,
+        threads=cfg.threads,
     )
+    model = cfg.model.name if recipe.needs_model else "repeat"
+    checkpoint = "/".join(Path(cfg.weights).parts[-2:])  # with its folder, since most are called alike
+    prompt = f"-{cfg.prompt}" if cfg.protocol == "first_frame" else ""
+    title = f"{model} ({checkpoint})" if recipe.needs_model else model
+    place = Path("runs/evaluate") / f"{model}-{job.weights_hash[:8]}" / f"{cfg.dataset}-{cfg.protocol}{prompt}"
+    out = Path(cfg.out) if cfg.out else place
+    if cfg.export:
+        job = replace(job, export=out / "predictions")
+    title = f"{title} on {cfg.dataset}, {cfg.protocol}{prompt.replace('-', ' ', 1)}"
+    report = evaluate(job, devices=devices, workers=cfg.workers, title=title)
+    if report is None:
+        return None
+    who = {"model": model, "weights": checkpoint} if recipe.needs_model else {"model": "none"}
+    where = {"set": Path(cfg.root).name, "label": cfg.label}
+    report = replace(report, conditions={**who, **report.conditions, **where})
+    page = write_report(report, out)
+    print(report.table(limit=20))
+    print(f"{report.title}: " + ", ".join(f"{name} {value:.1f}" for name, value in report.headline().items()))
+    print(f"report: {page}")
+    return report
+
+
+def _check(cfg: EvaluateConfig, recipe: Recipe) -> None:
+    """Settings that contradict each other.
+
+    Raises:
+        ValueError: the two, and what to do.
+    """
     if cfg.prompt != "mask" and cfg.protocol != "first_frame":
         raise ValueError(
             f"prompt={cfg.prompt} goes with protocol=first_frame; protocol={cfg.protocol} has prompts of its own."
         )
     if recipe.needs_model and not cfg.weights:
         raise ValueError("weights is empty; give a checkpoint, or weights=random for a model that has learned nothing.")
-    if cfg.export and recipe.protocol not in ("vos", "first_frame", "repeat"):
-        raise ValueError(
-            f"export writes one prediction a frame; protocol={recipe.protocol} has many. Use vos or first_frame."
-        )
-    devices = _devices(cfg.device)
-    job = Job(
-        recipe=recipe,
-        data=data,
-        build=partial(load_model, cfg.model, cfg.weights, cfg.seed) if recipe.needs_model else None,
-        model=asdict(cfg.model) if recipe.needs_model else {},
-        bf16=cfg.precision == "bf16" or (cfg.precision == "auto" and devices[0].startswith("cuda")),
-        pictures=cfg.pictures,
-        cache=Path(cfg.cache),
-        fresh=cfg.fresh,
-        threads=cfg.threads,
-    )
+    if cfg.export and cfg.protocol not in ("vos", "first_frame", "repeat"):
+        raise ValueError(f"export writes one prediction a frame; protocol={cfg.protocol} has many. Use vos or first_frame.")
     if cfg.precision not in ("auto", "fp32", "bf16"):
         raise ValueError(f"precision is {cfg.precision!r}; use auto, fp32 or bf16.")
-    weights_hash = hash_of_weights(job.build()) if job.build is not None else "none"
-    job = replace(job, weights_hash=weights_hash)
-    out = Path(cfg.out) if cfg.out else _folder_of(cfg, job)
-    if cfg.export:
-        job = replace(job, export=out / "predictions")
-    report = evaluate(job, devices=devices, workers=cfg.workers, title=_title_of(cfg))
-    if report is None:
-        return None
-    who = {"model": cfg.model.name, "weights": _weights_of(cfg)} if recipe.needs_model else {"model": "none"}
-    where = {"set": Path(cfg.root).name, "label": cfg.label}
-    report = replace(report, conditions={**who, **report.conditions, **where})
-    page = report.write(out)
-    print(report.table(limit=20))
-    print(f"{report.title}: " + ", ".join(f"{name} {value:.1f}" for name, value in report.headline().items()))
-    print(f"report: {page}")
-    return report
 
 
 @dataclass(frozen=True)
@@ -124,8 +137,10 @@ class Job:
 
     def key(self, clip: Clip) -> str:
         """Hash of everything that could change this sequence's numbers."""
-        said = [FORMAT, self.weights_hash, self.model, self.recipe.plain(), self.bf16, clip.fingerprint(), hash_of_code()]
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+        parts = [
+            FORMAT, self.weights_hash, self.model, asdict(self.recipe), self.bf16, clip.fingerprint(), hash_of_code()
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def evaluate(job: Job, *, devices: list[str], workers: int = 1, title: str = "evaluation") -> Report | None:
@@ -165,20 +180,6 @@ def evaluate(job: Job, *, devices: list[str], workers: int = 1, title: str = "ev
             f"export=true writes predictions for the server that has it."
         )
     return report
-
-
-def load_model(model: ModelConfig, weights: str, seed: int) -> EvaluatedModel:
-    """The model with its weights, on the CPU.
-
-    Raises:
-        ValueError: no such checkpoint, or one of another model.
-    """
-    from edgetam_pl.build import build_model
-    from edgetam_pl.weights import load_into
-
-    torch.manual_seed(seed)
-    built = build_model(model)
-    return built.eval() if weights == "random" else load_into(built, weights).eval()
 
 
 def hash_of_weights(model: object) -> str:
@@ -223,18 +224,18 @@ class _Worker:
         kept = None if job.fresh else _kept(job, key)
         if kept is not None and exported:
             return name, *kept
-        predictions = None
+        writing = nullcontext()
         if job.export is not None:
-            predictions = Predictions(job.export, clip, per_object=job.recipe.per_object)
-        result = evaluate_clip(
-            clip, job.recipe.answers(self._eyes(clip), clip), job.recipe.score, pictures=job.pictures,
-            export=None if predictions is None else predictions.write, person_seconds=job.recipe.person_seconds,
-        )  # fmt: skip
+            writing = predictions_of(clip, job.export, per_object=job.recipe.per_object)
+        with writing as export:
+            result = evaluate_clip(
+                clip, job.recipe.answers(self._eyes(clip), clip), job.recipe.score, pictures=job.pictures,
+                export=export, person_seconds=job.recipe.person_seconds,
+            )  # fmt: skip
         fingerprint = clip.fingerprint()
         _keep(job, key, result, fingerprint)
-        if predictions is not None and job.export is not None:
-            predictions.finish()
-            write_whole(_mark(job.export, name), key.encode())
+        if job.export is not None:
+            write_text(_mark(job.export, name), key)
         return name, result, fingerprint
 
     def _eyes(self, clip: Clip) -> Eyes | None:
@@ -250,13 +251,10 @@ class _Worker:
 def _keep(job: Job, key: str, result: Result, fingerprint: str) -> None:
     item, rows = result
     if item.picture is not None:
-        write_whole(job.cache / f"{key}.jpg", item.picture)
-    known = {
-        "fingerprint": fingerprint,
-        "sequence": asdict(replace(item, picture=None)),
-        "rows": [asdict(row) for row in rows],
-    }
-    write_whole(job.cache / f"{key}.json", json.dumps(known).encode())
+        with atomic_path(job.cache / f"{key}.jpg") as draft:
+            draft.write_bytes(item.picture)
+    sequence, scores = asdict(replace(item, picture=None)), [asdict(row) for row in rows]
+    write_json(job.cache / f"{key}.json", {"fingerprint": fingerprint, "sequence": sequence, "rows": scores}, indent=None)
 
 
 def _kept(job: Job, key: str) -> tuple[Result, str] | None:
@@ -358,16 +356,16 @@ def _conditions(job: Job, done: list[Result], fingerprints: list[str], device: s
     }
 
 
-def _devices(said: str) -> list[str]:
-    if said == "auto":
+def _devices(words: str) -> list[str]:
+    if words == "auto":
         return ["cuda" if torch.cuda.is_available() else "cpu"]
-    devices = [word.strip() for word in said.split(",") if word.strip()]
+    devices = [word.strip() for word in words.split(",") if word.strip()]
     for device in devices:
         kind = device.partition(":")[0]
         if kind not in ("cpu", "cuda", "mps"):
-            raise ValueError(f"device is {said!r}; use auto, cpu, mps, cuda, or a list such as cuda:0,cuda:1.")
+            raise ValueError(f"device is {words!r}; use auto, cpu, mps, cuda, or a list such as cuda:0,cuda:1.")
         if kind == "cuda" and not torch.cuda.is_available():
-            raise ValueError(f"device is {said!r} and this machine has no CUDA device that torch can use; use cpu.")
+            raise ValueError(f"device is {words!r} and this machine has no CUDA device that torch can use; use cpu.")
     return devices
 
 
@@ -375,23 +373,3 @@ def _device_name(device: str) -> str:
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(torch.device(device))
     return f"{device}, {platform.machine()}, {os.cpu_count()} cores"
-
-
-def _name_of(cfg: EvaluateConfig) -> str:
-    return cfg.model.name if cfg.protocol != "repeat" else "repeat"
-
-
-def _weights_of(cfg: EvaluateConfig) -> str:
-    """The checkpoint, and the folder it is in: most are called alike."""
-    return "/".join(Path(cfg.weights).parts[-2:])
-
-
-def _title_of(cfg: EvaluateConfig) -> str:
-    model = f"{cfg.model.name} ({_weights_of(cfg)})" if cfg.protocol != "repeat" else "repeat"
-    prompt = f" {cfg.prompt}" if cfg.protocol == "first_frame" else ""
-    return f"{model} on {cfg.dataset}, {cfg.protocol}{prompt}"
-
-
-def _folder_of(cfg: EvaluateConfig, job: Job) -> Path:
-    prompt = f"-{cfg.prompt}" if cfg.protocol == "first_frame" else ""
-    return Path("runs/evaluate") / f"{_name_of(cfg)}-{job.weights_hash[:8]}" / f"{cfg.dataset}-{cfg.protocol}{prompt}"

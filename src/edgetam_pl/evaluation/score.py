@@ -1,26 +1,29 @@
-"""`edgetam score PRED GT`: J, F and J&F of any folder of predictions, by the rules of the DAVIS-2017 toolkit and of SA-V's
-evaluator. Nothing is written into either folder.
+"""J, F and J&F of any folder of predictions, by the rules of the DAVIS-2017 toolkit and of SA-V's evaluator.
+
+The PNGs of both folders are read, judged by the rule, and compared by the scorer of our own predictions (`scoring.Scores`).
+Problems are collected, so that a person hears of all of them at once. Nothing is written into either folder.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import multiprocessing
 import os
-import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from edgetam_pl.evaluation.reporting.report import Report, write_whole
-from edgetam_pl.evaluation.rules import VOID
-from edgetam_pl.evaluation.score_sequence import NAMED, AnotherRule, Problem, SequenceScore, Task, masks_in, score_sequence
+import numpy as np
+
+from edgetam_pl.evaluation.clips import Masks
+from edgetam_pl.evaluation.reporting.report import Report
+from edgetam_pl.evaluation.rules import RULES as SET_RULES
+from edgetam_pl.evaluation.rules import VOID, SetRule
+from edgetam_pl.evaluation.scoring import Key, ObjectScore, Scores
 from edgetam_pl.evaluation.sources import numbered
 from edgetam_pl.evaluation.video_sets import annotations_folder
-from edgetam_pl.io.label_png import labels_in, read_labels
+from edgetam_pl.io.label_png import Labels, labels_in, read_labels
 
 RULES = {
     "davis16": "one object a sequence: any label of truth or prediction is it (DAVIS 2016)",
@@ -29,6 +32,38 @@ RULES = {
     "truth or prediction (SA-V evaluator, palettes)",
     "sav": "a folder of binary masks an object, first and last annotated frame of each left out (SA-V evaluator)",
 }
+"""Rules by the names that `evaluation.rules` has for them, in words."""
+
+NAMED = 8
+"""So many problems or sequences are listed."""
+
+
+class Problem(NamedTuple):
+    """Why a sequence cannot be scored, in a sentence."""
+
+    sequence: str
+    words: str
+
+
+class AnotherRule(Exception):
+    """The truth turned out to be of another kind than its first frames promised."""
+
+
+@dataclass(frozen=True)
+class SequenceScore:
+    """All that is known of one sequence. Values are 0 ... 1."""
+
+    name: str
+    rows: tuple[ObjectScore, ...]
+    num_frames: int
+    everywhere: tuple[float, float] | None
+    """J and F on all annotated frames, means over objects; None where predictions of unscored frames are missing."""
+    problems: tuple[Problem, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """J and F with and without the first and last frame."""
+        (j_all, f_all), (j_skip, f_skip) = self.everywhere or (None, None), _means(self.rows) or (None, None)
+        return {"frames": self.num_frames, "J_all": j_all, "F_all": f_all, "J_skip": j_skip, "F_skip": f_skip}
 
 
 @dataclass(frozen=True)
@@ -57,6 +92,10 @@ class FolderScore:
         """Plain values: `scores` and `objects` in 0 ... 100 by the rule, `sequences` in 0 ... 1 with and without the first
         and last frame."""
         report = self.report
+        objects = [
+            {"sequence": r.sequence, "object": r.object, "J&F": r.score, "J": r.mean_j, "F": r.mean_f, "frames": len(r.j)}
+            for r in report.rows
+        ]
         return {
             "rule": self.rule,
             "rule_in_words": RULES[self.rule],
@@ -64,54 +103,9 @@ class FolderScore:
             "scores": {"J&F": report.jf, "J": report.j, "F": report.f},
             "num_objects": len(report.rows),
             "left_out": list(self.left_out),
-            "sequences": {item.name: _sequence_json(item) for item in self.sequences},
-            "objects": [
-                {
-                    "sequence": r.sequence,
-                    "object": r.object,
-                    "J&F": r.score,
-                    "J": r.mean_j,
-                    "F": r.mean_f,
-                    "frames": len(r.j),
-                }
-                for r in report.rows
-            ],
+            "sequences": {item.name: item.as_json() for item in self.sequences},
+            "objects": objects,
         }
-
-
-def main(argv: list[str]) -> int:
-    """Score a folder of predictions, print a table, perhaps write a JSON."""
-    parser = argparse.ArgumentParser(
-        prog="edgetam score",
-        description="J, F and J&F of a folder of predictions, ours or anyone's: <PRED>/<sequence>/<frame>.png with a "
-        "palette, or <PRED>/<sequence>/<object>/<frame>.png. GT is a data set's root or its folder of annotations.",
-        epilog="Rules: " + "; ".join(f"{name}: {words}" for name, words in RULES.items()) + ". auto: sav for folders of "
-        "objects, davis16 where no truth has a second label, davis17 where all labels are on first frames, else folder.",
-    )
-    parser.add_argument("prediction", type=Path, metavar="PRED", help="folder of predictions")
-    parser.add_argument("truth", type=Path, metavar="GT", help="folder of the truth")
-    parser.add_argument("--rule", choices=["auto", *RULES], default="auto", help="which rule to score by (default: auto)")
-    parser.add_argument("--all-frames", action="store_true", help="score the first and the last annotated frame too")
-    parser.add_argument(
-        "--lenient", action="store_true",
-        help="score the sequences that both have, take missing predictions for empty ones, ignore extra labels",
-    )  # fmt: skip
-    parser.add_argument("--sequences", nargs="+", default=[], metavar="NAME", help="these sequences alone")
-    parser.add_argument("--workers", type=int, default=0, help="processes (default: one a core)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores here")
-    parser.add_argument("--worst", type=int, default=20, metavar="N", help="rows to print, worst first (default: 20)")
-    args = parser.parse_args(argv)
-    result = score_folders(
-        args.prediction, args.truth, rule=args.rule, skip_first_and_last=not args.all_frames, strict=not args.lenient,
-        sequences=args.sequences, workers=args.workers,
-    )  # fmt: skip
-    if args.json is not None:
-        write_whole(args.json, json.dumps(result.as_json(), indent=1).encode())
-    print(f"rule {result.rule}: {RULES[result.rule]}; {result.frames_in_words}")
-    if result.left_out:
-        print(f"left out, in one folder only: {', '.join(result.left_out)}", file=sys.stderr)
-    print(result.report.table(limit=args.worst))
-    return 0
 
 
 def score_folders(
@@ -164,7 +158,173 @@ def score_folders(
     raise AssertionError("there is always a rule")
 
 
+# ---------------------------------------------------------------------- one sequence
+
+
+class Task(NamedTuple):
+    """A sequence, where its masks are, and how to score it."""
+
+    name: str
+    prediction: Path
+    truth: Path
+    kind: str
+    skip_first_and_last: bool
+    strict: bool
+
+    @property
+    def rule(self) -> SetRule:
+        return SET_RULES[self.kind]
+
+
+def score_sequence(task: Task) -> SequenceScore:
+    """Score one sequence, frame by frame; problems are collected, not raised."""
+    problems: list[Problem] = []
+    # folders to compare, by the object that they are about; "" where a PNG holds all objects
+    folders = {"": (task.prediction, task.truth)}
+    if task.rule.per_object:
+        names = sorted(path.name for path in task.truth.iterdir() if path.is_dir() and not path.name.startswith("."))
+        folders = {name: (task.prediction / name, task.truth / name) for name in names}
+        problems += _unmatched_objects(task, names)
+    rule = replace(task.rule.score, skip_first_and_last=task.skip_first_and_last)
+    scores, num_frames, complete = Scores(task.name, rule), 0, True
+    for object_name, (predicted, true) in folders.items():
+        paths = numbered(masks_in(true))
+        if not paths:
+            problems.append(Problem(task.name, f"{true} holds no masks (PNG)"))
+        num_frames = max(num_frames, len(paths))
+        scored, reader = frozenset(rule.inside(tuple(range(len(paths))))), _Reader(task, object_name or "1")
+        for number, path in enumerate(paths):
+            try:
+                pair = reader.read(predicted / path.name, path, scored=number in scored)
+            except ValueError as error:
+                problems.append(Problem(task.name, str(error).rstrip(".")))
+                if len(problems) > NAMED:
+                    break
+                continue
+            if pair is None:
+                complete = False
+            else:
+                scores.add(path.stem, *pair, scored=number in scored)
+    strangers = scores.never_in_truth()
+    if strangers and task.strict:
+        words = f"{task.prediction} has objects that the truth never shows, label {', '.join(strangers)}"
+        problems.append(Problem(task.name, words))
+    rows, everywhere = (
+        tuple(row for row in scores.rows(every_frame=every) if row.object not in strangers) for every in (False, True)
+    )
+    return SequenceScore(task.name, rows, num_frames, _means(everywhere) if complete else None, tuple(problems))
+
+
+class _Pair(NamedTuple):
+    """What is compared on one frame: O objects, and their masks (O, H, W) in prediction and truth."""
+
+    objects: list[Key]
+    prediction: Masks
+    truth: Masks
+
+
+@dataclass
+class _Reader:
+    """Reads pairs of masks of a folder, judges them by the rule, and says which objects to compare."""
+
+    task: Task
+    name: str
+    """Of the object, where a mask is about one."""
+    highest: int | None = None
+    """Highest label of the first truth."""
+    seen: set[int] = field(default_factory=set)
+    """Labels the truth has shown."""
+
+    def read(self, prediction: Path, truth: Path, *, scored: bool) -> _Pair | None:
+        """The masks of one frame; None where the prediction of an unscored frame is missing.
+
+        Raises:
+            ValueError: a mask is missing, unreadable, or does not fit the rule.
+            AnotherRule: the truth does not fit it.
+        """
+        rule, strict = self.task.rule, self.task.strict
+        wanted = read_labels(truth)
+        single = rule.binary or rule.per_object
+        if rule.binary and int(wanted.max()) not in (0, 1, VOID):
+            raise AnotherRule
+        if not single:
+            self._learn(wanted, truth)
+        if prediction.is_file():
+            found = read_labels(prediction)
+        elif not scored:
+            return None
+        elif strict:
+            raise ValueError(f"there is no prediction {prediction}; every scored frame needs one")
+        else:
+            found = np.zeros_like(wanted)
+        if found.shape != wanted.shape:
+            raise ValueError(
+                f"{prediction} is {found.shape} and its truth {wanted.shape} (height, width); they must have one size"
+            )
+        if single:
+            if rule.per_object and strict and max(len(labels_in(found)), len(labels_in(wanted))) > 2:
+                raise ValueError(
+                    f"{prediction} or its truth has more than two values; a mask of one object is black and white"
+                )
+            return _Pair([_key(self.name)], (found != 0)[None], (wanted != 0)[None])
+        if strict:
+            self._check_labels(prediction, found)
+        if rule.first_frame_only:
+            labels = list(range(1, (self.highest or 0) + 1))
+        else:
+            labels = sorted(self.seen.union(labels_in(found)) - {0, VOID})
+        each = np.array(labels, dtype=np.uint8)[:, None, None]
+        return _Pair([_key(str(label)) for label in labels], found == each, wanted == each)
+
+    def _learn(self, truth: Labels, path: Path) -> None:
+        """Which labels are objects."""
+        labels = [label for label in labels_in(truth) if label not in (0, VOID)]
+        first_only = self.task.rule.first_frame_only
+        if self.highest is None:
+            self.highest = max(labels, default=0)
+            if first_only and not labels:
+                raise ValueError(f"{path} is a first truth without objects; the rule folder lets objects appear later")
+        elif first_only and labels and labels[-1] > self.highest:
+            raise AnotherRule
+        self.seen.update(labels)
+
+    def _check_labels(self, path: Path, prediction: Labels) -> None:
+        highest = int(prediction.max())
+        if self.task.rule.first_frame_only and highest > (self.highest or 0):
+            raise ValueError(f"{path} has the label {highest}; the truth's first frame has objects 1 to {self.highest}")
+        if highest == VOID:
+            raise ValueError(f"{path} has the label {VOID}, which is void; predictions have objects and background only")
+
+
+def _unmatched_objects(task: Task, names: Sequence[str]) -> Iterable[Problem]:
+    """Folders of objects that one side lacks."""
+    if not names:
+        yield Problem(task.name, f"{task.truth} holds no folders of objects")
+    if not task.strict:
+        return
+    for name in names:
+        if not (task.prediction / name).is_dir():
+            yield Problem(task.name, f"there is no folder {task.prediction / name}; every object of the truth needs one")
+    for path in sorted(task.prediction.iterdir()):
+        if path.is_dir() and path.name not in names:
+            yield Problem(task.name, f"{path} is an object that the truth does not have")
+
+
+def _key(name: str) -> Key:
+    """Numbers in their order, other names before them."""
+    return (int(name), name) if name.isdigit() else (-1, name)
+
+
+def _means(rows: Sequence[ObjectScore]) -> tuple[float, float] | None:
+    """Mean J and F over objects, 0 ... 1; None without any."""
+    return (float(np.mean([np.mean(r.j) for r in rows])), float(np.mean([np.mean(r.f) for r in rows]))) if rows else None
+
+
 # ---------------------------------------------------------------------- folders
+
+
+def masks_in(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.suffix.lower() == ".png" and not path.name.startswith(".")]
 
 
 def _common(prediction: Path, truth: Path, sequences: Sequence[str], *, strict: bool) -> tuple[list[str], list[str]]:
@@ -225,9 +385,3 @@ def _in_words(problems: Sequence[Problem], rule: str) -> str:
     listed = "\n".join(f"  {problem.sequence}: {problem.words}" for problem in problems[:NAMED])
     more = f"\n  and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
     return f"By the rule {rule} ({RULES[rule]}) these cannot be scored:\n{listed}{more}\n--lenient scores what is there."
-
-
-def _sequence_json(item: SequenceScore) -> dict[str, Any]:
-    nothing = (None, None)
-    (j_all, f_all), (j_skip, f_skip) = item.everywhere or nothing, item.inside or nothing
-    return {"frames": item.num_frames, "J_all": j_all, "F_all": f_all, "J_skip": j_skip, "F_skip": f_skip}

@@ -1,9 +1,13 @@
-"""From answers to scores: which frames count, and J and F of every object on them (rules of DAVIS and SA-V)."""
+"""From masks to scores: which frames count, and J and F of every object on them (rules of DAVIS and SA-V).
+
+One scorer for all: `Scores` compares masks frame by frame, wherever they come from. `Tally` feeds it the answers of a
+protocol, `evaluation.score` the PNGs of two folders.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -35,6 +39,10 @@ class ScoreRule:
         frames = item.annotated
         if self.counts_from == "start":
             frames = tuple(t for t in frames if t >= item.start)  # as if the video began there
+        return self.inside(frames)
+
+    def inside(self, frames: tuple[int, ...]) -> tuple[int, ...]:
+        """The scored ones of an object's annotated frames."""
         return frames[1:-1] if self.skip_first_and_last else frames
 
 
@@ -70,53 +78,122 @@ class ObjectScore:
         return (self.mean_j + self.mean_f) / 2 if self.f else self.mean_j
 
 
+def mean_j_by_frame(rows: Iterable[ObjectScore]) -> dict[str, float]:
+    """J of each frame of one sequence and round, 0 ... 1: the mean over the objects that count on it."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        for stem, j in zip(row.stems, row.j):
+            found.setdefault(stem, []).append(j)
+    return {stem: sum(values) / len(values) for stem, values in found.items()}
+
+
+Key = tuple[int, str]
+"""An object: its place in the order of rows, and its name."""
+
+
+@dataclass
+class _Track:
+    """What one object scored in one round, a value a frame; F is empty where boundaries are not measured."""
+
+    stems: list[str] = field(default_factory=list)
+    j: list[float] = field(default_factory=list)
+    f: list[float] = field(default_factory=list)
+    scored: list[bool] = field(default_factory=list)
+    begun: bool = False
+    """A scored frame counts already."""
+    in_truth: bool = False
+    """A compared frame of the truth shows the object; known where objects count from their appearance."""
+
+
+@dataclass
+class Scores:
+    """J and F of the objects of one sequence, added up frame by frame."""
+
+    sequence: str
+    rule: ScoreRule
+    _tracks: dict[tuple[int, Key], _Track] = field(default_factory=dict)
+
+    def add(
+        self, stem: str, objects: Sequence[Key], prediction: Masks, truth: Masks, *, round: int = 0, scored: bool = True
+    ) -> None:
+        """Compare one frame.
+
+        Args:
+            stem: the frame's name.
+            objects: O keys.
+            prediction: masks (O, H, W) bool.
+            truth: the same.
+            round: what the prediction stands for, as in `Answer`.
+            scored: whether the rule counts this frame; what does not count is measured all the same.
+        """
+        if self.rule.boundary:
+            j, f = region_and_boundary(prediction, truth)
+        else:
+            j, f = region_similarity(prediction, truth), None
+        for row, key in enumerate(objects):
+            track = self._tracks.setdefault((round, key), _Track())
+            if self.rule.counts_from == "appearance":
+                shown = bool(truth[row].any())
+                track.in_truth = track.in_truth or shown
+                if scored and not (track.begun or shown or prediction[row].any()):
+                    continue  # has not appeared yet
+            track.begun = track.begun or scored
+            track.stems.append(stem)
+            track.scored.append(scored)
+            track.j.append(float(j[row]))
+            if f is not None:
+                track.f.append(float(f[row]))
+
+    def rows(self, *, every_frame: bool = False) -> list[ObjectScore]:
+        """A row an object and round, over the frames that count, or over all that were measured; without frames, none."""
+        rows = []
+        for (number, (_, name)), track in sorted(self._tracks.items()):
+            chosen = [i for i, scored in enumerate(track.scored) if scored or every_frame]
+            if chosen:
+                stems, j = tuple(track.stems[i] for i in chosen), tuple(track.j[i] for i in chosen)
+                f = tuple(track.f[i] for i in chosen) if track.f else ()
+                rows.append(ObjectScore(self.sequence, name, stems, j, f, number))
+        return rows
+
+    def never_in_truth(self) -> list[str]:
+        """Objects that predictions have and the truth never shows, where objects count from their appearance."""
+        late = self.rule.counts_from == "appearance"
+        return [name for (_, (_, name)), track in sorted(self._tracks.items()) if late and not track.in_truth]
+
+
 @dataclass
 class Tally:
-    """Scores of one clip, added up as answers come in."""
+    """Scores of one clip, added up as answers of a protocol come in."""
 
     clip: Clip
     rule: ScoreRule
     person_seconds: Callable[[Clip, int, int], float] = lambda clip, index, rounds: 0.0
-    _found: dict[tuple[int, int], list[tuple[str, float, float]]] = field(default_factory=dict)
     _truth: tuple[int, Masks] | None = None
+
+    def __post_init__(self) -> None:
+        self._scores = Scores(self.clip.name, self.rule)
+        self._keys = [(index, item.name) for index, item in enumerate(self.clip.objects)]
+        self._frames = [frozenset(self.rule.frames(item)) for item in self.clip.objects]
 
     def add(self, answer: Answer) -> None:
         """Score one frame of one round."""
         counted = [(row, index) for row, index in enumerate(answer.objects) if answer.t in self._frames[index]]
-        if not counted:
-            return
-        rows, indices = [row for row, _ in counted], [index for _, index in counted]
-        truth, prediction = self._read(answer.t)[indices], answer.masks[rows]
-        if self.rule.boundary:
-            j, f = region_and_boundary(prediction, truth)
-        else:
-            j = region_similarity(prediction, truth)
-            f = np.full_like(j, np.nan)
-        shown = np.any(truth | prediction, axis=(1, 2))
-        for row, index in enumerate(indices):
-            scores = self._found.setdefault((answer.round, index), [])
-            if scores or shown[row] or self.rule.counts_from != "appearance":
-                scores.append((self.clip.stems[answer.t], float(j[row]), float(f[row])))
+        if counted:
+            rows, indices = [row for row, _ in counted], [index for _, index in counted]
+            truth, keys = self._read(answer.t)[indices], [self._keys[index] for index in indices]
+            self._scores.add(self.clip.stems[answer.t], keys, answer.masks[rows], truth, round=answer.round)
 
     def rows(self) -> tuple[ObjectScore, ...]:
         """A row an object and round; objects that no scored frame shows have none."""
+        index = {name: index for index, name in self._keys}
         return tuple(
-            ObjectScore(
-                sequence=self.clip.name,
-                object=self.clip.objects[index].name,
-                stems=tuple(stem for stem, _, _ in scores),
-                j=tuple(j for _, j, _ in scores),
-                f=tuple(f for _, _, f in scores) if self.rule.boundary else (),
-                round=number,
-                group=self.clip.objects[index].group,
-                person_seconds=self.person_seconds(self.clip, index, number),
+            replace(
+                row,
+                group=self.clip.objects[index[row.object]].group,
+                person_seconds=self.person_seconds(self.clip, index[row.object], row.round),
             )
-            for (number, index), scores in sorted(self._found.items())
-            if scores
+            for row in self._scores.rows()
         )
-
-    def __post_init__(self) -> None:
-        self._frames = [frozenset(self.rule.frames(item)) for item in self.clip.objects]
 
     def _read(self, t: int) -> Masks:
         """Truth of frame t; kept for the next call, since rounds may ask for one frame again."""

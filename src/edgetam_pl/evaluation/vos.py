@@ -16,7 +16,7 @@ from edgetam_pl.evaluation.datasets import open_data
 from edgetam_pl.evaluation.protocols import Answer, follow, repeat
 from edgetam_pl.evaluation.reporting.pictures import KeptMasks, decode_jpeg, strip
 from edgetam_pl.evaluation.reporting.report import Report, Sequence
-from edgetam_pl.evaluation.scoring import ObjectScore, ScoreRule, Tally
+from edgetam_pl.evaluation.scoring import ObjectScore, ScoreRule, Tally, mean_j_by_frame
 
 __all__ = ["Clip", "Report", "clips_of", "evaluate_vos", "glance", "repeat_first_mask"]
 
@@ -137,12 +137,7 @@ def collect(
 def _telling_frames(clip: Clip, rows: tuple[ObjectScore, ...]) -> dict[int, str]:
     """The first frame, the worst and the last of the scored ones, with captions."""
     last_round = max(row.round for row in rows)
-    by_stem: dict[str, list[float]] = {}
-    for row in rows:
-        if row.round == last_round:
-            for stem, j in zip(row.stems, row.j):
-                by_stem.setdefault(stem, []).append(j)
-    means = {stem: sum(values) / len(values) for stem, values in by_stem.items()}
+    means = mean_j_by_frame(row for row in rows if row.round == last_round)
     number = {stem: t for t, stem in enumerate(clip.stems)}
     worst = min(means, key=lambda stem: means[stem])
     ends = sorted(means, key=lambda stem: number[stem])

@@ -1,4 +1,4 @@
-"""Video for people: frames out of a file, a folder or a stream; masks drawn over them and written back.
+"""Video for people: frames out of a file, a folder or a stream, and written back.
 
 Frames are read when asked for and a few are kept, so a long video costs no more memory than a short one.
 """
@@ -22,7 +22,7 @@ from av.container import InputContainer
 from torch import Tensor
 
 from edgetam_pl.io.frames import EndOfVideo, Frames
-from edgetam_pl.io.label_png import davis_palette, read_labels
+from edgetam_pl.io.label_png import read_labels
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 PALETTE = 3
@@ -271,23 +271,6 @@ def read_label_map(path: Path) -> np.ndarray:
         return read_labels(path)
     grey = cv2.cvtColor(read_image(path), cv2.COLOR_RGB2GRAY)
     return (grey > 127).astype(np.uint8) if grey.max() > 127 else np.asarray(grey, dtype=np.uint8)
-
-
-def palette() -> np.ndarray:
-    """(256, 3) uint8 RGB: DAVIS's colours."""
-    return np.frombuffer(davis_palette(), dtype=np.uint8).reshape(256, 3)
-
-
-def overlay(frame: np.ndarray, labels: np.ndarray, *, opacity: float = 0.5) -> np.ndarray:
-    """The frame (H, W, 3) uint8 with objects tinted in their colours and outlined."""
-    colours = palette()[labels]
-    mixed = cv2.addWeighted(frame, 1 - opacity, colours, opacity, 0)
-    drawn = np.where(labels[..., None] > 0, mixed, frame)
-    kernel = np.ones((3, 3), np.uint8)
-    outer = np.asarray(cv2.dilate(labels, kernel), dtype=np.uint8)
-    edge = outer != np.asarray(cv2.erode(labels, kernel))
-    drawn[edge] = palette()[outer[edge]]
-    return drawn
 
 
 def fill_holes(logits: Tensor, largest: int) -> Tensor:

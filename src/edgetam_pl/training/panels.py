@@ -13,13 +13,10 @@ from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 from torch import Tensor
 
+from edgetam_pl.io.overlay import paint
 from edgetam_pl.training.distillation import Distillation
 from edgetam_pl.training.track_batch import Track
 from edgetam_pl.types import VideoBatch
-
-COLOURS = np.array(
-    [[230, 60, 60], [60, 160, 240], [90, 200, 90], [240, 190, 50], [180, 90, 220], [60, 200, 200]], np.float32
-)
 
 
 class MaskPanels(L.Callback):
@@ -51,25 +48,17 @@ def draw(batch: VideoBatch, student: Track, teacher: Track | None, *, frames: in
     objects = (batch.video_of == 0).nonzero()[:, 0].cpu()
     rows = []
     for t in np.unique(np.linspace(0, batch.num_frames - 1, frames).round().astype(int)):
-        frame = _resized(batch.frames[0, t].float()[None], side)[0].permute(1, 2, 0).cpu().numpy()
+        frame = _resized(batch.frames[0, t].float()[None], side)[0].permute(1, 2, 0).clamp(0, 255).byte().cpu().numpy()
         truth = _resized(batch.masks[t, objects].float()[:, None], side)[:, 0] > 0.5
         cells = [frame, paint(frame, truth.cpu().numpy())]
         for track in (student, teacher):
             if track is None or not track.outputs:
-                cells.append(np.full_like(frame, 32.0))
+                cells.append(np.full_like(frame, 32))
                 continue
             logits = _resized(track.outputs[t].final.best[objects.to(track.f16.device)].detach().float(), side)[:, 0]
             cells.append(paint(frame, (logits > 0).cpu().numpy()))
         rows.append(np.concatenate(cells, axis=1))
-    return np.concatenate(rows, axis=0).clip(0, 255).astype(np.uint8)
-
-
-def paint(frame: np.ndarray, masks: np.ndarray, *, strength: float = 0.55) -> np.ndarray:
-    """`frame` (H, W, 3) with masks (O, H, W) painted over it, one colour an object."""
-    painted = frame.copy()
-    for number, mask in enumerate(masks):
-        painted[mask] = (1 - strength) * painted[mask] + strength * COLOURS[number % len(COLOURS)]
-    return painted
+    return np.concatenate(rows, axis=0)
 
 
 def _resized(images: Tensor, side: int) -> Tensor:

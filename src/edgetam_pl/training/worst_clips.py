@@ -13,7 +13,7 @@ from edgetam_pl.evaluation.clip_tracker import EvaluatedModel, Eyes, Precision, 
 from edgetam_pl.evaluation.clips import Clip, Masks
 from edgetam_pl.evaluation.protocols import Answer, follow
 from edgetam_pl.evaluation.reporting.pictures import decode_jpeg
-from edgetam_pl.evaluation.scoring import ScoreRule
+from edgetam_pl.evaluation.scoring import ScoreRule, mean_j_by_frame
 from edgetam_pl.evaluation.vos import collect, evaluate_clip
 
 if TYPE_CHECKING:
@@ -62,18 +62,15 @@ def look(model: EvaluatedModel, clips: Iterable[Clip], *, device: torch.device) 
             results.append((sequence, rows))
             if not rows:
                 continue
-            by_stem: dict[str, list[float]] = {}
-            for row in rows:
-                for stem, j in zip(row.stems, row.j):
-                    by_stem.setdefault(stem, []).append(100 * j)
-            stem = min(by_stem, key=lambda stem: float(np.mean(by_stem[stem])))
+            by_stem = mean_j_by_frame(rows)
+            stem = min(by_stem, key=lambda stem: by_stem[stem])
             t = list(clip.stems).index(stem)
             frames.append(
                 WorstFrame(
                     clip=clip.name,
                     score=float(np.mean([row.score for row in rows])),
                     stem=stem,
-                    j=float(np.mean(by_stem[stem])),
+                    j=100 * by_stem[stem],
                     image=np.asarray(clip.frames.read(t)),
                     truth=labels(clip.truths.read(t)),
                     prediction=kept[t],

@@ -1,76 +1,28 @@
-"""The report as one page that needs no network: numbers, conditions, a table with the worst first, J over time, pictures."""
+"""The report as one page that needs no network: numbers, conditions, a table with the worst first, J over time, pictures.
+
+The pages of the project are the templates in `templates/`, with one style; here is what they are filled with.
+"""
 
 from __future__ import annotations
 
 import base64
-import html
 import math
 from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
-from edgetam_pl.evaluation.reporting.charts import COLOURS, Line, chart
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+from edgetam_pl.evaluation.reporting.charts import Chart, Line, chart
+from edgetam_pl.evaluation.reporting.pictures import EXTRA, MISSED
 from edgetam_pl.evaluation.reporting.report import Report, Sequence
+from edgetam_pl.io.atomic import atomic_path, write_json, write_text
+from edgetam_pl.io.overlay import colour_of
 
 INLINE_BYTES = 16_000_000
 """Pictures up to this are part of the page; more of them stay in files beside it."""
-
-STYLE = """
-:root { color-scheme: light dark; --ink: #1c2430; --soft: #5d6878; --line: #d9dee6; --paper: #fff; --tint: #f4f6f9;
-  --mark: #2b6cb0; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6eaf0; --soft: #9aa6b6; --line: #36404e; --paper: #151a21; --tint: #1e252f; --mark: #6fb0f0; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, "Segoe UI", Roboto, sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 28px 20px 80px; }
-h1 { font-size: 24px; line-height: 1.25; margin: 0 0 4px; }
-h2 { font-size: 18px; margin: 40px 0 10px; }
-h3 { font-size: 16px; margin: 0; }
-p, .note { color: var(--soft); margin: 4px 0 12px; max-width: 75ch; }
-a { color: var(--mark); text-decoration: none; } a:hover { text-decoration: underline; }
-.tiles { display: flex; flex-wrap: wrap; gap: 12px; margin: 18px 0; }
-.tile { background: var(--tint); border: 1px solid var(--line); border-radius: 8px; padding: 10px 18px; min-width: 110px; }
-.tile b { display: block; font-size: 26px; line-height: 1.2; font-variant-numeric: tabular-nums; }
-.tile span { color: var(--soft); font-size: 13px; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 18px; margin: 0; font-size: 14px; }
-dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; min-width: 420px; }
-th, td { padding: 4px 14px; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th { background: var(--tint); } th.word, td.word { text-align: left; }
-th button { all: unset; cursor: pointer; font-weight: 600; } th button:focus-visible { outline: 2px solid var(--mark); }
-th[aria-sort=ascending] button::after { content: " \\25B2"; font-size: 10px; }
-th[aria-sort=descending] button::after { content: " \\25BC"; font-size: 10px; }
-td.bad { color: #c53030; } td.good { color: #2f855a; }
-section.sequence { border-top: 1px solid var(--line); padding: 18px 0 10px; }
-section.sequence > header { display: flex; gap: 14px; align-items: baseline; flex-wrap: wrap; margin-bottom: 6px; }
-section.sequence > header span { color: var(--soft); font-size: 13px; }
-.heads { display: grid; grid-template-columns: repeat(4, 1fr); max-width: 972px; color: var(--soft); font-size: 13px; }
-img { display: block; max-width: 100%; height: auto; }
-figure { margin: 0 0 12px; } .charts { display: flex; flex-wrap: wrap; gap: 8px 28px; }
-.chartbox { max-width: 100%; } figcaption { color: var(--soft); font-size: 13px; }
-.chart { width: 100%; height: auto; display: block; } .grid { stroke: var(--line); stroke-width: 1; }
-.tick { fill: var(--soft); font-size: 10.5px; } .axis { fill: var(--soft); font-size: 11.5px; }
-.legend { display: flex; flex-wrap: wrap; gap: 2px 14px; font-size: 12.5px; color: var(--soft); padding-left: 38px; }
-.legend i, .key i { display: inline-block; width: 11px; height: 11px; border-radius: 2px; margin-right: 5px;
-  vertical-align: -1px; }
-.key span { margin-right: 14px; }
-@media print { th button::after { content: none !important; } section.sequence { break-inside: avoid; } }
-"""
-
-SCRIPT = """
-document.querySelectorAll('th button').forEach(button => button.addEventListener('click', () => {
-  const th = button.closest('th'), table = th.closest('table'), column = [...th.parentNode.children].indexOf(th);
-  const up = th.getAttribute('aria-sort') !== 'ascending';
-  th.parentNode.querySelectorAll('th').forEach(other => other.removeAttribute('aria-sort'));
-  th.setAttribute('aria-sort', up ? 'ascending' : 'descending');
-  const body = table.tBodies[0];
-  [...body.rows].sort((a, b) => {
-    const [x, y] = [a, b].map(row => row.cells[column].dataset.v ?? row.cells[column].textContent);
-    const order = isNaN(x) || isNaN(y) ? x.localeCompare(y, undefined, {numeric: true}) : x - y;
-    return up ? order : -order;
-  }).forEach(row => body.append(row));
-}));
-"""
 
 _LABELS = {
     "protocol": "Protocol", "prompt": "Prompt", "prompts": "Prompts", "set": "Folder", "label": "Label", "rule": "Rule",
@@ -82,114 +34,70 @@ _LABELS = {
 }  # fmt: skip
 
 
-def page(report: Report) -> str:
+def write_report(report: Report, folder: Path) -> Path:
+    """report.html, report.json, result.json (for `make tables`) and pictures; returns the page. Files appear whole or not
+    at all."""
+    for item in report.sequences:
+        if item.picture is not None:
+            with atomic_path(folder / "pictures" / f"{item.name}.jpg") as draft:
+                draft.write_bytes(item.picture)
+    write_json(folder / "report.json", report.as_json(), indent=1)
+    write_json(folder / "result.json", report.summary(), indent=1)
+    return write_text(folder / "report.html", report_page(report))
+
+
+def report_page(report: Report) -> str:
     """HTML with everything inside, but for pictures where they are very many."""
     inline = sum(len(item.picture or b"") for item in report.sequences) <= INLINE_BYTES
-    worst = sorted(report.sequences, key=lambda item: (_sequence_score(report, item.name), item.name))
-    return document(
-        report.title,
-        [
-            f"<h1>{html.escape(report.title)}</h1>",
-            f"<p>{html.escape(_summary(report))}</p>",
-            tiles({**report.headline(), "frames a second": report.frames_per_second}),
-            f"<h2>Conditions</h2>{conditions(report.conditions)}" if report.conditions else "",
-            _curves(report),
-            f"<h2>Sequences and objects</h2><p>The worst first. {_what_scores_are(report)}</p>",
-            objects_table(report),
-            f"<h2>Pictures</h2>{_legend()}" if report.sequences else "",
-            *(_sequence(report, item, inline=inline) for item in worst),
-        ],
-    )
+    sequences = [found for item in report.sequences if (found := _sequence(report, item, inline=inline))]
+    head, rows = objects_table(report)
+    values = {
+        "title": report.title,
+        "summary": _summary(report),
+        "headline": {**report.headline(), "frames a second": report.frames_per_second},
+        "conditions": report.conditions,
+        "curves": [drawn for drawn in _curves(report) if drawn is not None],
+        "meaning": _meaning(report),
+        "head": head,
+        "rows": rows,
+        "sequences": sorted(sequences, key=lambda item: (item["score"], item["name"])),
+    }
+    return render("report.html", values)
 
 
-def document(title: str, parts: Iterable[str]) -> str:
-    """A whole page around its parts."""
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'
-        f"<body><main>{''.join(parts)}</main><script>{SCRIPT}</script></body></html>"
-    )
+def render(template: str, values: Mapping[str, Any]) -> str:
+    """A page of `templates/`, filled with values; what they hold is escaped."""
+    return _environment().get_template(template).render(values)
 
 
-def tiles(values: dict[str, float]) -> str:
-    """Large numbers with a word under each."""
-    shown = {name: value for name, value in values.items() if not math.isnan(value)}
-    inner = "".join(
-        f'<div class="tile"><b>{value:.1f}</b><span>{html.escape(name)}</span></div>' for name, value in shown.items()
-    )
-    return f'<div class="tiles">{inner}</div>'
-
-
-def conditions(values: Mapping[str, Any]) -> str:
-    """What a reader needs to get the same numbers."""
-    rows = "".join(
-        f"<dt>{html.escape(_LABELS.get(name, name))}</dt><dd>{html.escape(_word(value))}</dd>"
-        for name, value in values.items()
-        if value not in ("", None)
-    )
-    return f"<dl>{rows}</dl>"
-
-
-def table(head: list[str], rows: list[list[str | float]], *, words: int, sorted_by: int, link: bool = True) -> str:
-    """A table to be sorted by any column. The first `words` columns hold words, of which the first leads to its section."""
-    cells = []
-    for number, name in enumerate(head):
-        kind = ' class="word"' if number < words else ""
-        order = ' aria-sort="ascending"' if number == sorted_by else ""
-        cells.append(f"<th{kind}{order}><button>{html.escape(name)}</button></th>")
-    body = []
-    for row in rows:
-        line = []
-        for number, value in enumerate(row):
-            if isinstance(value, str):
-                inner = html.escape(value)
-                if number == 0 and link:
-                    inner = f'<a href="#{anchor(value)}">{inner}</a>'
-                line.append(f"<td{' class=' + chr(34) + 'word' + chr(34) if number < words else ''}>{inner}</td>")
-            elif math.isnan(value):
-                line.append('<td data-v="-1">&ndash;</td>')
-            else:
-                line.append(f'<td data-v="{value:.6f}">{value:.1f}</td>')
-        body.append(f"<tr>{''.join(line)}</tr>")
-    return f'<div class="scroll"><table><thead><tr>{"".join(cells)}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
-
-
-def objects_table(report: Report) -> str:
-    """A row an object; with several rounds, a column a round."""
+def objects_table(report: Report) -> tuple[list[str], list[list[str | float]]]:
+    """Head and rows, the worst first: a row an object; with several rounds, a column a round."""
     rounds = report.rounds
     if len(rounds) <= 1:
-        head = ["sequence", "object", "J&F", "J", "F", "frames", "lowest J", "on frame"]
-        rows: list[list[str | float]] = []
+        head, rows = ["sequence", "object", "J&F", "J", "F", "frames", "lowest J", "on frame"], []
         for row in report.worst_first():
             low = min(range(len(row.j)), key=row.j.__getitem__)
-            numbers: list[str | float] = [
-                row.score,
-                row.mean_j,
-                row.mean_f,
-                str(len(row.j)),
-                100 * row.j[low],
-                row.stems[low],
-            ]
-            rows.append([row.sequence, row.object, *numbers])
-        return table(head, rows, words=2, sorted_by=2)
+            means = [row.score, row.mean_j, row.mean_f]
+            rows.append([row.sequence, row.object, *means, str(len(row.j)), 100 * row.j[low], row.stems[low]])
+        return head, rows
     by_object: dict[tuple[str, str], dict[int, float]] = {}
     for row in report.rows:
         by_object.setdefault((row.sequence, row.object), {})[row.round] = row.score
     unit = "@" if report.conditions.get("protocol") == "sa" else "n = "
-    head = ["sequence", "object", "mean", *(f"{unit}{number}" for number in rounds)]
     rows = [
         [*names, sum(scores.values()) / len(scores), *(scores.get(number, math.nan) for number in rounds)]
         for names, scores in by_object.items()
     ]
-    return table(head, sorted(rows, key=lambda row: (row[2], row[0], row[1])), words=2, sorted_by=2)
+    head = ["sequence", "object", "mean", *(f"{unit}{number}" for number in rounds)]
+    return head, sorted(rows, key=lambda row: (row[2], row[0], row[1]))
 
 
-def over_time(lines: Iterable[tuple[str, str, Mapping[str, float]]]) -> str:
-    """J over the frames that are scored: name, colour, and J in 0 ... 100 by frame, for each line; empty for one frame."""
+def over_time(lines: Iterable[tuple[str, str, Mapping[str, float]]]) -> Chart | None:
+    """J over the frames that are scored: name, colour, and J in 0 ... 100 by frame, for each line; None for one frame."""
     drawn = list(lines)
     stems = sorted({stem for _, _, values in drawn for stem in values}, key=lambda stem: (len(stem), stem))
     if len(stems) <= 1:
-        return ""
+        return None
     every = [
         Line(name, range(len(stems)), [values.get(stem, math.nan) for stem in stems], colour)
         for name, colour, values in drawn
@@ -197,90 +105,79 @@ def over_time(lines: Iterable[tuple[str, str, Mapping[str, float]]]) -> str:
     return chart(every, x_title="scored frame", y_title="J over time", y_range=(0, 100), width=720, height=170)
 
 
-def picture(item: Sequence, *, inline: bool) -> str:
-    """Frame, truth, prediction and error."""
-    if item.picture is None:
-        return ""
-    source = f"data:image/jpeg;base64,{base64.b64encode(item.picture).decode()}" if inline else f"pictures/{item.name}.jpg"
-    heads = "".join(f"<span>{head}</span>" for head in ("frame", "truth", "prediction", "error"))
-    alt = html.escape(f"frame, truth, prediction and error of {item.name}")
-    return f'<div class="heads">{heads}</div><img loading="lazy" alt="{alt}" src="{html.escape(source)}">'
+def data_uri(content: bytes, kind: str = "jpeg") -> str:
+    """A picture as the `src` of an image."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _sequence(report: Report, item: Sequence, *, inline: bool) -> str:
-    last = max(report.rounds, default=0)
-    rows = [row for row in report.rows if row.sequence == item.name and row.round == last]
-    if not rows:
-        return ""
-    curve = over_time(
-        (f"object {row.object}", COLOURS[number % len(COLOURS)], {stem: 100 * j for stem, j in zip(row.stems, row.j)})
-        for number, row in enumerate(rows)
-    )
-    speed = item.num_frames / max(item.seconds, 1e-9)
+def _sequence(report: Report, item: Sequence, *, inline: bool) -> dict[str, Any] | None:
+    """The section of a sequence; None where nothing of it is scored."""
+    rows = [row for row in report.rows if row.sequence == item.name]
+    last = [row for row in rows if row.round == max(report.rounds)]
+    if not last:
+        return None
+    source = f"pictures/{item.name}.jpg" if item.picture is not None else ""
     counts = f"{_counted(item.num_frames, 'frame')}, {_counted(item.num_objects, 'object')}"
-    facts = f"{counts}, {speed:.1f} frames a second"
-    name, score = html.escape(item.name), _sequence_score(report, item.name)
-    header = f"<header><h3>{name}</h3><b>{score:.1f}</b><span>{facts}</span></header>"
-    return f'<section class="sequence" id="{anchor(item.name)}">{header}{curve}{picture(item, inline=inline)}</section>'
+    return {
+        "name": item.name,
+        "score": sum(row.score for row in rows) / len(rows),
+        "facts": f"{counts}, {item.num_frames / max(item.seconds, 1e-9):.1f} frames a second",
+        "curve": over_time(
+            (f"object {row.object}", colour_of(number), {stem: 100 * j for stem, j in zip(row.stems, row.j)})
+            for number, row in enumerate(last)
+        ),
+        "source": data_uri(item.picture) if inline and item.picture is not None else source,
+    }
 
 
-def _curves(report: Report) -> str:
+def _curves(report: Report) -> Iterable[Chart | None]:
     """Score over rounds, and over the time it takes a person to get there."""
     if len(report.rounds) <= 1:
-        return ""
+        return
     rounds = [report.of_round(number) for number in report.rounds]
     scores = [r.score for r in rounds]
     clicks = report.conditions.get("protocol") == "sa"
     unit, score = ("clicks", "mIoU") if clicks else ("prompted frames", "J&F")
-    figures = [chart([Line(score, report.rounds, scores)], x_title=unit, y_title=f"{score} over {unit}", markers=True)]
+    yield chart([Line(score, report.rounds, scores)], x_title=unit, y_title=f"{score} over {unit}", markers=True)
     seconds = [sum(row.person_seconds for row in r.rows) / len(r.rows) for r in rounds]
     if any(seconds):
-        title = "estimated annotation time of an object, seconds"
-        figures.append(
-            chart([Line(score, seconds, scores)], x_title=title, y_title=f"{score} over annotation time", markers=True)
-        )
-    return f'<h2>Curves</h2><div class="charts">{"".join(figures)}</div>'
+        x_title = "estimated annotation time of an object, seconds"
+        lines = [Line(score, seconds, scores)]
+        yield chart(lines, x_title=x_title, y_title=f"{score} over annotation time", markers=True)
 
 
 def _summary(report: Report) -> str:
-    said = report.conditions
     parts = [
         _counted(len(report.sequences), "sequence") if report.sequences else "",
         _counted(len({(row.sequence, row.object) for row in report.rows}), "object"),
-        str(said.get("prompts", "")),
-        str(said.get("frame_rule", "")),
+        *(str(report.conditions.get(name, "")) for name in ("prompts", "frame_rule")),
     ]
     return "; ".join(part for part in parts if part) + "."
 
 
-def _what_scores_are(report: Report) -> str:
+def _meaning(report: Report) -> str:
+    """What the scores of the table are."""
     if report.conditions.get("protocol") == "sa":
         return "IoU of each mask after so many clicks."
     each = "Means over the frames that are scored, 0 to 100."
-    return f"{each} Columns are J&amp;F with at most so many prompted frames." if len(report.rounds) > 1 else each
-
-
-def _legend() -> str:
-    return (
-        '<p class="key"><span>Error: </span><span><i style="background:rgb(40,120,255)"></i>missed</span>'
-        '<span><i style="background:rgb(255,70,40)"></i>too much</span>'
-        "Objects keep their colour in truth, prediction and curve. Rows: the first scored frame, the worst, the last.</p>"
-    )
-
-
-def _sequence_score(report: Report, name: str) -> float:
-    scores = [row.score for row in report.rows if row.sequence == name]
-    return sum(scores) / len(scores) if scores else math.nan
-
-
-def anchor(name: str) -> str:
-    """Of a sequence's section."""
-    return "s-" + "".join(letter if letter.isalnum() else "-" for letter in name)
+    return f"{each} Columns are J&F with at most so many prompted frames." if len(report.rounds) > 1 else each
 
 
 def _counted(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
-def _word(value: Any) -> str:
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+@cache
+def _environment() -> Environment:
+    folder = files("edgetam_pl.evaluation.reporting") / "templates"
+    environment = Environment(
+        loader=FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
+    )  # fmt: skip
+    environment.globals.update(missed=MISSED, extra=EXTRA)
+    environment.filters.update(
+        label=lambda name: _LABELS.get(name, name),
+        word=lambda value: ("yes" if value else "no") if isinstance(value, bool) else str(value),
+        anchor=lambda name: "s-" + "".join(letter if letter.isalnum() else "-" for letter in name),
+    )
+    return environment

@@ -11,14 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetam_pl.evaluation.clips import Clip, Frame, Masks
-from edgetam_pl.evaluation.reporting.charts import COLOURS
+from edgetam_pl.io.overlay import paint
 
 PANEL = 240
 """Width of one panel in pixels."""
 _GAP = 4
 _QUALITY = 82
-_COLOURS = np.array([tuple(bytes.fromhex(colour[1:])) for colour in COLOURS], dtype=np.uint8)
-_MISSED, _EXTRA = (40, 120, 255), (255, 70, 40)
+MISSED, EXTRA = (40, 120, 255), (255, 70, 40)
 """Colours of the error panel: truth that was not found, and what was found where nothing is."""
 
 
@@ -49,10 +48,10 @@ class KeptMasks:
 def strip(clip: Clip, kept: KeptMasks, chosen: dict[int, str]) -> bytes:
     """A JPEG with a row for each chosen frame; `chosen` gives frame numbers and captions."""
     rows = [
-        row(clip.frames.read(t), clip.truths.read(t), kept.read(t, clip.size), caption=said)
-        for t, said in sorted(chosen.items())
+        row(clip.frames.read(t), clip.truths.read(t), kept.read(t, clip.size), caption=caption)
+        for t, caption in sorted(chosen.items())
     ]
-    return encode_jpeg(np.concatenate([part for line in rows for part in (line, _band(line))][:-1]))
+    return encode_jpeg(_joined(rows, axis=0))
 
 
 def row(frame: Frame, truth: Masks, prediction: Masks, *, caption: str = "") -> NDArray[np.uint8]:
@@ -61,9 +60,8 @@ def row(frame: Frame, truth: Masks, prediction: Masks, *, caption: str = "") -> 
     size = (PANEL, max(round(PANEL * height / width), 1))
     small = np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
     shown, found = _small(truth, size), _small(prediction, size)
-    panels = [_captioned(small, caption), overlay(small, shown), overlay(small, found), _error(small, shown, found)]
-    gap = np.full((size[1], _GAP, 3), 255, np.uint8)
-    return np.concatenate([part for panel in panels for part in (panel, gap)][:-1], axis=1)
+    panels = [_captioned(small, caption), paint(small, shown), paint(small, found), _error(small, shown, found)]
+    return _joined(panels, axis=1)
 
 
 def _captioned(frame: Frame, caption: str) -> NDArray[np.uint8]:
@@ -74,18 +72,6 @@ def _captioned(frame: Frame, caption: str) -> NDArray[np.uint8]:
         bottom = len(result)
         result[bottom - height - 10 :, : width + 12] = (result[bottom - height - 10 :, : width + 12] * 0.15).astype(np.uint8)
         cv2.putText(result, caption, (6, bottom - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA)
-    return result
-
-
-def overlay(frame: Frame, masks: Masks, *, strength: float = 0.5) -> NDArray[np.uint8]:
-    """Masks (O, H, W) in colour over the frame, with outlines."""
-    painted = frame.astype(np.float32)
-    for index, mask in enumerate(masks):
-        painted[mask] = (1 - strength) * painted[mask] + strength * _COLOURS[index % len(_COLOURS)]
-    result = painted.astype(np.uint8)
-    for index, mask in enumerate(masks):
-        outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(result, outlines, -1, _COLOURS[index % len(_COLOURS)].tolist(), 1)
     return result
 
 
@@ -107,8 +93,8 @@ def _error(frame: Frame, truth: Masks, prediction: Masks) -> NDArray[np.uint8]:
     """The frame in grey, with what was missed and what was too much of any object."""
     grey = cv2.cvtColor(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     result = (grey * 0.45 + 40).astype(np.uint8)
-    result[(prediction & ~truth).any(axis=0)] = _EXTRA
-    result[(truth & ~prediction).any(axis=0)] = _MISSED
+    result[(prediction & ~truth).any(axis=0)] = EXTRA
+    result[(truth & ~prediction).any(axis=0)] = MISSED
     return result
 
 
@@ -118,5 +104,8 @@ def _small(masks: Masks, size: tuple[int, int]) -> Masks:
     return np.stack(shrunk) if shrunk else np.zeros((0, size[1], size[0]), dtype=bool)
 
 
-def _band(line: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.full((_GAP, line.shape[1], 3), 255, np.uint8)
+def _joined(parts: list[NDArray[np.uint8]], *, axis: int) -> NDArray[np.uint8]:
+    """Pictures below (axis 0) or beside (axis 1) one another, with a white gap between them."""
+    edge = [(0, 0), (0, 0), (0, 0)]
+    edge[axis] = (0, _GAP)
+    return np.concatenate([*(np.pad(part, edge, constant_values=255) for part in parts[:-1]), parts[-1]], axis=axis)

@@ -1,4 +1,4 @@
-"""The report of an evaluation: rows, what they mean, and the conditions under which they hold. JSON, a table, a page."""
+"""The report of an evaluation: rows, what they mean, and the conditions under which they hold. `page` writes it down."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from edgetam_pl.evaluation.scoring import ObjectScore
+from edgetam_pl.io.tables import text_table
 
 FORMAT = 1
 """Of the JSON."""
+
+COLUMNS = ("sequence", "object", "round", "J&F", "J", "F", "frames")
+"""Of the table for people; the round is left out where there is one."""
 
 
 @dataclass(frozen=True)
@@ -100,28 +104,14 @@ class Report:
 
     def table(self, *, limit: int | None = None) -> str:
         """Rows for people, worst first, then the means."""
-        rows = self.worst_first()[:limit]
         several = len(self.rounds) > 1
-        head = ["sequence", "object", *(["round"] if several else []), "J&F", "J", "F", "frames"]
         lines = [
-            [
-                r.sequence,
-                r.object,
-                *([str(r.round)] if several else []),
-                *map(_number, (r.score, r.mean_j, r.mean_f)),
-                str(len(r.j)),
-            ]
-            for r in rows
+            [r.sequence, r.object, str(r.round), _number(r.score), _number(r.mean_j), _number(r.mean_f), str(len(r.j))]
+            for r in self.worst_first()[:limit]
         ]
-        lines.append(
-            ["mean", f"{len(self.rows)} rows", *([""] if several else []), *map(_number, (self.score, self.j, self.f)), ""]
-        )
-        widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
-        left = 2 + several
-        return "\n".join(
-            "  ".join(cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths))).rstrip()
-            for line in [head, *lines]
-        )
+        lines.append(["mean", f"{len(self.rows)} rows", "", _number(self.score), _number(self.j), _number(self.f), ""])
+        columns = [line if several else [*line[:2], *line[3:]] for line in [list(COLUMNS), *lines]]
+        return text_table(columns[0], columns[1:], words=2 + several)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; pictures are left out."""
@@ -178,30 +168,9 @@ class Report:
             raise ValueError(f"{file} is not JSON ({error}); evaluate again.") from error
         return cls.of_json(values, folder=file.parent / "pictures")
 
-    def write(self, folder: Path) -> Path:
-        """report.html, report.json, result.json (for `make tables`) and pictures; returns the page. Files appear whole or
-        not at all."""
-        from edgetam_pl.evaluation.reporting.page import page
-
-        for item in self.sequences:
-            if item.picture is not None:
-                write_whole(folder / "pictures" / f"{item.name}.jpg", item.picture)
-        write_whole(folder / "report.json", json.dumps(self.as_json(), indent=1).encode())
-        write_whole(folder / "result.json", json.dumps(self.summary(), indent=1).encode())
-        write_whole(folder / "report.html", page(self).encode())
-        return folder / "report.html"
-
 
 def row_of_json(values: Mapping[str, Any]) -> ObjectScore:
     return ObjectScore(**{**values, **{name: tuple(values[name]) for name in ("stems", "j", "f")}})
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write to a temporary name, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    partial.replace(path)
 
 
 def _picture(folder: Path | None, name: str) -> bytes | None:
