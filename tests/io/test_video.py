@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from edgetam_pl.io.frames import EndOfVideo, Frames
-from edgetam_pl.io.label_png import write_labels
+from edgetam_pl.io.label_png import davis_palette, write_labels
 from edgetam_pl.io.video import (
     ImageFolder,
     Stills,
@@ -22,8 +22,6 @@ from edgetam_pl.io.video import (
     VideoWriter,
     fill_holes,
     open_video,
-    overlay,
-    palette,
     read_label_map,
 )
 
@@ -167,7 +165,7 @@ def test_object_numbers_are_read_and_drawn_in_one_palette(tmp_path: Path) -> Non
     assert np.array_equal(read_label_map(tmp_path / "a.png"), labels)
     coloured = cv2.imread(str(tmp_path / "a.png"))
     assert coloured is not None
-    assert np.array_equal(coloured[..., ::-1], palette()[labels])
+    assert np.array_equal(coloured[..., ::-1], np.frombuffer(davis_palette(), np.uint8).reshape(256, 3)[labels])
 
 
 def test_a_black_and_white_image_is_the_mask_of_one_object(tmp_path: Path) -> None:
@@ -179,21 +177,6 @@ def test_a_black_and_white_image_is_the_mask_of_one_object(tmp_path: Path) -> No
     (tmp_path / "no.png").write_text("no")
     with pytest.raises(ValueError, match="cannot be read as an image"):
         read_label_map(tmp_path / "no.png")
-
-
-def test_the_palette_is_davis() -> None:
-    assert palette()[:5].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128]]
-    assert palette()[255].tolist() == [224, 224, 192]
-
-
-def test_an_overlay_changes_objects_and_their_edges_alone() -> None:
-    frame = np.full((20, 20, 3), 100, np.uint8)
-    labels = np.zeros((20, 20), np.uint8)
-    labels[5:12, 5:12] = 1
-    drawn = overlay(frame, labels)
-    assert (drawn[8, 8] == [114, 50, 50]).all()
-    untouched = cv2.dilate(labels, np.ones((3, 3), np.uint8)) == 0
-    assert np.array_equal(drawn[untouched], frame[untouched])
 
 
 def test_only_small_holes_are_filled() -> None:
