@@ -143,7 +143,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "device": name,
         "system": platform.system(),
         "threads": torch.get_num_threads(),
-        "torch": torch.VERSION,
+        "torch": torch.__version__,
         "date": datetime.now(UTC).date().isoformat(),
     }
 

@@ -1,7 +1,8 @@
 """A sweep file in W&B's format, read without W&B: what is varied, how, and the command of one trial.
 
 The same file serves `wandb sweep` and `edgetam sweep`, so everything that only this project knows is in its command:
-[edgetam, trial, trial.format=1, WORDS ..., "${args_no_hyphens}"]. Docs: docs/sweeps.md.
+[edgetam, trial, trial.format=1, WORDS ..., "${args_no_hyphens}"]. What is varied becomes optuna's distributions.
+Documentation: docs/sweeps.md.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from yaml import YAMLError
 
 FORMAT = 1
@@ -31,55 +32,37 @@ _KEYS = {
     "run_cap",
 }  # fmt: skip
 _FORMS = ({"value"}, {"values"}, {"min", "max"})
-_DISTRIBUTIONS = ("int_uniform", "uniform", "log_uniform_values")
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """One key that is varied: over listed values, or over a range."""
+def distribution(key: str, given: object) -> BaseDistribution:
+    """One entry of `parameters`: value or values become a choice, min and max a range.
 
-    key: str
-    values: tuple[Any, ...] = ()
-    low: float = 0.0
-    high: float = 0.0
-    distribution: str = ""
-    """Of a range: int_uniform | uniform | log_uniform_values; empty where values are listed."""
+    Raises:
+        ValueError: none of these, no values, an empty range, or a distribution that is not supported.
+    """
+    if not isinstance(given, dict) or (given.keys() - {"distribution"}) not in _FORMS:
+        raise ValueError(f"parameters.{key} is {given!r}; give value, or values, or min and max.")
+    if "min" not in given:
+        values = [given["value"]] if "value" in given else given["values"]
+        if not isinstance(values, list | tuple) or not values or None in values:
+            raise ValueError(f"parameters.{key}.values is {values!r}; give a list of values (for none, the text 'null').")
+        # lists and mappings become the text that the command line would hold anyway
+        return CategoricalDistribution([v if isinstance(v, bool | int | float | str) else str(v) for v in values])
+    low, high = given["min"], given["max"]
+    if not all(isinstance(end, int | float) for end in (low, high)) or not low < high:
+        raise ValueError(f"parameters.{key} runs from {low!r} to {high!r}; min must be a number below max.")
+    whole = isinstance(low, int) and isinstance(high, int)
+    kind = given.get("distribution", "int_uniform" if whole else "uniform")
+    if kind == "int_uniform":
+        return IntDistribution(int(low), int(high))
+    if kind in ("uniform", "log_uniform_values"):
+        return FloatDistribution(low, high, log=kind == "log_uniform_values")
+    raise ValueError(f"parameters.{key}.distribution is {kind!r}; use int_uniform, uniform or log_uniform_values.")
 
-    @classmethod
-    def read(cls, key: str, said: object) -> Parameter:
-        if not isinstance(said, dict) or (said.keys() - {"distribution"}) not in _FORMS:
-            raise ValueError(f"parameters.{key} is {said!r}; give value, or values, or min and max.")
-        if "value" in said or "values" in said:
-            values = (said["value"],) if "value" in said else said["values"]
-            if not isinstance(values, list | tuple) or not values or None in values:
-                raise ValueError(
-                    f"parameters.{key}.values is {values!r}; give a list of values (for none, the text 'null')."
-                )
-            return cls(key, tuple(values))
-        low, high = said["min"], said["max"]
-        if not all(isinstance(end, int | float) for end in (low, high)) or not low < high:
-            raise ValueError(f"parameters.{key} runs from {low!r} to {high!r}; min must be a number below max.")
-        whole = isinstance(low, int) and isinstance(high, int)
-        kind = said.get("distribution", "int_uniform" if whole else "uniform")
-        if kind not in _DISTRIBUTIONS:
-            raise ValueError(f"parameters.{key}.distribution is {kind!r}; use one of {', '.join(_DISTRIBUTIONS)}.")
-        return cls(key, (), low, high, kind)
 
-    @property
-    def telling(self) -> tuple[Any, ...]:
-        """Values that show whether all are legal: every listed one, or both ends of a range."""
-        ends = (int(self.low), int(self.high)) if self.distribution == "int_uniform" else (self.low, self.high)
-        return self.values or ends
-
-    def draw(self, rng: random.Random) -> Any:
-        """A value at random."""
-        if self.values:
-            return rng.choice(self.values)
-        if self.distribution == "int_uniform":
-            return rng.randint(int(self.low), int(self.high))
-        if self.distribution == "uniform":
-            return rng.uniform(self.low, self.high)
-        return math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
+def corners(space: BaseDistribution) -> Sequence[Any]:
+    """Values that show whether all are legal: every listed one, or both ends of a range."""
+    return space.choices if isinstance(space, CategoricalDistribution) else (space.low, space.high)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -91,17 +74,17 @@ class StopRule:
     eta: float
 
     @classmethod
-    def read(cls, said: Mapping[str, Any]) -> StopRule:
-        unknown = said.keys() - {"type", "min_iter", "max_iter", "s", "eta"}
-        if said.get("type") != "hyperband" or unknown:
+    def read(cls, given: Mapping[str, Any]) -> StopRule:
+        unknown = given.keys() - {"type", "min_iter", "max_iter", "s", "eta"}
+        if given.get("type") != "hyperband" or unknown:
             raise ValueError(
-                f"early_terminate is {dict(said)}; use type: hyperband with min_iter, or with max_iter and s; eta."
+                f"early_terminate is {dict(given)}; use type: hyperband with min_iter, or with max_iter and s; eta."
             )
-        eta = said.get("eta", 3)
-        if "min_iter" in said:
-            bands = [said["min_iter"] * eta**power for power in range(20)]
-        elif "max_iter" in said and "s" in said:
-            bands = [said["max_iter"] / eta**power for power in range(said["s"], 0, -1)]
+        eta = given.get("eta", 3)
+        if "min_iter" in given:
+            bands = [given["min_iter"] * eta**power for power in range(20)]
+        elif "max_iter" in given and "s" in given:
+            bands = [given["max_iter"] / eta**power for power in range(given["s"], 0, -1)]
         else:
             raise ValueError("early_terminate needs min_iter, or max_iter and s: numbers of validations.")
         return cls(tuple(sorted({max(int(band), 1) for band in bands})), eta)
@@ -117,8 +100,8 @@ class Point:
     @property
     def name(self) -> str:
         """A folder's name that people can read, and that no other words share."""
-        said = "_".join(f"{key.rpartition('.')[2]}-{value}" for key, value in self.values.items())
-        readable = re.sub(r"[^\w.\-]+", "-", said)[:80].strip("-")
+        text = "_".join(f"{key.rpartition('.')[2]}-{value}" for key, value in self.values.items())
+        readable = re.sub(r"[^\w.\-]+", "-", text)[:80].strip("-")
         return f"{readable}-{hashlib.sha1(repr(self.words).encode()).hexdigest()[:6]}"
 
 
@@ -130,7 +113,8 @@ class Sweep:
     method: str
     metric: str
     maximize: bool
-    parameters: tuple[Parameter, ...]
+    space: Mapping[str, BaseDistribution]
+    """What is varied, by key."""
     words: tuple[str, ...]
     """Of the command, behind `trial`; the macro for parameters among them."""
     stop: StopRule | None
@@ -142,7 +126,8 @@ class Sweep:
     @property
     def size(self) -> int:
         """Points of the space; 0 where a range makes them countless."""
-        return math.prod(len(parameter.values) for parameter in self.parameters)
+        listed = (len(d.choices) if isinstance(d, CategoricalDistribution) else 0 for d in self.space.values())
+        return math.prod(listed)
 
     def point(self, values: Mapping[str, Any]) -> Point:
         """The words of a trial, as W&B's agent would make them."""
@@ -150,28 +135,19 @@ class Sweep:
         return Point(values, tuple(out for word in self.words for out in (given if word == ARGUMENTS else (word,))))
 
     def grid(self) -> Iterator[Point]:
-        """Every point, the last parameter varying fastest."""
-        keys = [parameter.key for parameter in self.parameters]
-        for values in itertools.product(*(parameter.values for parameter in self.parameters)):
-            yield self.point(dict(zip(keys, values)))
-
-    def draws(self, seed: int = 0) -> Iterator[Point]:
-        """Points at random without end; the same ones for the same seed."""
-        rng = random.Random(seed)
-        while True:
-            yield self.point({parameter.key: parameter.draw(rng) for parameter in self.parameters})
+        """Every point, the last parameter varying fastest; of a range, its ends alone."""
+        for values in itertools.product(*map(corners, self.space.values())):
+            yield self.point(dict(zip(self.space, values)))
 
     def validation_points(self, limit: int = 256) -> Iterator[Point]:
         """Points that show whether the whole space is legal: all, or each value beside the first of all others."""
-        choices = {parameter.key: parameter.telling for parameter in self.parameters}
+        choices = {key: corners(space) for key, space in self.space.items()}
         if math.prod(map(len, choices.values())) <= limit:
-            for values in itertools.product(*choices.values()):
-                yield self.point(dict(zip(choices, values)))
+            yield from self.grid()
             return
         first = {key: values[0] for key, values in choices.items()}
         for key, values in choices.items():
-            for value in values:
-                yield self.point(first | {key: value})
+            yield from (self.point(first | {key: value}) for value in values)
 
 
 def read_sweep(path: Path, extra: list[str] | None = None) -> Sweep:
@@ -180,38 +156,38 @@ def read_sweep(path: Path, extra: list[str] | None = None) -> Sweep:
     Raises:
         ValueError: no such file, unknown keys, or a command that is not that of a trial of this version.
     """
-    said = _mapping(path)
-    unknown = sorted(said.keys() - _KEYS)
+    given = _mapping(path)
+    unknown = sorted(given.keys() - _KEYS)
     if unknown:
         raise ValueError(f"{path} has unknown keys: {', '.join(unknown)}; W&B knows {', '.join(sorted(_KEYS))}.")
-    method = said.get("method")
+    method = given.get("method")
     if method not in METHODS:
         raise ValueError(f"{path}: method is {method!r}; use one of {', '.join(METHODS)}.")
-    parameters = tuple(Parameter.read(str(key), value) for key, value in (said.get("parameters") or {}).items())
-    if not parameters:
+    space = {str(key): distribution(str(key), value) for key, value in (given.get("parameters") or {}).items()}
+    if not space:
         raise ValueError(f"{path} varies nothing; list parameters.")
-    if method == "grid" and not all(parameter.values for parameter in parameters):
+    if method == "grid" and not all(isinstance(values, CategoricalDistribution) for values in space.values()):
         raise ValueError(f"{path}: a grid needs listed values; use method: random or bayes for ranges.")
-    cap = said.get("run_cap")
+    cap = given.get("run_cap")
     if method != "grid" and not (isinstance(cap, int) and cap > 0):
         raise ValueError(f"{path}: method {method} needs run_cap, the number of trials after which to stop.")
-    metric = said.get("metric") or {}
+    metric = given.get("metric") or {}
     if not metric.get("name") or metric.get("goal", "maximize") not in ("maximize", "minimize"):
         raise ValueError(f"{path}: metric is {metric}; give name (trial/jf) and goal (maximize or minimize).")
-    words = _words(path, said.get("command"))
+    words = _words(path, given.get("command"))
     at = words.index(ARGUMENTS)
     words = [*words[:at], *(extra or []), *words[at:]]
-    head = said["command"][: said["command"].index("trial") + 1]
+    head = given["command"][: given["command"].index("trial") + 1]
     return Sweep(
-        name=str(said.get("name") or path.stem),
+        name=str(given.get("name") or path.stem),
         method=method,
         metric=metric["name"],
         maximize=metric.get("goal", "maximize") == "maximize",
-        parameters=parameters,
+        space=space,
         words=tuple(words),
-        stop=StopRule.read(said["early_terminate"]) if said.get("early_terminate") else None,
+        stop=StopRule.read(given["early_terminate"]) if given.get("early_terminate") else None,
         cap=cap,
-        raw=said | {"command": [*head, *words]},
+        raw=given | {"command": [*head, *words]},
     )
 
 
@@ -222,8 +198,8 @@ def _words(path: Path, command: object) -> list[str]:
     words = [str(word) for word in command[command.index("trial") + 1 :]]
     versions = [word.partition("=")[2] for word in words if word.startswith("trial.format=")]
     if versions != [str(FORMAT)]:
-        said = f"is for version {versions[0]}" if versions else "does not say for which version it is"
-        raise ValueError(f"{path} {said}; this is version {FORMAT} of sweep files. {cure}")
+        given = f"is for version {versions[0]}" if versions else "does not say for which version it is"
+        raise ValueError(f"{path} {given}; this is version {FORMAT} of sweep files. {cure}")
     return words
 
 
@@ -232,9 +208,9 @@ def _mapping(path: Path) -> dict[str, Any]:
         known = sorted(str(found) for found in path.parent.glob("*.yaml"))
         raise ValueError(f"There is no sweep file {path}; beside it: {', '.join(known) or 'none'}.")
     try:
-        said = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        given = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except (YAMLError, OSError) as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
-    if not isinstance(said, dict):
+    if not isinstance(given, dict):
         raise ValueError(f"{path} should be a mapping, as W&B describes sweeps.")
-    return {str(key): value for key, value in said.items()}
+    return {str(key): value for key, value in given.items()}
