@@ -18,7 +18,8 @@ from sweep_runner import STUB
 from edgetam_pl.commands import main as cli
 from edgetam_pl.sweeps import local
 from edgetam_pl.sweeps.jobs import Local, Submitit
-from edgetam_pl.sweeps.report import read_outcomes, write_report
+from edgetam_pl.sweeps.outcomes import read_outcomes
+from edgetam_pl.sweeps.report import write_report
 from edgetam_pl.sweeps.sweep_config import read_sweep
 from edgetam_pl.sweeps.trial import FAILURE
 
@@ -88,7 +89,7 @@ def test_a_runner_that_is_told_to_stop_lets_its_trials_save(tmp_path: Path) -> N
     while not (tmp_path / "started.txt").is_file() or len(started(tmp_path)) < 2:
         time.sleep(0.05)
     process.terminate()
-    assert process.wait(timeout=20) == local.TOLD_TO_STOP
+    assert process.wait(timeout=20) == local.INTERRUPTED
     assert [outcome.status for outcome in read_outcomes(tmp_path)] == ["interrupted"] * 2
     assert run(file, tmp_path) == ["finished"] * 4
 
@@ -128,14 +129,13 @@ def test_what_lags_behind_at_a_validation_is_stopped_early(tmp_path: Path) -> No
 
 def test_submitit_runs_the_same_trials(tmp_path: Path) -> None:
     file = sweep_file(tmp_path / "s.yaml", parameters={"seed": {"values": [1, 13]}})
-    launcher = Submitit(tmp_path / "jobs", {"timeout_min": 1}, cluster="debug", command=STUB)
+    launcher = Submitit(tmp_path / "jobs", {"timeout_min": 1}, Local(STUB), cluster="debug")
     outcomes = local.Runner(read_sweep(file), tmp_path, launcher, poll=0.02).run()
     assert {outcome.status for outcome in outcomes} == {"finished", "failed"}
     assert any("thirteen" in outcome.cause for outcome in outcomes)
 
 
 def test_bayes_asks_optuna_and_continues_with_what_it_knows(tmp_path: Path) -> None:
-    pytest.importorskip("optuna")
     parameters = {"latents": {"values": ALLOCATIONS}, "seed": {"min": 1, "max": 9}}
     few = sweep_file(tmp_path / "few.yaml", method="bayes", run_cap=3, parameters=parameters)
     assert run(few, tmp_path) == ["finished"] * 3
@@ -178,10 +178,10 @@ def test_another_sweep_does_not_share_a_folder(tmp_path: Path) -> None:
     sweep = read_sweep(sweep_file(tmp_path / "a.yaml"))
     other = read_sweep(sweep_file(tmp_path / "a.yaml"), ["stage.optim.lr=1"])
     with (
-        local.alone_with(sweep, tmp_path),
+        local.own_folder(sweep, tmp_path),
         pytest.raises(ValueError, match="being run by another"),
-        local.alone_with(sweep, tmp_path),
+        local.own_folder(sweep, tmp_path),
     ):
         pass
-    with pytest.raises(ValueError, match="another command"), local.alone_with(other, tmp_path):
+    with pytest.raises(ValueError, match="another command"), local.own_folder(other, tmp_path):
         pass

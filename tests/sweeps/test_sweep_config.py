@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import random
 from pathlib import Path
 
 import pytest
@@ -11,12 +10,15 @@ import pytest
 from edgetam_pl.commands.compose import composed, expand, latents
 from edgetam_pl.config import TrainConfig
 from edgetam_pl.sweeps.cost import arithmetic, package_bytes
-from edgetam_pl.sweeps.report import COSTS, Outcome, front_cost, gather, pareto, read_outcomes, write_report
-from edgetam_pl.sweeps.sweep_config import ARGUMENTS, Parameter, StopRule, Sweep
+from edgetam_pl.sweeps.outcomes import COSTS, Outcome, front_cost, gather, pareto, read_outcomes
+from edgetam_pl.sweeps.report import write_report
+from edgetam_pl.sweeps.samplers import draws, proposals
+from edgetam_pl.sweeps.sweep_config import ARGUMENTS, StopRule, Sweep, distribution
 
 
-def sweep(*parameters: Parameter, method: str = "grid", words: tuple[str, ...] = ("scale=toy", ARGUMENTS)) -> Sweep:
-    return Sweep("s", method, "trial/jf", True, parameters, words, None, None, {})
+def sweep(parameters: dict[str, dict[str, object]], *, method: str = "grid") -> Sweep:
+    space = {key: distribution(key, given) for key, given in parameters.items()}
+    return Sweep("s", method, "trial/jf", True, space, ("scale=toy", ARGUMENTS), None, None, {})
 
 
 def outcome(name: str, jf: float, ms: float, *words: str) -> Outcome:
@@ -25,7 +27,7 @@ def outcome(name: str, jf: float, ms: float, *words: str) -> Outcome:
 
 
 def test_a_grid_is_every_combination_with_the_last_key_fastest() -> None:
-    points = list(sweep(Parameter("a", (1, 2)), Parameter("b.c", ("x", "y"))).grid())
+    points = list(sweep({"a": {"values": [1, 2]}, "b.c": {"values": ["x", "y"]}}).grid())
     assert [point.words for point in points] == [
         ("scale=toy", f"a={a}", f"b.c={b}") for a, b in itertools.product((1, 2), ("x", "y"))
     ]
@@ -34,23 +36,43 @@ def test_a_grid_is_every_combination_with_the_last_key_fastest() -> None:
 
 
 def test_draws_stay_in_their_range_and_repeat() -> None:
-    ranges = [Parameter.read(k, {"min": low, "max": high}) for k, low, high in (("i", 1, 3), ("x", 0.5, 1.0))]
-    ranges.append(Parameter.read("l", {"min": 1e-4, "max": 1e-2, "distribution": "log_uniform_values"}))
-    drawn = list(itertools.islice(sweep(*ranges).draws(), 50))
+    ranges: dict[str, dict[str, object]] = {"i": {"min": 1, "max": 3}, "x": {"min": 0.5, "max": 1.0}}
+    ranges["l"] = {"min": 1e-4, "max": 1e-2, "distribution": "log_uniform_values"}
+    drawn = list(itertools.islice(draws(sweep(ranges)), 50))
     assert {point.values["i"] for point in drawn} == {1, 2, 3}
     assert all(0.5 <= p.values["x"] <= 1 and 1e-4 <= p.values["l"] <= 1e-2 for p in drawn)
-    assert drawn == list(itertools.islice(sweep(*ranges).draws(), 50))
-    assert Parameter("v", (7,)).draw(random.Random(0)) == 7
+    assert drawn == list(itertools.islice(draws(sweep(ranges)), 50))
+    assert next(draws(sweep({"v": {"value": 7}}))).values == {"v": 7}
 
 
 def test_a_large_space_is_checked_value_by_value() -> None:
-    large = sweep(*(Parameter(f"k{i}", tuple(range(10))) for i in range(4)))
+    large = sweep({f"k{i}": {"values": list(range(10))} for i in range(4)})
     points = list(large.validation_points())
     assert len(points) == 40
     assert {point.values["k2"] for point in points} == set(range(10))
     assert large.size == 10_000
-    ends = sweep(Parameter.read("k", {"min": 2, "max": 9}))
+    ends = sweep({"k": {"min": 2, "max": 9}})
     assert [point.values["k"] for point in ends.validation_points()] == [2, 9]
+
+
+def test_values_that_are_lists_become_words() -> None:
+    points = sweep({"stage.phases": {"values": [[{"frames": 2}], [{"frames": 4}]]}}).grid()
+    assert [point.words[-1] for point in points] == ["stage.phases=[{'frames': 2}]", "stage.phases=[{'frames': 4}]"]
+
+
+def test_an_extended_sweep_runs_what_is_new(tmp_path: Path) -> None:
+    """With a value more, and a range that is narrower, earlier trials count where they still belong to the space."""
+
+    def space(values: list[int], most: int) -> Sweep:
+        return sweep({"a": {"values": values}, "b": {"min": 1, "max": most}}, method="bayes")
+
+    known = [outcome("one", 50.0, 1.0, "scale=toy", "a=1", "b=2"), outcome("two", 60.0, 1.0, "scale=toy", "a=1", "b=9")]
+    first, *new = itertools.islice(proposals(space([1, 2], 5), lambda: known), 4)
+    assert first.values == {"a": 1, "b": 2}
+    assert len({point.name for point in new} - {first.name}) == 3
+    assert all(point.values["b"] <= 5 for point in new)
+    few = sweep({"a": {"values": [1, 2, 3]}}, method="bayes")
+    assert {point.values["a"] for point in proposals(few, lambda: [])} == {1, 2, 3}  # a small space ends, whatever the cap
 
 
 @pytest.mark.parametrize(
@@ -60,7 +82,7 @@ def test_a_large_space_is_checked_value_by_value() -> None:
 )  # fmt: skip
 def test_a_parameter_that_is_none_is_refused(said: dict[str, object], wrong: str) -> None:
     with pytest.raises(ValueError, match=wrong):
-        Parameter.read("k", said)
+        distribution("k", said)
 
 
 def test_bands_are_those_of_wandb() -> None:

@@ -17,7 +17,8 @@ from edgetam_pl.commands.compose import composed
 from edgetam_pl.config import ShardsConfig
 from edgetam_pl.data.build import run as build_shards
 from edgetam_pl.sweeps import trial
-from edgetam_pl.sweeps.report import read_outcomes, write_report
+from edgetam_pl.sweeps.outcomes import read_outcomes
+from edgetam_pl.sweeps.report import write_report
 from edgetam_pl.training import wandb_runs, wandb_sweeps
 
 SMALL = (

@@ -203,7 +203,6 @@ def _load(module: str, function: str) -> Callable[[Any], Any]:
 
 def _missing(error: ModuleNotFoundError) -> str:
     extra = {
-        "optuna": "sweeps",
         "submitit": "cluster",
         "coremltools": "export",
         "onnx": "export",

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from edgetam_pl.build import build_model
-from edgetam_pl.commands import bench as benchmark
+from edgetam_pl.commands import bench
 from edgetam_pl.commands.show import FULL_FRAMES, verbs
 from edgetam_pl.config import BenchConfig, ExportConfig, ModelConfig
 from edgetam_pl.export import ExportRefused
@@ -18,7 +18,7 @@ from edgetam_pl.io.hashing import bytes_of
 
 
 def arithmetic(cfg: ModelConfig) -> dict[str, Any]:
-    """What needs no machine to know; takes no memory."""
+    """Parameters, 10^9 floating-point operations by verb, memory tokens: what needs no machine and no memory to know."""
     with torch.device("meta"):
         model = build_model(cfg)
     flops = {verb.name: verb.flops / 1e9 for verb in verbs(model)}
@@ -34,7 +34,7 @@ def arithmetic(cfg: ModelConfig) -> dict[str, Any]:
 
 def latency(cfg: BenchConfig, *, model: ModelConfig, weights: Path) -> dict[str, Any]:
     """Median milliseconds of each verb for one object, by the clock and (on a CPU) by the processor; and where."""
-    found = benchmark.run(replace(cfg, model=model, weights=str(weights), objects=[1]))
+    found = bench.run(replace(cfg, model=model, weights=str(weights), objects=[1]))
     measured = found["objects"]["1"]
     times = {"latency_ms": {verb: values["p50"] for verb, values in measured.items()}, "machine": found["machine"]}
     if all("processor" in values for values in measured.values()):

@@ -1,8 +1,12 @@
-"""Stopping trials early: W&B's hyperband, from the validations that trainings write."""
+"""Stopping trials early by W&B's hyperband rule, from the validations that trainings write.
+
+Not optuna's SuccessiveHalvingPruner or HyperbandPruner: a sweep file must stop the same trials with W&B's server and without
+it. W&B compares the best value up to a band, keeps ceil(n / eta) of the n trials that reached it, and stops none before eta
+have; optuna compares the value at the band, keeps floor(n / eta), and stops the second trial where it is not the best.
+"""
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
@@ -12,34 +16,18 @@ from edgetam_pl.sweeps.sweep_config import Sweep
 def should_stop(sweep: Sweep, out: Path, folder: Path) -> bool:
     """Whether the trial in `folder` is, at the last band it reached, not among the best 1/eta of those that reached it."""
     assert sweep.stop is not None, "the sweep stops nothing early"
-    mine = validations(folder, sweep.metric)
-    reached = [band for band in sweep.stop.bands if band <= len(mine)]
-    if not reached:
-        return False
-    band = reached[-1]
     sign = 1.0 if sweep.maximize else -1.0
-    best = {path: _best(validations(path, sweep.metric), band, sign) for path in sorted((out / "trials").glob("*"))}
-    others = sorted((value for value in best.values() if value is not None), reverse=True)
-    if len(others) < sweep.stop.eta:
-        return False  # too few to tell
-    kept = others[: math.ceil(len(others) / sweep.stop.eta)]
-    own = best[folder]
-    return own is not None and own < kept[-1]
+    curves = {path: [sign * value for value in validations(path, sweep.metric)] for path in (out / "trials").glob("*")}
+    band = max((band for band in sweep.stop.bands if band <= len(curves[folder])), default=0)
+    best = sorted((max(values[:band]) for values in curves.values() if len(values) >= band > 0), reverse=True)
+    if len(best) < sweep.stop.eta:
+        return False  # no band reached, or by too few trials to compare
+    last_kept = best[math.ceil(len(best) / sweep.stop.eta) - 1]
+    return max(curves[folder][:band]) < last_kept
 
 
 def validations(folder: Path, metric: str) -> list[float]:
-    """Values of a metric in the order in which a training validated; a line that is being written is left out."""
-    path = folder / "validation" / "jf.jsonl"
-    values: list[float] = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            said = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        if metric in said:
-            values.append(float(said[metric]))
-    return values
+    """Values of a metric in the order in which a training validated; a line that is still being written is left out."""
+    from edgetam_pl.training.curves import read_lines  # loads Lightning, which a report needs not
 
-
-def _best(values: list[float], band: int, sign: float) -> float | None:
-    return max(sign * value for value in values[:band]) if len(values) >= band else None
+    return [float(line[metric]) for line in read_lines(folder / "validation" / "jf.jsonl") if metric in line]

@@ -18,12 +18,12 @@ TRIAL = (sys.executable, "-m", "edgetam_pl.commands.main", "trial")
 class Job(Protocol):
     """A trial that has been started."""
 
-    def status(self) -> int | None:
+    def poll(self) -> int | None:
         """Exit status, or None while it runs."""
         ...
 
-    def stop(self) -> None:
-        """PromptFn it to save and end."""
+    def terminate(self) -> None:
+        """Ask it to save and end."""
         ...
 
 
@@ -33,35 +33,25 @@ class Launcher(Protocol):
     def start(self, words: tuple[str, ...], out: Path) -> Job: ...
 
 
-class LocalJob:
-    """A process with its own group, so that a Ctrl-C for the runner does not reach it twice."""
+class LocalJob(subprocess.Popen[bytes]):
+    """A process with a group of its own, so that a Ctrl-C for the runner does not reach it twice."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self.process = process
-
-    def status(self) -> int | None:
-        return self.process.poll()
-
-    def stop(self) -> None:
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGTERM)
+    def terminate(self) -> None:
+        if self.poll() is None:
+            os.killpg(self.pid, signal.SIGTERM)
 
 
 class Local:
     """Processes of this machine."""
 
     def __init__(self, command: tuple[str, ...] = TRIAL, environment: dict[str, str] | None = None) -> None:
-        self.command = command
-        self.environment = {**os.environ, **(environment or {})}
+        self.command, self.environment = command, environment or {}
 
     def start(self, words: tuple[str, ...], out: Path) -> LocalJob:
         out.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, **self.environment}  # of the machine that starts it, be it a node of a cluster
         with (out / LOG).open("ab") as log:
-            return LocalJob(
-                subprocess.Popen(
-                    [*self.command, *words], stdout=log, stderr=log, env=self.environment, start_new_session=True
-                )
-            )
+            return LocalJob([*self.command, *words], stdout=log, stderr=log, env=environment, start_new_session=True)
 
 
 class SubmittedJob:
@@ -70,40 +60,33 @@ class SubmittedJob:
     def __init__(self, job: Any) -> None:
         self.job = job
 
-    def status(self) -> int | None:
+    def poll(self) -> int | None:
         if not self.job.done():
             return None
         return 1 if self.job.exception() is not None else int(self.job.result())
 
-    def stop(self) -> None:
+    def terminate(self) -> None:
         self.job.cancel()
 
 
 class Submitit:
     """Jobs of a cluster: one a trial. `settings` are submitit's (slurm_partition, timeout_min, gpus_per_node ...)."""
 
-    def __init__(
-        self,
-        folder: Path,
-        settings: dict[str, Any],
-        *,
-        cluster: str | None = None,
-        command: tuple[str, ...] = TRIAL,
-        environment: dict[str, str] | None = None,
-    ) -> None:
+    def __init__(self, folder: Path, settings: dict[str, Any], local: Local, *, cluster: str | None = None) -> None:
         import submitit
 
         self.executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
         self.executor.update_parameters(**settings)
-        self.command, self.environment = command, environment or {}
+        self.local = local
+        """What a job runs on its machine."""
 
     def start(self, words: tuple[str, ...], out: Path) -> SubmittedJob:
-        return SubmittedJob(self.executor.submit(call, self.command, words, out, self.environment))
+        return SubmittedJob(self.executor.submit(run_to_end, self.local, words, out))
 
 
-def call(command: tuple[str, ...], words: tuple[str, ...], out: Path, environment: dict[str, str]) -> int:
-    """Run a trial to its end on the machine where this is called; its exit status."""
-    return Local(command, environment).start(words, out).process.wait()
+def run_to_end(local: Local, words: tuple[str, ...], out: Path) -> int:
+    """Run a trial on the machine where this is called; its exit status."""
+    return local.start(words, out).wait()
 
 
 def cause_of(out: Path, status: int) -> str:

@@ -12,7 +12,6 @@ unfinished trial continues where its training stopped.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import os
 import shlex
@@ -22,20 +21,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
 from omegaconf import OmegaConf
 
-from edgetam_pl.evaluation.reporting.report import write_whole
+from edgetam_pl.io.atomic import write_json, write_text
 from edgetam_pl.sweeps.hyperband import should_stop
 from edgetam_pl.sweeps.jobs import Job, Launcher, Local, Submitit, cause_of
-from edgetam_pl.sweeps.report import Outcome, read_outcomes, write_report
+from edgetam_pl.sweeps.outcomes import Outcome, read_outcomes
+from edgetam_pl.sweeps.report import write_report
 from edgetam_pl.sweeps.samplers import proposals
 from edgetam_pl.sweeps.sweep_config import Point, Sweep, read_sweep
-from edgetam_pl.sweeps.trial import FAILURE, RECORD, WORDS, Plan, plan, record_failure, require_free_space
+from edgetam_pl.sweeps.trial import FAILURE, RECORD, WORDS, Plan, folder_lock, plan, record_failure, require_free_space
 
-TOLD_TO_STOP = 75
-"""Exit status of a training, and of this runner, that saved because it was told to stop: the same command continues."""
+INTERRUPTED = 75
+"""Exit status (EX_TEMPFAIL) of a training or a runner that saved and ended on a signal: the same command continues."""
 
 
 @dataclass
@@ -52,28 +51,30 @@ class Runner:
     """Seconds between looks."""
     min_free_gb: float = 0.5
     """Space without which no trial is started, in 10^9 bytes."""
-    running: dict[str, tuple[Point, Job]] = field(default_factory=dict)
-    stopping: set[str] = field(default_factory=set)
-    """Trials that were asked to end early."""
-    told: bool = False
+    running: dict[Point, Job] = field(default_factory=dict)
+    beaten: set[Point] = field(default_factory=set)
+    """Running trials that early stopping has asked to end."""
+    interrupted: bool = False
+    """A signal has asked the runner to end."""
 
     def run(self) -> list[Outcome]:
         """Run what is not finished; outcomes of all trials, in order.
 
         Raises:
-            KeyboardInterrupt: told to stop; the trials have saved and ended.
+            KeyboardInterrupt: a signal asked for it; the trials have saved and ended.
         """
-        points = proposals(self.sweep, lambda: read_outcomes(self.out))
-        more = True
-        with self._hearing():
-            while more or self.running:
-                while more and len(self.running) < self.jobs and not self.told:
-                    point = next(points, None)  # not before there is room: what is known by then may change it
-                    more = point is not None
-                    if point is not None:
+        points: Iterator[Point] | None = proposals(self.sweep, lambda: read_outcomes(self.out))
+        with self._signals_handled():
+            while points or self.running:
+                # a point is asked for only when there is room for it: what is known by then may change it
+                while points and len(self.running) < self.jobs and not self.interrupted:
+                    if point := next(points, None):
                         self._start(point)
-                self._look()
-                if self.told and not self.running:
+                    else:
+                        points = None
+                for point, job in list(self.running.items()):
+                    self._check(point, job)
+                if self.interrupted and not self.running:
                     raise KeyboardInterrupt
                 time.sleep(self.poll if self.running else 0)
         return read_outcomes(self.out)
@@ -84,68 +85,61 @@ class Runner:
     def _start(self, point: Point) -> None:
         """Start a trial, unless it is done, or the disk is full: then it alone fails."""
         folder = self.folder(point)
-        if (folder / RECORD).is_file() or ((folder / FAILURE).is_file() and not self._worth_another(folder)):
-            self._say(point, "done before")
+        status = json.loads((folder / FAILURE).read_text())["status"] if (folder / FAILURE).is_file() else ""
+        if (folder / RECORD).is_file() or status == "stopped" or (status == "failed" and not self.again):
+            self._log(point, "done before")
             return
         words = (*point.words, f"out={folder}")
         try:
             require_free_space(self.out, self.min_free_gb)
-            write_whole(folder / WORDS, json.dumps(words).encode())
+            write_json(folder / WORDS, words)
             (folder / FAILURE).unlink(missing_ok=True)
-            self.running[point.name] = (point, self.launcher.start(words, folder))
-            self._say(point, "started")
+            self.running[point] = self.launcher.start(words, folder)
+            self._log(point, "started")
         except (OSError, ValueError) as error:
-            self._fail(point, str(error))
+            self._record(point, "failed", str(error))
 
-    def _worth_another(self, folder: Path) -> bool:
-        said = json.loads((folder / FAILURE).read_text())
-        return said["status"] == "interrupted" or (self.again and said["status"] == "failed")
-
-    def _look(self) -> None:
-        """Take in what has ended; stop what is beaten."""
-        for name, (point, job) in list(self.running.items()):
-            status, folder = job.status(), self.folder(point)
-            if status is None:
-                if self.sweep.stop is not None and name not in self.stopping and should_stop(self.sweep, self.out, folder):
-                    self._say(point, "is beaten by others: stopped early")
-                    self.stopping.add(name)
-                    job.stop()
-                continue
-            del self.running[name]
-            if (folder / RECORD).is_file():
-                self._say(point, "finished")
-            elif name in self.stopping:
-                self._record(point, "stopped", "stopped early: beaten by others")
-            elif status == TOLD_TO_STOP or self.told:
-                self._record(point, "interrupted", "told to stop; it continues when the sweep does")
-            elif not (folder / FAILURE).is_file():
-                self._fail(point, cause_of(folder, status))
-            else:
-                self._say(point, f"failed: {json.loads((folder / FAILURE).read_text())['cause']}")
-
-    def _fail(self, point: Point, cause: str) -> None:
-        self._say(point, f"failed: {cause}")
-        self._record(point, "failed", cause)
+    def _check(self, point: Point, job: Job) -> None:
+        """Take in a trial that has ended; stop one that early stopping gives up."""
+        status, folder = job.poll(), self.folder(point)
+        if status is None:
+            if self.sweep.stop is not None and point not in self.beaten and should_stop(self.sweep, self.out, folder):
+                self._log(point, "is beaten by others: stopped early")
+                self.beaten.add(point)
+                job.terminate()
+            return
+        del self.running[point]
+        if (folder / RECORD).is_file():
+            self._log(point, "finished")
+        elif point in self.beaten:
+            self._record(point, "stopped", "stopped early: beaten by others")
+        elif status == INTERRUPTED or self.interrupted:
+            self._record(point, "interrupted", "told to stop; it continues when the sweep does")
+        elif (folder / FAILURE).is_file():  # the trial has written it itself
+            self._log(point, f"failed: {json.loads((folder / FAILURE).read_text())['cause']}")
+        else:
+            self._record(point, "failed", cause_of(folder, status))
 
     def _record(self, point: Point, status: str, cause: str) -> None:
+        self._log(point, f"{status}: {cause}")
         try:
             record_failure(self.folder(point), (*point.words, f"out={self.folder(point)}"), status, cause)
         except OSError as error:  # no room even for that: the sweep goes on, the next start tries this trial again
-            self._say(point, f"{status}, and not recorded: {error}")
+            self._log(point, f"{status}, and not recorded: {error}")
 
-    def _say(self, point: Point, what: str) -> None:
+    def _log(self, point: Point, what: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} {point.name}: {what}", flush=True)
 
     @contextmanager
-    def _hearing(self) -> Iterator[None]:
+    def _signals_handled(self) -> Iterator[None]:
         """A signal lets every running trial save and end, then the runner."""
 
-        def hear(number: int, frame: FrameType | None) -> None:
-            self.told = True
-            for _, job in self.running.values():
-                job.stop()
+        def handle(number: int, frame: object) -> None:
+            self.interrupted = True
+            for job in self.running.values():
+                job.terminate()
 
-        before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
         finally:
@@ -154,7 +148,7 @@ class Runner:
 
 
 def check(sweep: Sweep) -> list[Plan]:
-    """Check the whole space before the first trial: the plans of all points, or of telling ones where there are many.
+    """Check the whole space before the first trial: the plans of all points, or of each value where there are many.
 
     Raises:
         ValueError: points that describe no trial, each with its reason.
@@ -163,17 +157,15 @@ def check(sweep: Sweep) -> list[Plan]:
     plans: list[Plan] = []
     for point in sweep.validation_points():
         try:
-            planned = plan(point.words)
+            plans.append(plan(point.words))
         except ValueError as error:
             problems[", ".join(f"{key}={value}" for key, value in point.values.items())] = str(error)
-            continue
-        plans.append(planned)
-        if sweep.stop is not None and not planned.train.validation.every:
-            raise ValueError("early_terminate watches validations; set validation.every and validation.root in the command.")
+    if sweep.stop is not None and not all(planned.train.validation.every for planned in plans):
+        raise ValueError("early_terminate watches validations; set validation.every and validation.root in the command.")
     if problems:
-        said = "\n".join(f"  {values}: {reason}" for values, reason in list(problems.items())[:8])
+        listed = "\n".join(f"  {values}: {reason}" for values, reason in list(problems.items())[:8])
         raise ValueError(
-            f"{len(problems)} of {len(problems) + len(plans)} points are no trials; nothing was started.\n{said}"
+            f"{len(problems)} of {len(problems) + len(plans)} points are no trials; nothing was started.\n{listed}"
         )
     return plans
 
@@ -182,7 +174,7 @@ def main(argv: list[str]) -> int:
     """`edgetam sweep`: 0 when every trial finished or was stopped early, 1 when some did not, 75 when told to stop."""
     args = arguments(argv)
     sweep = read_sweep(args.file, args.words)
-    print(f"{sweep.name}: {sweep.method} over {', '.join(p.key for p in sweep.parameters)}", flush=True)
+    print(f"{sweep.name}: {sweep.method} over {', '.join(sweep.space)}", flush=True)
     plans = check(sweep)
     print(f"{len(plans)} points are legal", flush=True)
     if args.dry_run:
@@ -194,7 +186,7 @@ def main(argv: list[str]) -> int:
 
         return serve(sweep.raw, agents=args.jobs, count=args.count)
     out = args.out or Path("runs/sweeps") / sweep.name
-    with alone_with(sweep, out):
+    with own_folder(sweep, out):
         least = plans[0].trial.min_free_gb
         require_free_space(out, least)
         launcher = _launcher(args, sweep, out)
@@ -203,7 +195,7 @@ def main(argv: list[str]) -> int:
             outcomes = runner.run()
         except KeyboardInterrupt:
             print("Told to stop: every trial has saved. The same command continues.", flush=True)
-            return TOLD_TO_STOP
+            return INTERRUPTED
         print(write_report(out).read_text())
     return 0 if all(outcome.status in ("finished", "stopped") for outcome in outcomes) else 1
 
@@ -233,35 +225,28 @@ def arguments(argv: list[str]) -> argparse.Namespace:
 
 
 @contextmanager
-def alone_with(sweep: Sweep, out: Path) -> Iterator[None]:
+def own_folder(sweep: Sweep, out: Path) -> Iterator[None]:
     """Hold the sweep's folder, and its file: two runners, or two sweeps, in one folder are refused.
 
     Raises:
         ValueError: the folder is in use, or holds trials of other words.
     """
-    out.mkdir(parents=True, exist_ok=True)
     kept = out / "sweep.yaml"
-    if kept.is_file():
-        before = OmegaConf.to_container(OmegaConf.load(kept), resolve=False)
-        assert isinstance(before, dict)
-        for key in ("command", "metric"):
-            if before.get(key) != sweep.raw.get(key):
-                raise ValueError(f"{out} holds a sweep with another {key}: {before.get(key)}. Give --out another folder.")
-    with (out / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"{out} is being run by another process; wait for it, or give --out another folder.") from error
-        write_whole(kept, OmegaConf.to_yaml(OmegaConf.create(dict(sweep.raw))).encode())
+    before = OmegaConf.to_container(OmegaConf.load(kept), resolve=False) if kept.is_file() else {}
+    assert isinstance(before, dict)
+    for key in ("command", "metric"):
+        if before and before.get(key) != sweep.raw.get(key):
+            raise ValueError(f"{out} holds a sweep with another {key}: {before.get(key)}. Give --out another folder.")
+    with folder_lock(out, wait=False):
+        write_text(kept, OmegaConf.to_yaml(OmegaConf.create(dict(sweep.raw))))
         yield
 
 
 def _launcher(args: argparse.Namespace, sweep: Sweep, out: Path) -> Launcher:
-    environment = {"WANDB_RUN_GROUP": sweep.name}  # so that W&B shows the trials together once they are synced
     os.environ.setdefault("WANDB_SILENT", "true")
+    local = Local(environment={"WANDB_RUN_GROUP": sweep.name})  # so that W&B shows the trials together once they are synced
     if args.launcher == "local":
-        return Local(environment=environment)
+        return local
     settings = OmegaConf.to_container(OmegaConf.from_dotlist(args.set))
     assert isinstance(settings, dict)
-    named = {str(key): value for key, value in settings.items()}
-    return Submitit(out / "jobs", named, cluster=args.cluster, environment=environment)
+    return Submitit(out / "jobs", {str(key): value for key, value in settings.items()}, local, cluster=args.cluster)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from edgetam_pl.evaluation.reporting.charts import COLOURS
-from edgetam_pl.sweeps.report import COSTS, Configuration, front_cost, pareto
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from edgetam_pl.io.atomic import atomic_path
+from edgetam_pl.sweeps.outcomes import COSTS, Configuration, front_cost, pareto
 
 VERBS = ("encode", "attend", "decode", "memorize")
 
@@ -28,9 +26,8 @@ def draw_all(out: Path, configurations: Sequence[Configuration], *, metric: str,
     }
     drawn = {name: figure for name, figure in figures.items() if figure is not None}
     for name, figure in drawn.items():
-        part = out / f".{name}"
-        figure.savefig(part, format="png", dpi=130, bbox_inches="tight")
-        part.replace(out / name)
+        with atomic_path(out / name) as draft:
+            figure.savefig(draft, dpi=130, bbox_inches="tight")
     return list(drawn)
 
 
@@ -43,7 +40,7 @@ def scores(configurations: Sequence[Configuration], *, metric: str) -> Figure:
         axes.plot([c.mean, c.mean], [row - 0.3, row + 0.3], color=colour, linewidth=2.5)
     axes.set_yticks(range(len(configurations)), [c.label for c in configurations])
     axes.set_ylim(len(configurations) - 0.5, -0.5)
-    axes.set_xlabel(f"{_said(metric)}; dots: seeds, lines: means")
+    axes.set_xlabel(f"{_title(metric)}; dots: seeds, lines: means")
     axes.grid(axis="x", alpha=0.3)
     return figure
 
@@ -64,7 +61,7 @@ def front(configurations: Sequence[Configuration], *, metric: str, maximize: boo
             markerfacecolor=colour if c in best else "white", markersize=7, label=c.label,
         )  # fmt: skip
     axes.set_xlabel(f"{COSTS[name]} (one object, full bank)" if "ms" in name else COSTS[name])
-    axes.set_ylabel(_said(metric))
+    axes.set_ylabel(_title(metric))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
     return figure
@@ -105,13 +102,13 @@ def allocation(configurations: Sequence[Configuration], *, metric: str) -> Figur
     axes.imshow(grid, cmap="YlGn", vmin=low - 0.3 * (high - low + 1), vmax=high + 0.9 * (high - low + 1), aspect="auto")
     for c in latents:
         place = columns.index(c.model["spatial_latents"]), rows.index(c.model["global_latents"])
-        axes.text(*place, c.said, ha="center", va="center")
+        axes.text(*place, c.summary, ha="center", va="center")
     axes.set_xticks(range(len(columns)), [str(n) for n in columns])
     axes.set_yticks(range(len(rows)), [str(n) for n in rows])
     axes.set_ylabel("global latents")
-    others = [f"{_without(c)}: {c.said}" for c in configurations if c not in latents]
+    others = [f"{_without(c)}: {c.summary}" for c in configurations if c not in latents]
     axes.set_xlabel("\n".join(["2D latents", *others]))
-    axes.set_title(_said(metric), fontsize=10)
+    axes.set_title(_title(metric), fontsize=10)
     return figure
 
 
@@ -127,5 +124,5 @@ def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _said(metric: str) -> str:
+def _title(metric: str) -> str:
     return {"trial/jf": "J&F", "trial/j": "J", "trial/f": "F", "val/jf": "J&F of the last validation"}.get(metric, metric)

@@ -1,85 +1,86 @@
-"""Which trial comes next: every point, points at random, or those that a model of the finished ones suggests (optuna)."""
+"""Which trial comes next: every point, points at random, or those that optuna's TPE suggests after the finished ones.
+
+optuna draws and suggests; what is known is read from the trials' folders each time, not from a storage of optuna. The
+folders are the record anyway (a trial may finish after its runner was killed, be run by hand, or by an agent of W&B), and a
+stored study refuses the most common change of a sweep, one more value in a list ("CategoricalDistribution does not support
+dynamic value space"); here the sweep continues with what is new.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
-from edgetam_pl.sweeps.report import Outcome
-from edgetam_pl.sweeps.sweep_config import Parameter, Point, Sweep
+import optuna
+from optuna.distributions import CategoricalDistribution, IntDistribution
 
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
+from edgetam_pl.sweeps.outcomes import Outcome
+from edgetam_pl.sweeps.sweep_config import Point, Space, Sweep
 
 
 def proposals(sweep: Sweep, outcomes: Callable[[], list[Outcome]]) -> Iterator[Point]:
-    """Points in the order of their trials, `run_cap` of them at most. `outcomes` tells what is known when it is called."""
+    """Points in the order of their trials, `run_cap` of them at most. `outcomes` reads what is known when it is called."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     if sweep.method == "bayes":
-        return _suggested(sweep, outcomes)
-    points = sweep.grid() if sweep.method == "grid" else _different(sweep)
+        points = _suggested(sweep, outcomes)
+    else:
+        points = sweep.grid() if sweep.method == "grid" else _different(draws(sweep), limit=sweep.size)
     return itertools.islice(points, sweep.cap)
 
 
-def _different(sweep: Sweep) -> Iterator[Point]:
-    """Draws, each place once; as many as there are."""
-    seen: set[tuple[str, ...]] = set()
-    for point in sweep.draws():
-        if point.words not in seen:
-            seen.add(point.words)
+def draws(sweep: Sweep, seed: int = 0) -> Iterator[Point]:
+    """Points at random without end; the same ones for the same seed."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    while True:
+        yield sweep.point(study.ask(dict(sweep.space)).params)
+
+
+def _different(points: Iterable[Point], *, limit: int) -> Iterator[Point]:
+    """Each point once; where the space has an end (`limit`), until all have come."""
+    seen: set[str] = set()
+    for point in points:
+        if point.name not in seen:
+            seen.add(point.name)
             yield point
-        if sweep.size and len(seen) == sweep.size:
+        if limit and len(seen) == limit:
             return
 
 
 def _suggested(sweep: Sweep, outcomes: Callable[[], list[Outcome]]) -> Iterator[Point]:
-    """Tree-structured Parzen estimation. Unfinished trials of an earlier start come first, and count."""
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    space = {parameter.key: _distribution(parameter) for parameter in sweep.parameters}
-    given: dict[str, Point] = {}
-    for outcome in outcomes():
-        point = _point_of(sweep, outcome)
-        if point is not None:
-            given[point.name] = point
-    yield from list(given.values())[: sweep.cap]
-    while len(given) < (sweep.cap or 0):
+    """Trials of an earlier start first (unfinished ones continue), then one suggestion after another, none twice."""
+    earlier = (_point_of(sweep, outcome) for outcome in outcomes())
+    given = {point.name: point for point in earlier if point is not None}
+    yield from list(given.values())
+    while not sweep.size or len(given) < sweep.size:
+        # a study of what is finished by now; its seed is the number of trials, so a restart suggests the same
         sampler = optuna.samplers.TPESampler(seed=len(given), n_startup_trials=5, constant_liar=True)
         study = optuna.create_study(direction="maximize" if sweep.maximize else "minimize", sampler=sampler)
+        space = dict(sweep.space)
         for outcome in outcomes():
-            point, value = _point_of(sweep, outcome), outcome.values.get(sweep.metric)
-            if point is not None and value is not None:
-                study.add_trial(optuna.trial.create_trial(params=dict(point.values), distributions=space, value=value))
+            known, value = _point_of(sweep, outcome), outcome.values.get(sweep.metric)
+            if known is not None and value is not None:
+                study.add_trial(optuna.trial.create_trial(params=dict(known.values), distributions=space, value=value))
         point = sweep.point(study.ask(space).params)
         if point.name in given:
-            point = next(drawn for drawn in sweep.draws(seed=len(given)) if drawn.name not in given)
+            point = next(drawn for drawn in draws(sweep, seed=len(given)) if drawn.name not in given)
         given[point.name] = point
         yield point
 
 
 def _point_of(sweep: Sweep, outcome: Outcome) -> Point | None:
     """The point of an earlier trial, or None where its words are of another space."""
-    said = outcome.said
-    values: dict[str, Any] = {}
-    for parameter in sweep.parameters:
-        if parameter.key not in said:
-            return None
-        text = said[parameter.key]
-        known = {str(value): value for value in parameter.values}
-        if parameter.values and text not in known:
-            return None
-        values[parameter.key] = (
-            known[text] if known else (int(text) if parameter.distribution == "int_uniform" else float(text))
-        )
-    return sweep.point(values)
+    try:
+        return sweep.point({key: _value(space, outcome.by_key[key]) for key, space in sweep.space.items()})
+    except (KeyError, ValueError):
+        return None
 
 
-def _distribution(parameter: Parameter) -> BaseDistribution:
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    if parameter.values:
-        return CategoricalDistribution(parameter.values)
-    if parameter.distribution == "int_uniform":
-        return IntDistribution(int(parameter.low), int(parameter.high))
-    return FloatDistribution(parameter.low, parameter.high, log=parameter.distribution == "log_uniform_values")
+def _value(space: Space, text: str) -> Any:
+    """The value that a word spells. Raises KeyError or ValueError where the space has none."""
+    if isinstance(space, CategoricalDistribution):
+        return {str(value): value for value in space.choices}[text]
+    value = int(text) if isinstance(space, IntDistribution) else float(text)
+    if not space.low <= value <= space.high:
+        raise ValueError(f"{text} is outside of {space.low} to {space.high}")
+    return value

@@ -12,12 +12,12 @@ import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from yaml import YAMLError
 
 FORMAT = 1
@@ -33,8 +33,11 @@ _KEYS = {
 }  # fmt: skip
 _FORMS = ({"value"}, {"values"}, {"min", "max"})
 
+Space = CategoricalDistribution | FloatDistribution | IntDistribution
+"""The values of one parameter."""
 
-def distribution(key: str, given: object) -> BaseDistribution:
+
+def distribution(key: str, given: object) -> Space:
     """One entry of `parameters`: value or values become a choice, min and max a range.
 
     Raises:
@@ -60,9 +63,9 @@ def distribution(key: str, given: object) -> BaseDistribution:
     raise ValueError(f"parameters.{key}.distribution is {kind!r}; use int_uniform, uniform or log_uniform_values.")
 
 
-def corners(space: BaseDistribution) -> Sequence[Any]:
+def corners(space: Space) -> Sequence[Any]:
     """Values that show whether all are legal: every listed one, or both ends of a range."""
-    return space.choices if isinstance(space, CategoricalDistribution) else (space.low, space.high)  # type: ignore[attr-defined]
+    return space.choices if isinstance(space, CategoricalDistribution) else (space.low, space.high)
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class StopRule:
 class Point:
     """One place in the space, and the words of its trial."""
 
-    values: Mapping[str, Any]
+    values: Mapping[str, Any] = field(hash=False)
     words: tuple[str, ...]
 
     @property
@@ -113,7 +116,7 @@ class Sweep:
     method: str
     metric: str
     maximize: bool
-    space: Mapping[str, BaseDistribution]
+    space: Mapping[str, Space]
     """What is varied, by key."""
     words: tuple[str, ...]
     """Of the command, behind `trial`; the macro for parameters among them."""

@@ -8,7 +8,6 @@ continues: a finished trial is not repeated, an unfinished one goes on where its
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import signal
@@ -26,7 +25,7 @@ from typing import Any
 from edgetam_pl.build import validate
 from edgetam_pl.commands.compose import CONFIGS, Schema, composed
 from edgetam_pl.config import BenchConfig, EvaluateConfig, ExportConfig, TrainConfig, TrialConfig
-from edgetam_pl.evaluation.reporting.report import write_whole
+from edgetam_pl.io.atomic import write_json
 from edgetam_pl.sweeps.sweep_config import FORMAT
 
 RECORD, FAILURE, WORDS = "trial.json", "failure.json", "words.json"
@@ -51,10 +50,6 @@ class Plan:
     def out(self) -> Path:
         return Path(self.train.out)
 
-    @property
-    def train_words(self) -> list[str]:
-        return split(self.words)["train"]
-
 
 def split(words: tuple[str, ...]) -> dict[str, list[str]]:
     """Words by command; the prefix that says for which is taken off."""
@@ -73,30 +68,30 @@ def plan(words: tuple[str, ...]) -> Plan:
     """
     from edgetam_pl.training.fit import check
 
-    said = split(words)
-    trial = _beside(TrialConfig, "trial", *said["trial"])
+    given = split(words)
+    trial = _composed(TrialConfig, "trial", *given["trial"])
     if trial.format != FORMAT:
         raise ValueError(f"trial.format is {trial.format}; this is version {FORMAT} of sweep files.")
     if trial.start not in STARTS:
         raise ValueError(f"trial.start is {trial.start!r}; use one of {', '.join(STARTS)}.")
-    train = composed(TrainConfig, command="train", overrides=[*_default_out(said["train"]), *said["train"]])[0]
+    train = composed(TrainConfig, command="train", overrides=[*_default_out(given["train"]), *given["train"]])[0]
     validate(train.model)
     check(train)
-    if not said["evaluate"]:
+    if not given["evaluate"]:
         raise ValueError("Say on what to score, for example evaluate.dataset=sav evaluate.root=/data/sav_val.")
     return Plan(
         words=words,
         trial=trial,
         train=train,
-        evaluate=_beside(EvaluateConfig, "evaluate", *said["evaluate"]),
-        bench=_beside(BenchConfig, "bench", *said["bench"]),
-        export=_beside(ExportConfig, "export", *said["export"]),
+        evaluate=_composed(EvaluateConfig, "evaluate", *given["evaluate"]),
+        bench=_composed(BenchConfig, "bench", *given["bench"]),
+        export=_composed(ExportConfig, "export", *given["export"]),
     )
 
 
 @cache
-def _beside(schema: type[Schema], command: str, *words: str) -> Schema:
-    """The configuration of a command beside the training: the same for all trials of a sweep, so composed once."""
+def _composed(schema: type[Schema], command: str, *words: str) -> Schema:
+    """The configuration of another command than the training: the same for all trials of a sweep, so composed once."""
     return composed(schema, command=command, overrides=list(words))[0]
 
 
@@ -134,7 +129,7 @@ def run(planned: Plan) -> int:
         **measure(planned),
         "seconds": {"train": round(trained - started, 1), "measure": round(time.perf_counter() - trained, 1)},
     }
-    write_whole(planned.out / RECORD, json.dumps(record, indent=2).encode())
+    write_json(planned.out / RECORD, record)
     if planned.train.logger.kind == "wandb":
         from edgetam_pl.training.wandb_runs import add_summary
 
@@ -168,7 +163,7 @@ def passing_signals(command: list[str], environment: dict[str, str]) -> int:
 def launch_command(planned: Plan) -> list[str]:
     """What starts a training on many GPUs: a script of configs/launcher with the training's words, for every rank alike."""
     trial, scripts = planned.trial, CONFIGS / "launcher"
-    words = [*planned.train_words, f"out={planned.out}"]
+    words = [*split(planned.words)["train"], f"out={planned.out}"]
     if trial.start == "torchrun":
         return ["bash", str(scripts / "torchrun.sh"), *words]
     size = [f"--nodes={trial.nodes}", f"--ntasks-per-node={trial.gpus}", f"--gpus-per-node={trial.gpus}"]
@@ -182,7 +177,7 @@ def launch_environment(trial: TrialConfig) -> dict[str, str]:
 
 
 def measure(planned: Plan) -> dict[str, Any]:
-    """Accuracy, cost, and what the training said last."""
+    """Accuracy, cost, and the last values that the training logged."""
     from edgetam_pl.evaluation.runner import run as evaluate
     from edgetam_pl.sweeps import cost
     from edgetam_pl.training.curves import read_lines
@@ -226,8 +221,8 @@ def flat(record: Mapping[str, Any]) -> dict[str, float]:
 
 def record_failure(out: Path, words: tuple[str, ...], status: str, cause: str, details: str = "") -> None:
     """Leave why a trial did not finish."""
-    said = {"format": FORMAT, "words": list(words), "status": status, "cause": cause, "details": details}
-    write_whole(out / FAILURE, json.dumps(said, indent=2).encode())
+    failure = {"format": FORMAT, "words": words, "status": status, "cause": cause, "details": details}
+    write_json(out / FAILURE, failure)
 
 
 def require_free_space(out: Path, least_gb: float) -> None:
@@ -244,13 +239,19 @@ def require_free_space(out: Path, least_gb: float) -> None:
 
 
 @contextmanager
-def folder_lock(out: Path) -> Iterator[None]:
-    """Hold the folder: a trial that outlived its runner is waited for, never joined."""
+def folder_lock(out: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold a folder: whoever else wants it waits until it is free (a trial that outlived its runner is never joined).
+
+    Raises:
+        ValueError: the folder is in use, and `wait` is False.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as file:
+    with (out / ".lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except BlockingIOError as error:
+            if not wait:
+                raise ValueError(f"{out} is being run by another process; wait for it, or give --out another.") from error
             print(f"{out} is in use by another process; waiting for it.", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -259,7 +260,7 @@ def folder_lock(out: Path) -> Iterator[None]:
 def help_text() -> str:
     from edgetam_pl.commands.main import field_docs
 
-    keys = [f"  trial.{name}  {said}" for name, said in field_docs(TrialConfig).items()]
+    keys = [f"  trial.{name}  {text}" for name, text in field_docs(TrialConfig).items()]
     return "\n".join([str(TrialConfig.__doc__), "", *keys, "", "Sweeps start trials: edgetam sweep --help, docs/sweeps.md."])
 
 
