@@ -312,7 +312,7 @@ def clips(shared: Path, work: Path, *, rounds: int, samples: int, device: str) -
     rng = random.Random(0)
     torch.manual_seed(0)
     full, later = (worker(work / "clips", kind="video", augment=a) for a in (AugmentConfig(), LATER))
-    waiting = later.parcel(0).batch.unpack().to(device)
+    waiting = later.batch_at(0).batch.unpack().to(device)
 
     def on_device(_: int) -> None:
         augmented(waiting)
@@ -324,9 +324,9 @@ def clips(shared: Path, work: Path, *, rounds: int, samples: int, device: str) -
             Contestant("sam2", lambda k: sam2_clip(root, videos[k % len(videos)], k % FRAMES, rng)),
             Contestant("floor", lambda k: floor_clip(root, videos[k % len(videos)], k % FRAMES, runs)),
             Contestant("tight floor", lambda k: tight_floor_clip(root, videos[k % len(videos)], k % FRAMES, runs)),
-            Contestant("ours", lambda k: full.parcel(k)),
-            Contestant("ours, unpacked too", lambda k: full.parcel(k).batch.unpack()),
-            Contestant("ours, device augments", lambda k: later.parcel(k)),
+            Contestant("ours", lambda k: full.batch_at(k)),
+            Contestant("ours, unpacked too", lambda k: full.batch_at(k).batch.unpack()),
+            Contestant("ours, device augments", lambda k: later.batch_at(k)),
             Contestant(f"  that device ({device})", on_device),
         ],
         rounds=rounds,
@@ -345,8 +345,8 @@ def images(shared: Path, work: Path, *, rounds: int, samples: int, device: str) 
             Contestant("sam2", lambda k: sam2_image(root, names[k % len(names)], rng)),
             Contestant("floor", lambda k: floor_image(root, names[k % len(names)])),
             Contestant("tight floor", lambda k: tight_floor_image(root, names[k % len(names)])),
-            Contestant("ours", lambda k: ours.parcel(k)),
-            Contestant("ours, unpacked too", lambda k: ours.parcel(k).batch.unpack()),
+            Contestant("ours", lambda k: ours.batch_at(k)),
+            Contestant("ours, unpacked too", lambda k: ours.batch_at(k).batch.unpack()),
         ],
         rounds=rounds,
         samples=max(samples // 2, 1),
@@ -361,7 +361,7 @@ def memory(shared: Path, work: Path) -> dict[str, float]:
     steps = worker(work / "memory", kind="video", augment=AugmentConfig(), side=256)
     marks: dict[str, float] = {}
     for k in range(2000):
-        steps.parcel(k)
+        steps.batch_at(k)
         if k + 1 in (200, 1000, 2000):
             marks[str(k + 1)] = int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
     return marks

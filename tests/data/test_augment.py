@@ -13,6 +13,7 @@ from torchvision.transforms import InterpolationMode
 from edgetam_pl.config import AugmentConfig
 from edgetam_pl.data import augment
 from edgetam_pl.data.augment import AugmentParams, ColourStep
+from edgetam_pl.data.render import recolour
 from edgetam_pl.data.toy import toy_clip
 
 OPERATIONS = {
@@ -42,7 +43,7 @@ def by_torchvision(frame: NDArray[np.uint8], steps: list[ColourStep]) -> NDArray
 @pytest.mark.parametrize("factor", [0.9, 0.97, 1.05, 1.1])
 def test_one_colour_step_equals_torchvision_within_a_level(kind: str, factor: float) -> None:
     frame = picture()
-    ours, _ = augment.recolour(frame.copy(), [ColourStep(kind, factor)])
+    ours, _ = recolour(frame.copy(), [ColourStep(kind, factor)])
     difference = np.abs(ours.astype(int) - by_torchvision(frame, [ColourStep(kind, factor)]))
     assert difference.max() <= 1
     assert difference.mean() < 0.15
@@ -51,11 +52,11 @@ def test_one_colour_step_equals_torchvision_within_a_level(kind: str, factor: fl
 def test_the_seven_steps_of_a_frame_equal_torchvision_within_rounding() -> None:
     config = AugmentConfig(grey=0.0)
     for seed in range(20):
-        look = augment.draw(np.random.default_rng(seed), config, num_frames=1, video=True)
-        assert len(look.colours[0]) == 6
+        params = augment.draw(np.random.default_rng(seed), config, num_frames=1, video=True)
+        assert len(params.colours[0]) == 6
         frame = picture(seed)
-        ours, _ = augment.recolour(frame.copy(), look.colours[0])
-        difference = np.abs(ours.astype(int) - by_torchvision(frame, list(look.colours[0])))
+        ours, _ = recolour(frame.copy(), params.colours[0])
+        difference = np.abs(ours.astype(int) - by_torchvision(frame, list(params.colours[0])))
         assert difference.max() <= 4  # six roundings
         assert difference.mean() < 0.6
 
@@ -64,17 +65,17 @@ def test_the_border_is_recoloured_like_the_picture() -> None:
     frame = np.empty((64, 64, 3), np.uint8)
     frame[:] = np.array(augment.FILL)
     steps = [ColourStep("brightness", 1.1), ColourStep("saturation", 0.95), ColourStep("contrast", 0.97)]
-    ours, fill = augment.recolour(frame, steps)
+    ours, fill = recolour(frame, steps)
     assert np.abs(ours[0, 0].astype(int) - np.array(fill)).max() <= 1
 
 
 def test_an_unknown_colour_step_is_named() -> None:
     with pytest.raises(ValueError, match="hue"):
-        augment.recolour(picture(), [ColourStep("hue", 0.1)])
+        recolour(picture(), [ColourStep("hue", 0.1)])
 
 
-def warp(frame: NDArray[np.uint8], look: AugmentParams, target: tuple[int, int], flags: int) -> NDArray[np.uint8]:
-    matrix = look.inverse(frame.shape[:2], target)
+def warp(frame: NDArray[np.uint8], params: AugmentParams, target: tuple[int, int], flags: int) -> NDArray[np.uint8]:
+    matrix = params.inverse(frame.shape[:2], target)
     return cv2.warpAffine(frame, matrix, target[::-1], flags=flags | cv2.WARP_INVERSE_MAP, borderValue=augment.FILL)
 
 
@@ -108,44 +109,44 @@ def test_the_warp_is_torchvisions_affine(flip: bool, angle: float, shear: float)
 
 def test_warp_and_resize_at_once_equal_warp_then_resize() -> None:
     frame = cv2.GaussianBlur(picture(size=(60, 100)), (0, 0), 2)
-    look = AugmentParams(False, 13.0, -9.0)
-    at_once = warp(frame, look, (128, 128), cv2.INTER_LINEAR)
-    in_turn = cv2.resize(warp(frame, look, (60, 100), cv2.INTER_LINEAR), (128, 128), interpolation=cv2.INTER_LINEAR)
+    params = AugmentParams(False, 13.0, -9.0)
+    at_once = warp(frame, params, (128, 128), cv2.INTER_LINEAR)
+    in_turn = cv2.resize(warp(frame, params, (60, 100), cv2.INTER_LINEAR), (128, 128), interpolation=cv2.INTER_LINEAR)
     inner = (slice(40, 90), slice(40, 90))
     assert np.abs(at_once[inner].astype(int) - in_turn[inner].astype(int)).mean() < 1.5
 
 
 def test_images_are_flipped_and_nothing_else() -> None:
-    looks = [augment.draw(np.random.default_rng(s), AugmentConfig(), num_frames=1, video=False) for s in range(200)]
-    assert not any(look.warped or look.colours for look in looks)
-    assert 60 < sum(look.flip for look in looks) < 140
+    augmentations = [augment.draw(np.random.default_rng(s), AugmentConfig(), num_frames=1, video=False) for s in range(200)]
+    assert not any(params.warped or params.colours for params in augmentations)
+    assert 60 < sum(params.flip for params in augmentations) < 140
 
 
 def test_clip_wide_steps_come_first_and_are_the_same_in_every_frame() -> None:
-    look = augment.draw(np.random.default_rng(3), AugmentConfig(), num_frames=5, video=True)
-    first = [steps[:3] for steps in look.colours]
+    params = augment.draw(np.random.default_rng(3), AugmentConfig(), num_frames=5, video=True)
+    first = [steps[:3] for steps in params.colours]
     assert all(steps == first[0] for steps in first)
-    assert len({steps[-3:] for steps in look.colours}) == 5
+    assert len({steps[-3:] for steps in params.colours}) == 5
 
 
 def test_frequencies_and_ranges_are_table_fives() -> None:
     config = AugmentConfig()
-    looks = [augment.draw(np.random.default_rng(s), config, num_frames=2, video=True) for s in range(600)]
-    assert 240 < sum(look.flip for look in looks) < 360
-    assert 12 < sum(any(step.kind == "grey" for step in look.colours[0]) for look in looks) < 55
-    assert max(abs(look.angle) for look in looks) <= 25
-    assert max(abs(look.shear) for look in looks) <= 20
+    augmentations = [augment.draw(np.random.default_rng(s), config, num_frames=2, video=True) for s in range(600)]
+    assert 240 < sum(params.flip for params in augmentations) < 360
+    assert 12 < sum(any(step.kind == "grey" for step in params.colours[0]) for params in augmentations) < 55
+    assert max(abs(params.angle) for params in augmentations) <= 25
+    assert max(abs(params.shear) for params in augmentations) <= 20
     for index, strengths in ((slice(0, 3), (0.1, 0.03, 0.03)), (slice(-3, None), (0.1, 0.05, 0.05))):
         for kind, strength in zip(("brightness", "contrast", "saturation"), strengths):
-            factors = [step.factor for look in looks for step in look.colours[1][index] if step.kind == kind]
+            factors = [step.factor for params in augmentations for step in params.colours[1][index] if step.kind == kind]
             assert len(factors) == 600
             assert 0.9 * strength < max(factors) - 1 <= strength
             assert 0.9 * strength < 1 - min(factors) <= strength
-    orders = {tuple(step.kind for step in look.colours[0][:3]) for look in looks}
+    orders = {tuple(step.kind for step in params.colours[0][:3]) for params in augmentations}
     assert len(orders) == 6
 
 
 def test_all_strengths_zero_leave_the_clip_as_it_is() -> None:
     config = AugmentConfig(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
-    look = augment.draw(np.random.default_rng(0), config, num_frames=4, video=True)
-    assert look == augment.AS_IT_IS
+    params = augment.draw(np.random.default_rng(0), config, num_frames=4, video=True)
+    assert params == augment.UNCHANGED

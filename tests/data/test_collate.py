@@ -16,8 +16,8 @@ from edgetam_pl.data import augment
 from edgetam_pl.data import collate as packing
 from edgetam_pl.data.augment import AugmentParams, ColourStep
 from edgetam_pl.data.clips import ClipSelection
-from edgetam_pl.data.collate import Clip
 from edgetam_pl.data.errors import BadSampleError, Cause
+from edgetam_pl.data.render import Clip, recolour
 from edgetam_pl.data.toy import toy_clip
 from edgetam_pl.types import VideoBatch
 
@@ -46,7 +46,7 @@ def agreement(frames: torch.Tensor, masks: torch.Tensor) -> float:
     return float((bright & masks).sum() / (bright | masks).sum())
 
 
-LOOKS = [
+CASES = [
     AugmentParams(),
     AugmentParams(flip=True),
     AugmentParams(angle=25.0, shear=-20.0),
@@ -54,22 +54,22 @@ LOOKS = [
 ]
 
 
-@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("params", CASES)
 @pytest.mark.parametrize("size", [(120, 200), (200, 120), (96, 96), (60, 70), (300, 500)])
-def test_masks_lie_on_their_objects_at_every_size_and_look(size: tuple[int, int], look: AugmentParams) -> None:
+def test_masks_lie_on_their_objects_at_every_size_and_params(size: tuple[int, int], params: AugmentParams) -> None:
     frames, masks = silhouettes(size)
-    batch = collate([clip(frames, masks, look)], image_size=96, source="toy")
-    assert agreement(batch.frames[0], batch.masks) > (0.97 if look == AugmentParams() else 0.94)
+    batch = collate([clip(frames, masks, params)], image_size=96, source="toy")
+    assert agreement(batch.frames[0], batch.masks) > (0.97 if params == AugmentParams() else 0.94)
 
 
-@pytest.mark.parametrize("look", LOOKS)
-def test_the_border_of_a_warped_picture_is_filled_and_belongs_to_nobody(look: AugmentParams) -> None:
+@pytest.mark.parametrize("params", CASES)
+def test_the_border_of_a_warped_picture_is_filled_and_belongs_to_nobody(params: AugmentParams) -> None:
     masks = np.ones((1, 1, 80, 80), bool)
     frames = np.full((1, 80, 80, 3), 255, np.uint8)
-    batch = collate([clip(frames, masks, look)], image_size=64, source="toy")
+    batch = collate([clip(frames, masks, params)], image_size=64, source="toy")
     outside = ~batch.masks[0, 0]
-    assert outside.any() == look.warped
-    if look.warped:
+    assert outside.any() == params.warped
+    if params.warped:
         deep = cv2.erode(outside.numpy().astype(np.uint8), np.ones((5, 5)), borderValue=0) > 0
         assert (batch.frames[0, 0].permute(1, 2, 0)[torch.from_numpy(deep)] == torch.tensor(augment.FILL)).all()
 
@@ -110,18 +110,18 @@ def test_a_much_larger_picture_is_averaged_not_sampled() -> None:
     assert abs(batch.frames.float().mean() - 127.5) < 4
 
 
-@pytest.mark.parametrize("look", [AugmentParams(), AugmentParams(flip=True), AugmentParams(angle=10.0)])
-def test_twenty_overlapping_objects_are_kept_apart(look: AugmentParams) -> None:
+@pytest.mark.parametrize("params", [AugmentParams(), AugmentParams(flip=True), AugmentParams(angle=10.0)])
+def test_twenty_overlapping_objects_are_kept_apart(params: AugmentParams) -> None:
     rng = np.random.default_rng(0)
     masks = np.zeros((1, 20, 100, 130), bool)
     for o in range(20):
         top, left = rng.integers(0, 60), rng.integers(0, 80)
         masks[0, o, top : top + rng.integers(20, 40), left : left + rng.integers(20, 50)] = True
     frames = np.zeros((1, 100, 130, 3), np.uint8)
-    together = collate([clip(frames, masks, look)], image_size=64, source="toy")
+    together = collate([clip(frames, masks, params)], image_size=64, source="toy")
     assert (together.masks.sum(1) > 1).any()
     for o in range(20):
-        alone = collate([clip(frames, masks[:, o : o + 1], look)], image_size=64, source="toy")
+        alone = collate([clip(frames, masks[:, o : o + 1], params)], image_size=64, source="toy")
         assert torch.equal(alone.masks[:, 0], together.masks[:, o])
 
 
@@ -144,7 +144,7 @@ def test_colour_is_the_same_before_and_after_the_resize() -> None:
         recoloured = collate([clip(frames, masks, AugmentParams(colours=(steps,)))], image_size=64, source="toy").frames[
             0, 0
         ]
-        expected, _ = augment.recolour(plain.copy(), steps)
+        expected, _ = recolour(plain.copy(), steps)
         difference = np.abs(recoloured.permute(1, 2, 0).numpy().astype(int) - expected)
         assert difference.mean() < 1
         assert np.percentile(difference, 99.5) <= 3  # but for pixels at the ends of the scale
@@ -166,20 +166,20 @@ def test_a_grey_jpeg_is_a_picture_too() -> None:
     grey = simplejpeg.encode_jpeg(
         frames[0].mean(axis=2, keepdims=True).astype(np.uint8), colorspace="GRAY", colorsubsampling="Gray"
     )
-    batch = collate([Clip(made.header, made.choice, (grey,), made.look)], image_size=32, source="toy")
+    batch = collate([Clip(made.header, made.selection, (grey,), made.augmentation)], image_size=32, source="toy")
     assert torch.equal(batch.frames[0, 0, 0], batch.frames[0, 0, 2])
 
 
 def test_only_chosen_frames_and_objects_are_decoded() -> None:
-    """What was not chosen may be broken: nobody looks at it."""
+    """What was not chosen may be broken: nobody augmentations at it."""
     made = clip(*toy_clip(0, 3, 32, 3))
     masks = (made.header.masks[0], ("~~", *made.header.masks[1][1:]), ("~~",) * 3)
     header = replace(made.header, masks=masks)
-    chosen = Clip(header, ClipSelection((1, 2), (0, 1)), made.images[1:], made.look)
+    chosen = Clip(header, ClipSelection((1, 2), (0, 1)), made.images[1:], made.augmentation)
     batch = collate([chosen], image_size=32, source="toy")
     assert batch.masks.shape == (2, 2, 32, 32)
     with pytest.raises(BadSampleError, match="object 1, frame 0"):
-        collate([Clip(header, ClipSelection((0, 1), (0, 1)), made.images[:2], made.look)], image_size=32, source="toy")
+        collate([Clip(header, ClipSelection((0, 1), (0, 1)), made.images[:2])], image_size=32, source="toy")
 
 
 def test_what_cannot_be_decoded_is_named_with_its_sample() -> None:
@@ -187,7 +187,7 @@ def test_what_cannot_be_decoded_is_named_with_its_sample() -> None:
     made = clip(frames, masks, key="here")
     torn = made.images[0][:40]
     with pytest.raises(BadSampleError, match="here") as caught:
-        collate([Clip(made.header, made.choice, (torn,), made.look)], image_size=32, source="toy")
+        collate([Clip(made.header, made.selection, (torn,), made.augmentation)], image_size=32, source="toy")
     assert caught.value.cause is Cause.IMAGE
     assert caught.value.place == 0
 
@@ -197,7 +197,7 @@ def test_slots_are_written_in_turn_and_what_was_unpacked_stays() -> None:
     made = [clip(*toy_clip(seed, 2, 32, 2)) for seed in range(5)]
     packed, batches = [], []
     for one in made:
-        slots.turn_over()
+        slots.advance()
         packed.append(packing.collate([one], image_size=32, source="toy", slots=slots))
         batches.append(packed[-1].unpack())
     assert packed[0].frames.is_shared()
@@ -212,10 +212,10 @@ def test_a_batch_that_is_made_again_stays_in_its_slot_and_a_larger_one_gets_a_la
     """However often a worker fails before a batch succeeds, it writes over nothing that it has handed over."""
     slots = packing.Slots(2)
     small, large = (clip(*toy_clip(seed, 2, 32, objects)) for seed, objects in ((0, 2), (1, 9)))
-    slots.turn_over()
+    slots.advance()
     handed = packing.collate([small], image_size=32, source="toy", slots=slots)
     before = handed.planes.clone()
-    slots.turn_over()
+    slots.advance()
     for one in (large, small, large, small):
         last = packing.collate([one], image_size=32, source="toy", slots=slots)
     assert torch.equal(handed.planes, before)

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 from edgetam_pl.data import augment
 from edgetam_pl.data.augment import AugmentParams
 from edgetam_pl.data.clips import ClipSelection
-from edgetam_pl.data.collate import Clip
+from edgetam_pl.data.render import Clip
 from edgetam_pl.data.sample import Header
 from edgetam_pl.io import rle
 
 
 def clip(
-    frames: NDArray[np.uint8], masks: NDArray[np.bool_], look: AugmentParams = augment.AS_IT_IS, key: str = "k"
+    frames: NDArray[np.uint8], masks: NDArray[np.bool_], params: AugmentParams = augment.UNCHANGED, key: str = "k"
 ) -> Clip:
     """Frames (T, H, W, 3) and masks (T, O, H, W) as a clip of all frames and objects."""
     num_frames, num_objects, height, width = masks.shape
@@ -31,4 +31,4 @@ def clip(
         tuple(tuple(rle.encode_many(masks[:, o])) for o in range(num_objects)),
     )
     images = tuple(simplejpeg.encode_jpeg(np.ascontiguousarray(f), quality=98, colorsubsampling="444") for f in frames)
-    return Clip(header, ClipSelection(tuple(range(num_frames)), tuple(range(num_objects))), images, look)
+    return Clip(header, ClipSelection(tuple(range(num_frames)), tuple(range(num_objects))), images, params)

@@ -15,7 +15,6 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from edgetam_pl.config import DataConfig, DataSource
@@ -32,7 +31,7 @@ _SHOWN = 5
 
 
 class WorkerDiedError(RuntimeError):
-    """A data worker ended without a word. The message says what to try."""
+    """A data worker ended without an error. The message says what to try."""
 
 
 class ShardLoader:
@@ -58,14 +57,14 @@ class ShardLoader:
     def __iter__(self) -> Iterator[VideoBatch]:
         start, self._start = self._start, 0
         self.batches = start
-        for parcel in self._parcels(start):
-            if isinstance(parcel, BrokenDataError):
-                raise parcel
-            self._count(parcel)
+        for made in self._worker_batches(start):
+            if isinstance(made, BrokenDataError):
+                raise made
+            self._count(made)
             self.batches += 1
-            yield parcel.batch.unpack()  # before the worker is asked for more: its memory will be written again
+            yield made.batch.unpack()  # before the worker is asked for more: its memory will be written again
 
-    def _parcels(self, start: int) -> Iterator[WorkerBatch | BrokenDataError]:
+    def _worker_batches(self, start: int) -> Iterator[WorkerBatch | BrokenDataError]:
         """What the workers hand over, in order.
 
         Raises:
@@ -79,7 +78,7 @@ class ShardLoader:
                 num_workers=self.workers,
                 prefetch_factor=PREFETCH if self.workers else None,
                 multiprocessing_context=fresh(__name__) if self.workers else None,
-                collate_fn=_same,
+                collate_fn=_unchanged,
                 worker_init_fn=_one_thread,
                 pin_memory=torch.cuda.is_available(),
                 generator=torch.Generator(),  # its own: the training's random numbers do not depend on the loader
@@ -87,18 +86,18 @@ class ShardLoader:
         )
         while True:
             try:
-                parcel = next(stream)
+                made = next(stream)
             except StopIteration:
                 return
             except (EOFError, ConnectionError, RuntimeError) as error:
                 if not self.workers:
                     raise
                 raise WorkerDiedError(
-                    f"A data worker ended without a word ({error or type(error).__name__}). Systems kill processes when "
+                    f"A data worker ended without an error ({error or type(error).__name__}). Systems kill processes when "
                     f"memory is short: use fewer workers (data.workers, now {self.workers}); in a container give shared "
                     f"memory for {PREFETCH + 2} batches a worker (docker: --shm-size)."
                 ) from error
-            yield parcel
+            yield made
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader is: batches handed out, and what each source has given on all ranks."""
@@ -126,14 +125,14 @@ class ShardLoader:
         if "consumed" in state:
             self.steps.origin, self.steps.since = list(state["consumed"]), batches
 
-    def _count(self, parcel: WorkerBatch) -> None:
-        self.drawn += parcel.drawn
-        for skip in parcel.skips:
+    def _count(self, made: WorkerBatch) -> None:
+        self.drawn += made.drawn
+        for skip in made.skips:
             self.skips[str(skip.cause)] += 1
             self._recent = [*self._recent[-63:], skip]
             if self.skips[str(skip.cause)] <= _SHOWN:
                 _LOG.warning("skipped: %s: %s", skip.cause, skip.message)
-        self.skipped += len(parcel.skips)
+        self.skipped += len(made.skips)
         total = self.skipped
         if total > self.max_skips * max(self.drawn, 100):
             raise BrokenDataError(
@@ -223,8 +222,8 @@ def _open(
             )
         _LOG.info("%s: %d of %d windows have fewer than %d frames: left out", source.name, too_short, len(lengths), wanted)
         usable = np.flatnonzero(enough)
-        counts = np.add.reduceat(enough.astype(np.int64), firsts[shards.counts > 0])
-        counts = _spread(counts, shards.counts > 0)
+        shard_of = np.repeat(np.arange(len(shards.counts)), shards.counts)
+        counts = np.bincount(shard_of[enough], minlength=len(shards.counts))
         starts = np.concatenate([[0], np.cumsum(counts)])[:-1]
     total = int(counts.sum())
     if total < batch * world_size:
@@ -237,15 +236,9 @@ def _open(
     return Source(source.name, video, shards, usable, starts, firsts, order, batch, max_objects, wanted, too_short)
 
 
-def _spread(values: NDArray[np.int64], where: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Values at the marked places, zeros elsewhere."""
-    out = np.zeros(len(where), np.int64)
-    out[where] = values
-    return out
-
-
-def _same(parcel: Any) -> Any:
-    return parcel
+def _unchanged(made: Any) -> Any:
+    """Instead of PyTorch's collation: batches come whole. Named, since worker processes have to find it."""
+    return made
 
 
 def _one_thread(worker: int) -> None:

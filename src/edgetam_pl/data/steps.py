@@ -1,4 +1,4 @@
-"""Batch number k of one rank, for any k: the samples that belong there, and what stands in for broken ones."""
+"""Batch number k of one rank, for any k: the samples that belong there, and what replaces broken ones."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, get_worker_info
 
 from edgetam_pl.config import AugmentConfig
-from edgetam_pl.data import augment
 from edgetam_pl.data import sample as schema
+from edgetam_pl.data.augment import UNCHANGED, draw
 from edgetam_pl.data.clips import choose
-from edgetam_pl.data.collate import Clip, PackedBatch, Slots, collate
+from edgetam_pl.data.collate import PackedBatch, Slots, collate
 from edgetam_pl.data.errors import BadSampleError, Cause
+from edgetam_pl.data.render import Clip
 from edgetam_pl.data.sampling import Order, Schedule
 from edgetam_pl.data.shards import ShardSet
 
-STAND_INS = 32
+MAX_REPLACEMENTS = 32
 """So many samples in a row may be broken before the run stops."""
 PREFETCH = 2
 """Batches that a worker makes ahead."""
@@ -36,7 +37,7 @@ class Skip:
 
 @dataclass(frozen=True)
 class WorkerBatch:
-    """What a worker hands over: a batch, and what it met on the way."""
+    """What a worker hands over: a batch, and the samples that were left out for it."""
 
     batch: PackedBatch
     skips: tuple[Skip, ...]
@@ -88,7 +89,7 @@ class Steps(Dataset[Any]):
         self.seed, self.rank, self.world_size, self.train = seed, rank, world_size, train
         self.origin = [0] * len(sources)  # samples that each source had given before step `since`
         self.since = 0
-        self.dead: dict[str, str] = {}  # shards of this process that cannot be opened
+        self.unreadable: dict[str, str] = {}  # shards of this process that cannot be opened
         self.slots: Slots | None = None  # of a worker process
 
     def __getitem__(self, step: int) -> WorkerBatch | BrokenDataError:
@@ -97,19 +98,25 @@ class Steps(Dataset[Any]):
             # unpacked, PREFETCH - 1 waiting and one being written; one slot more for good measure
             self.slots = Slots(PREFETCH + 2)
         try:
-            return self.parcel(step)
+            return self.batch_at(step)
         except BrokenDataError as error:
             return error  # raised by the loader, without the traceback of a worker around it
 
-    def parcel(self, step: int) -> WorkerBatch:
-        """The batch of this step, and what was met on the way."""
+    def batch_at(self, step: int) -> WorkerBatch:
+        """The batch of this step, and the samples that were left out for it.
+
+        Raises:
+            BrokenDataError: too many samples in a row cannot be used.
+        """
+        # which source, and where in its order this rank's share of the step begins
         which = int(self.schedule.sources[step])
         source = self.sources[which]
         turn = int(self.schedule.before[which, step] - self.schedule.before[which, self.since])
         stride = source.batch * self.world_size
         first = self.origin[which] + turn * stride + self.rank * source.batch
         if self.slots is not None:
-            self.slots.turn_over()
+            self.slots.advance()
+        # the clips of this step, still encoded
         skips: list[Skip] = []
         clips: list[Clip] = []
         drawn = 0
@@ -124,7 +131,7 @@ class Steps(Dataset[Any]):
             except BadSampleError as error:  # rare: what the checksums cannot see
                 b = error.place
                 skips.append(Skip(error.cause, clips[b].shard, error.message))
-                if len(skips) >= STAND_INS:
+                if len(skips) >= MAX_REPLACEMENTS:
                     raise _exhausted(source, skips) from error
                 clips[b], tried = self._clip(source, which, first + b + stride * len(skips), stride, skips)
                 drawn += tried
@@ -138,19 +145,20 @@ class Steps(Dataset[Any]):
         ]
 
     def _clip(self, source: Source, which: int, position: int, stride: int, skips: list[Skip]) -> tuple[Clip, int]:
-        """The clip at this position of the source's order. Where it is broken, the one that this place of the batch would
-        hold next stands in: never a random one, so that ranks stay in step and a resumed run meets the same."""
-        for tried in range(STAND_INS):
+        """The clip at this position of the source's order, and how many were tried. A broken one is replaced by the one that
+        this place of the batch would hold next: never a random one, so that ranks stay in step and a resumed run meets the
+        same."""
+        for tried in range(MAX_REPLACEMENTS):
             place = position + tried * stride
             _, shard, number = source.order.at(place)
             address = source.shards.addresses[shard]
             try:
-                if address in self.dead:
-                    raise BadSampleError(Cause.SHARD_UNREADABLE, self.dead[address])
+                if address in self.unreadable:
+                    raise BadSampleError(Cause.SHARD_UNREADABLE, self.unreadable[address])
                 return self._read(source, which, place, shard, number), tried + 1
             except BadSampleError as error:
                 if error.cause is Cause.SHARD_UNREADABLE:
-                    self.dead[address] = error.message  # asked once, with retries; not again for every sample
+                    self.unreadable[address] = error.message  # asked once, with retries; not again for every sample
                 skips.append(Skip(error.cause, address, error.message))
         raise _exhausted(source, skips)
 
@@ -159,8 +167,9 @@ class Steps(Dataset[Any]):
             number = int(source.usable[source.starts[shard] + number] - source.firsts[shard])
         entry = source.shards.entry(shard, number)
         header = schema.decode_header(source.shards.read(shard, entry, ["json"])["json"])
+        # one generator a sample, seeded by its place in the run, for the clip first and its augmentation next
         rng = np.random.default_rng((self.seed, which, place))
-        choice = choose(
+        selection = choose(
             header,
             rng,
             num_frames=source.num_frames,
@@ -168,17 +177,16 @@ class Steps(Dataset[Any]):
             reverse=self.reverse if source.video else 0.0,
             train=self.train,
         )
-        names = [schema.image_suffix(t) for t in choice.frames]
+        names = [schema.image_suffix(t) for t in selection.frames]
         found = source.shards.read(shard, entry, names)
-        for t, name in zip(choice.frames, names):
+        for t, name in zip(selection.frames, names):
             schema.check_image(found[name], header, t)
+        augmentation, on_device = UNCHANGED, False
+        if self.augmentation is not None:
+            augmentation = draw(rng, self.augmentation, num_frames=source.num_frames, video=source.video)
+            on_device = self.augmentation.where == "device"
         images, address = tuple(found[name] for name in names), source.shards.addresses[shard]
-        if self.augmentation is None:
-            return Clip(header, choice, images, augment.AS_IT_IS, address)
-        look = augment.draw(rng, self.augmentation, num_frames=source.num_frames, video=source.video)
-        if self.augmentation.where == "device":
-            return Clip(header, choice, images, augment.AS_IT_IS, address, later=look)
-        return Clip(header, choice, images, look, address)
+        return Clip(header, selection, images, augmentation, on_device, address)
 
 
 def _exhausted(source: Source, skips: list[Skip]) -> BrokenDataError:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import optuna
-from optuna.distributions import CategoricalDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
 from edgetam_pl.sweeps.outcomes import Outcome
 from edgetam_pl.sweeps.sweep_config import Point, Space, Sweep
@@ -56,7 +56,7 @@ def _suggested(sweep: Sweep, outcomes: Callable[[], list[Outcome]]) -> Iterator[
         # a study of what is finished by now; its seed is the number of trials, so a restart suggests the same
         sampler = optuna.samplers.TPESampler(seed=len(given), n_startup_trials=5, constant_liar=True)
         study = optuna.create_study(direction="maximize" if sweep.maximize else "minimize", sampler=sampler)
-        space = dict(sweep.space)
+        space: dict[str, BaseDistribution] = dict(sweep.space)
         for outcome in outcomes():
             known, value = _point_of(sweep, outcome), outcome.values.get(sweep.metric)
             if known is not None and value is not None:
