@@ -20,7 +20,7 @@ from edgetam_pl.data.sample import Header, Sample
 from edgetam_pl.data.shards import load_index
 from edgetam_pl.data.tars import read_members, split_name
 from edgetam_pl.data.toy import toy_clip
-from edgetam_pl.data.writer import ShardWriter
+from edgetam_pl.data.writer import shard_writer
 from edgetam_pl.io import rle
 
 
@@ -128,7 +128,7 @@ def test_an_error_survives_the_way_between_processes() -> None:
 
 def test_a_shard_is_an_ordinary_webdataset(tmp_path: Path) -> None:
     samples = [make(key=f"clip-{number:06d}") for number in range(3)]
-    with ShardWriter(tmp_path, "shard-000000.tar", settings="x") as writer:
+    with shard_writer(tmp_path, "shard-000000.tar", settings="x") as writer:
         for sample in samples:
             writer.add(sample)
     stream = webdataset.WebDataset(str(tmp_path / "shard-000000.tar"), shardshuffle=False)
@@ -139,7 +139,7 @@ def test_a_shard_is_an_ordinary_webdataset(tmp_path: Path) -> None:
 
 def test_the_index_finds_every_member_and_a_changed_byte_is_noticed(tmp_path: Path) -> None:
     sample = make()
-    with ShardWriter(tmp_path, "shard-000000.tar", settings="x") as writer:
+    with shard_writer(tmp_path, "shard-000000.tar", settings="x") as writer:
         writer.add(sample)
     address = str(tmp_path / "shard-000000.tar")
     (entry,) = load_index(address).entries
@@ -160,14 +160,14 @@ def test_the_index_finds_every_member_and_a_changed_byte_is_noticed(tmp_path: Pa
 def test_equal_samples_make_equal_shards(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        with ShardWriter(tmp_path / name, "shard-000000.tar", settings="x") as writer:
+        with shard_writer(tmp_path / name, "shard-000000.tar", settings="x") as writer:
             writer.add(make())
     assert len({(tmp_path / name / "shard-000000.tar").read_bytes() for name in ("a", "b")}) == 1
 
 
 def test_nothing_is_left_of_a_shard_that_failed(tmp_path: Path) -> None:
     def half() -> None:
-        with ShardWriter(tmp_path, "shard-000000.tar", settings="x") as writer:
+        with shard_writer(tmp_path, "shard-000000.tar", settings="x") as writer:
             writer.add(make())
             raise RuntimeError("halfway")
 
@@ -177,7 +177,7 @@ def test_nothing_is_left_of_a_shard_that_failed(tmp_path: Path) -> None:
 
 
 def test_a_contradictory_sample_is_refused_and_the_shard_goes_on(tmp_path: Path) -> None:
-    with ShardWriter(tmp_path, "shard-000000.tar", settings="x") as writer:
+    with shard_writer(tmp_path, "shard-000000.tar", settings="x") as writer:
         writer.add(make())
         with pytest.raises(BadSampleError, match="two samples"):
             writer.add(make())

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simplejpeg
+import webdataset
 from PIL import Image
 
 from edgetam_pl.config import ShardsConfig
@@ -47,6 +48,19 @@ def samples(out: Path) -> list[Sample]:
             members = read_members(address, entry, [member.suffix for member in entry.members])
             found.append(schema.decode(members))
     return found
+
+
+def test_plain_webdataset_reads_the_same_samples(tmp_path: Path) -> None:
+    """Built shards are ordinary WebDatasets: another program needs neither our index nor our reader."""
+    run(toy(tmp_path))
+    tars = str(tmp_path / "shard-{000000..000002}.tar")
+    stream = webdataset.WebDataset(tars, shardshuffle=False)
+    members = [{suffix: data for suffix, data in raw.items() if not suffix.startswith("__")} for raw in stream]
+    assert [schema.decode(found) for found in members] == samples(tmp_path)
+    assert len(members) == 7
+    decoded = next(iter(webdataset.WebDataset(tars, shardshuffle=False).decode("rgb8")))
+    assert decoded["000.jpg"].shape == (32, 32, 3)
+    assert decoded["json"]["frames"] == [0, 1, 2, 3, 4]
 
 
 def test_the_manifest_says_what_is_there(tmp_path: Path) -> None:
@@ -175,8 +189,8 @@ def test_a_full_disk_leaves_finished_shards_whole_and_says_what_to_do(
 
     def full(self: writer._Hashing, data: bytes) -> int:
         nonlocal room
-        room -= 0 if self.given_up else len(data)
-        if room < 0 and not self.given_up:
+        room -= 0 if self.discard else len(data)
+        if room < 0 and not self.discard:
             raise OSError(errno.ENOSPC, "No space left on device")
         return write(self, data)
 

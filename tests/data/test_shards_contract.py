@@ -71,7 +71,7 @@ def test_a_slot_is_never_overwritten_while_its_batch_is_in_use(
     unpack = PackedBatch.unpack
 
     def slowly(self: PackedBatch) -> VideoBatch:
-        assert self.lent
+        assert self.in_slot
         time.sleep(0.03)  # long enough for the worker to write as far ahead as it is let
         return unpack(self)
 

@@ -34,7 +34,8 @@ from edgetam_pl.data.readers import open_reader
 from edgetam_pl.data.recipes import Recipe
 from edgetam_pl.data.shards import read_manifest
 from edgetam_pl.data.windows import samples
-from edgetam_pl.data.writer import ShardWriter, write_whole
+from edgetam_pl.data.writer import shard_writer
+from edgetam_pl.io.atomic import write_text
 from edgetam_pl.io.environment import VERSION
 
 GROUP = {"video": 16, "image": 1000}
@@ -70,18 +71,19 @@ def run(cfg: ShardsConfig) -> int:
         print(f"{out}: finished before: {_summary(old)}")
         return 0
     out.mkdir(parents=True, exist_ok=True)
-    _claim(out, plan)
+    _record_settings(out, plan)
     if cfg.engine == "slurm":
         _on_slurm(cfg, plan)
     else:
-        _here(cfg, plan, range(len(plan.groups)))
-    manifest = _collect(out, plan)
+        _on_this_machine(cfg, plan, range(len(plan.groups)))
+    manifest, notes = _collect(out, plan)
     print(f"{out}: {_summary(manifest)}")
     if not manifest.samples:
         raise ValueError(
             f"Not one sample could be made of {cfg.root or cfg.source}: {_skips(manifest.skipped)}. "
-            f"{' '.join(_notes(out, plan))} Nothing to train on was written; correct the folder and build into a new one."
+            f"{' '.join(notes)} Nothing to train on was written; correct the folder and build into a new one."
         )
+    write_text(out / MANIFEST, manifest.to_json())
     return 0
 
 
@@ -143,7 +145,7 @@ def _check(cfg: ShardsConfig) -> None:
             raise ValueError(message + ".")
 
 
-def _claim(out: Path, plan: Plan) -> None:
+def _record_settings(out: Path, plan: Plan) -> None:
     """Leave the settings in the folder before the first shard, so that other settings are refused at once."""
     path = out / "settings.json"
     if path.is_file():
@@ -151,29 +153,34 @@ def _claim(out: Path, plan: Plan) -> None:
         if old != plan.settings:
             raise ValueError(_other_settings(out, old, plan.settings))
     else:
-        write_whole(path, json.dumps(plan.settings, indent=1).encode())
+        write_text(path, json.dumps(plan.settings, indent=1))
 
 
 def _other_settings(out: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     keys = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
-    told = ", ".join(f"{key} {old.get(key)!r} there, {new.get(key)!r} now" for key in keys)
-    return f"{out} holds shards of other settings ({told}). Build into another folder, or remove that one."
+    differences = ", ".join(f"{key} {old.get(key)!r} there, {new.get(key)!r} now" for key in keys)
+    return f"{out} holds shards of other settings ({differences}). Build into another folder, or remove that one."
 
 
-def finished(out: Path, plan: Plan, number: int) -> bool:
-    """Is this shard there, whole, and of these settings? Its index is written last, so that looking at it is enough."""
+def index_of(out: Path, plan: Plan, number: int) -> Index | None:
+    """The index of a shard that is there, whole, and of these settings; None otherwise. Indices are written last."""
     path = out / index_name(plan.shard(number))
     try:
         index = Index.from_json(path.read_bytes(), name=path.name)
-        return index.settings == plan.fingerprint and (out / plan.shard(number)).stat().st_size == index.bytes
+        whole = index.settings == plan.fingerprint and (out / plan.shard(number)).stat().st_size == index.bytes
     except (FileNotFoundError, BadSampleError):
-        return False
+        return None
+    return index if whole else None
 
 
-def _here(cfg: ShardsConfig, plan: Plan, numbers: Iterable[int]) -> None:
+def _missing(out: Path, plan: Plan, numbers: Iterable[int]) -> list[int]:
+    return [number for number in numbers if index_of(out, plan, number) is None]
+
+
+def _on_this_machine(cfg: ShardsConfig, plan: Plan, numbers: Iterable[int]) -> None:
     """Build these shards with the processes of this machine."""
     out = Path(cfg.out)
-    todo = [number for number in numbers if not finished(out, plan, number)]
+    todo = _missing(out, plan, numbers)
     done = sum(len(group) for group in plan.groups) - sum(len(plan.groups[number]) for number in todo)
     processes = min(cfg.processes or os.cpu_count() or 1, max(len(todo), 1))
     unit = "images" if plan.kind == "image" else "videos"
@@ -183,14 +190,16 @@ def _here(cfg: ShardsConfig, plan: Plan, numbers: Iterable[int]) -> None:
                 for _ in build_shard(cfg, plan.job(number)):
                     bar.update()
             return
-        with ProcessPoolExecutor(processes, mp_context=fresh(__name__), initializer=_quiet) as pool:
+        with ProcessPoolExecutor(
+            processes, mp_context=fresh(__name__), initializer=cv2.setNumThreads, initargs=(1,)
+        ) as pool:
             waiting = deque(todo)
             running: dict[Future[int], int] = {}
             try:
                 while waiting or running:
                     while waiting and len(running) < 2 * processes:  # bounded: a million shards are no million futures
                         number = waiting.popleft()
-                        running[pool.submit(_whole_shard, cfg, plan.job(number))] = number
+                        running[pool.submit(_build_whole_shard, cfg, plan.job(number))] = number
                     ended, _ = wait(running, return_when=FIRST_COMPLETED)
                     for future in ended:
                         running.pop(future)
@@ -200,11 +209,7 @@ def _here(cfg: ShardsConfig, plan: Plan, numbers: Iterable[int]) -> None:
                 raise
 
 
-def _quiet() -> None:
-    cv2.setNumThreads(1)
-
-
-def _whole_shard(cfg: ShardsConfig, job: Job) -> int:
+def _build_whole_shard(cfg: ShardsConfig, job: Job) -> int:
     """Build one shard in a process of the pool; how many videos it took."""
     return sum(1 for _ in build_shard(cfg, job))
 
@@ -212,7 +217,7 @@ def _whole_shard(cfg: ShardsConfig, job: Job) -> int:
 def build_shard(cfg: ShardsConfig, job: Job) -> Iterator[str]:
     """Build one shard; yields the name of each video when it is in."""
     reader = open_reader(cfg)
-    with ShardWriter(Path(cfg.out), job.shard, settings=job.fingerprint) as writer:
+    with shard_writer(Path(cfg.out), job.shard, settings=job.fingerprint) as writer:
         for item in job.items:
             before = len(writer.entries)
             try:
@@ -224,53 +229,47 @@ def build_shard(cfg: ShardsConfig, job: Job) -> Iterator[str]:
             yield item
 
 
-# -------------------------------------------------------------------------------------------------------- the whole
+def _collect(out: Path, plan: Plan) -> tuple[Manifest, list[str]]:
+    """The manifest of all shards, which must all be there, and the first skip of each cause in words.
 
-
-def _collect(out: Path, plan: Plan) -> Manifest:
-    """Write the manifest from the indices of all shards, which must all be there."""
-    missing = [number for number in range(len(plan.groups)) if not finished(out, plan, number)]
-    if missing:
-        raise ValueError(
-            f"{len(missing)} of {len(plan.groups)} shards of {out} are not finished, the first is {plan.shard(missing[0])}. "
-            f"Run the same command again; it continues."
-        )
-    records, skipped = [], Counter[str]()
-    videos = frames = objects = 0
+    Indices are read one at a time: together they would fill the memory.
+    """
+    records, missing = [], []
+    totals, skipped = Counter[str](), Counter[str]()
+    notes: dict[str, str] = {}
     for number in range(len(plan.groups)):
-        path = out / index_name(plan.shard(number))
-        index = Index.from_json(path.read_bytes(), name=path.name)
+        index = index_of(out, plan, number)
+        if index is None:
+            missing.append(plan.shard(number))
+            continue
         records.append(record_of(index))
         skipped.update(index.skipped)
-        videos += index.videos
-        frames += sum(entry.frames for entry in index.entries)
-        objects += sum(entry.objects for entry in index.entries)
+        for note in index.notes:
+            notes.setdefault(note.split(":")[0], note + ".")
+        totals["samples"] += len(index.entries)
+        totals["videos"] += index.videos
+        totals["frames"] += sum(entry.frames for entry in index.entries)
+        totals["objects"] += sum(entry.objects for entry in index.entries)
+        totals["bytes"] += index.bytes
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(plan.groups)} shards of {out} are not finished, the first is {missing[0]}. "
+            f"Run the same command again; it continues."
+        )
     manifest = Manifest(
         name=plan.settings["name"] or plan.settings["source"],
         kind=plan.kind,
         shards=tuple(records),
-        samples=sum(record.samples for record in records),
-        videos=videos,
-        frames=frames,
-        objects=objects,
-        bytes=sum(record.bytes for record in records),
+        samples=totals["samples"],
+        videos=totals["videos"],
+        frames=totals["frames"],
+        objects=totals["objects"],
+        bytes=totals["bytes"],
         skipped=dict(skipped),
         settings=plan.settings,
         written_by=f"edgetam-pl {VERSION}",
     )
-    if manifest.samples:
-        write_whole(out / MANIFEST, manifest.to_json().encode())
-    return manifest
-
-
-def _notes(out: Path, plan: Plan) -> list[str]:
-    """The first skip of each cause, in words."""
-    found: dict[str, str] = {}
-    for number in range(len(plan.groups)):
-        path = out / index_name(plan.shard(number))
-        for note in Index.from_json(path.read_bytes(), name=path.name).notes:
-            found.setdefault(note.split(":")[0], note + ".")
-    return list(found.values())
+    return manifest, list(notes.values())
 
 
 def _summary(manifest: Manifest) -> str:
@@ -287,9 +286,6 @@ def _skips(skipped: Mapping[str, int]) -> str:
     return "left out: " + ", ".join(f"{cause} ({count})" for cause, count in sorted(skipped.items()))
 
 
-# -------------------------------------------------------------------------------------------------- several machines
-
-
 def _on_slurm(cfg: ShardsConfig, plan: Plan) -> None:
     """Build through a SLURM job array, each job every n-th shard. Waits until all have ended; again: the rest."""
     try:
@@ -297,7 +293,7 @@ def _on_slurm(cfg: ShardsConfig, plan: Plan) -> None:
     except ModuleNotFoundError as error:
         raise ValueError("engine=slurm needs submitit; install it with: pip install 'edgetam-pl[cluster]'.") from error
     out = Path(cfg.out)
-    todo = [number for number in range(len(plan.groups)) if not finished(out, plan, number)]
+    todo = _missing(out, plan, range(len(plan.groups)))
     jobs = max(min(cfg.jobs, len(todo)), 1)
     arguments = dict(cfg.slurm)
     executor = submitit.AutoExecutor(folder=out / "jobs", cluster=arguments.pop("cluster", None))
@@ -314,5 +310,5 @@ def _job(cfg: ShardsConfig, plan: Plan) -> int:
     """One job of the array: the shards whose groups are named in its plan."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     numbers = [number for number, group in enumerate(plan.groups) if group]
-    _here(dataclasses.replace(cfg, processes=cfg.processes or cores), plan, numbers)
+    _on_this_machine(dataclasses.replace(cfg, processes=cfg.processes or cores), plan, numbers)
     return len(numbers)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from edgetam_pl.data import sample as schema
 from edgetam_pl.data.errors import BadSampleError
-from edgetam_pl.data.sample import Header
 from edgetam_pl.data.shards import ShardSet
 from edgetam_pl.io import rle
+from edgetam_pl.io.atomic import atomic_path
 
 _BLUE = "#4269d0"
 
@@ -86,40 +89,22 @@ def measure(place: str, *, read: int = 2000) -> Stats:
         try:
             entry = shards.entry(shard, int(number - (ends[shard - 1] if shard else 0)))
             header = schema.decode_header(shards.read(shard, entry, ["json"])["json"])
-            seen, covered = _masks(header)
+            masks = [counts for track in header.masks for counts in track if counts is not None]
+            covered = [rle.area(rle.parse(counts, header.size)) / math.prod(header.size) for counts in masks]
         except BadSampleError:
             broken += 1
             continue
         frames.append(header.num_frames)
         objects.append(len(header.objects))
-        visible += seen
+        visible += [sum(counts is not None for counts in track) / len(track) for track in header.masks]
         areas += covered
         sizes[header.size] += 1
-    return Stats(
-        len(shards),
-        len(chosen),
-        broken,
-        np.array(frames, np.int64),
-        np.array(objects, np.int64),
-        np.array(visible, np.float64),
-        np.array(areas, np.float64),
-        sizes,
-    )
-
-
-def _masks(header: Header) -> tuple[list[float], list[float]]:
-    """Share of frames of each object, and share of the frame of each mask."""
-    pixels = header.size[0] * header.size[1]
-    seen = [sum(counts is not None for counts in track) / len(track) for track in header.masks]
-    masks = [counts for track in header.masks for counts in track if counts is not None]
-    return seen, [rle.area(rle.parse(counts, header.size)) / pixels for counts in masks]
+    arrays = np.array(frames, np.int64), np.array(objects, np.int64), np.array(visible, float), np.array(areas, float)
+    return Stats(len(shards), len(chosen), broken, *arrays, sizes)
 
 
 def draw(stats: Stats, path: Path, *, title: str) -> None:
     """Histograms, the most common sizes and the table as a PNG, written whole."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
     figure = Figure(figsize=(13, 6.5), layout="constrained")
     axes = figure.subplots(2, 3)
     histograms = [
@@ -147,9 +132,8 @@ def draw(stats: Stats, path: Path, *, title: str) -> None:
     lines = (f"{name}\n   {value}" for name, value in stats.rows())
     axes[1, 2].text(0, 1, "\n".join(lines), va="top", fontsize=8.5, wrap=True)
     figure.suptitle(title)
-    partial = path.with_name(f".{path.name}.partial.png")
-    figure.savefig(partial, dpi=110)
-    partial.replace(path)
+    with atomic_path(path) as draft:
+        figure.savefig(draft, dpi=110)
 
 
 def _spread(values: NDArray[np.int64] | NDArray[np.float64], unit: str = "") -> str:

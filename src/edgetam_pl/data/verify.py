@@ -8,6 +8,7 @@ import io
 import os
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("place", metavar="DIR", help="folder or URL with a manifest.json, or a .tar")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
-    parser.add_argument("--show", type=int, default=20, help="faults that are told in full (default: 20)")
+    parser.add_argument("--show", type=int, default=20, help="faults that are printed in full (default: 20)")
     args = parser.parse_args(argv)
     verdicts = verify(args.place, processes=args.processes)
     faults = [fault for verdict in verdicts for fault in verdict.faults]
@@ -72,38 +73,28 @@ def verify(place: str, *, processes: int = 1) -> list[Verdict]:
         jobs = [(place, None)]
     else:
         jobs = [(storage.join(place, record.name), record) for record in read_manifest(place).shards]
-    bar = tqdm(total=len(jobs), unit=" shards", desc="verify", file=sys.stderr, disable=len(jobs) < 2)
-    with bar:
-        if processes <= 1 or len(jobs) < 2:
-            verdicts = []
-            for address, record in jobs:
-                verdicts.append(check_shard(address, record))
-                bar.update()
-            return verdicts
-        with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=fresh(__name__)) as pool:
-            futures = [pool.submit(check_shard, address, record) for address, record in jobs]
-            for future in futures:
-                future.add_done_callback(lambda _: bar.update())
-            return [future.result() for future in futures]
+    progress = {"total": len(jobs), "unit": " shards", "desc": "verify", "file": sys.stderr, "disable": len(jobs) < 2}
+    if processes <= 1 or len(jobs) < 2:
+        return [check_shard(address, record) for address, record in tqdm(jobs, **progress)]
+    with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=fresh(__name__)) as pool:
+        return list(tqdm(pool.map(check_shard, *zip(*jobs)), **progress))
 
 
 def check_shard(address: str, record: ShardRecord | None) -> Verdict:
     """Check one shard: its bytes against the manifest's line, its members against one another."""
     faults: list[tuple[Cause, str]] = []
+    samples = 0
     try:
         if storage.is_remote(address):
             data = storage.read(address)
             samples = _check_stream(io.BytesIO(data), len(data), address, record, faults)
         else:
-            path = Path(address)
-            with path.open("rb") as file:
-                samples = _check_stream(file, path.stat().st_size, address, record, faults)
+            with Path(address).open("rb") as file:
+                samples = _check_stream(file, os.fstat(file.fileno()).st_size, address, record, faults)
     except BadSampleError as error:
         faults.append((error.cause, f"{address}: {error}"))
-        samples = 0
     except OSError as error:
         faults.append((Cause.SHARD_UNREADABLE, f"{address}: {error.strerror}"))
-        samples = 0
     if record is not None:
         try:
             if record_of(load_index(address)) != record:
@@ -113,17 +104,11 @@ def check_shard(address: str, record: ShardRecord | None) -> Verdict:
     return Verdict(address, samples, tuple(faults))
 
 
-def _sha256(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
-
-
 def _check_stream(
     file: BinaryIO, size: int, address: str, record: ShardRecord | None, faults: list[tuple[Cause, str]]
 ) -> int:
     """Decode all samples of a tar; how many are good."""
+    # the file as a whole
     if record is not None:
         if size != record.bytes:
             cause = Cause.SHARD_TRUNCATED if size < record.bytes else Cause.TAR
@@ -131,26 +116,29 @@ def _check_stream(
         elif _sha256(file) != record.sha256:
             faults.append((Cause.CHECKSUM, f"{address}: sha256 is not the manifest's"))
         file.seek(0)
-    good, found = 0, 0
-    members: dict[str, bytes] = {}
-    current = ""
-
-    def finish() -> None:
-        nonlocal good, found
-        if not members:
-            return
+    # every sample in it: header, masks, images
+    good = found = 0
+    for key, members in _samples(file, size, address, faults):
         found += 1
         try:
-            sample = schema.decode(members)
-            for t, image in enumerate(sample.images):
+            for t, image in enumerate(schema.decode(members).images):
                 try:
                     schema.decode_jpeg(image)
                 except BadSampleError as error:
                     raise BadSampleError(error.cause, f"frame {t}: {error.message}") from error
             good += 1
         except BadSampleError as error:
-            faults.append((error.cause, f"{address}: {current}: {error}"))
+            faults.append((error.cause, f"{address}: {key}: {error}"))
+    if record is not None and found != record.samples:
+        faults.append((Cause.MEMBER_MISSING, f"{address}: {found} samples; the manifest says {record.samples}"))
+    return good
 
+
+def _samples(
+    file: BinaryIO, size: int, address: str, faults: list[tuple[Cause, str]]
+) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Key and members of each sample of a tar. Members with names that are none go to `faults`."""
+    current, members = "", {}
     for info in walk(file, size, name=address):
         if not info.isreg():
             continue
@@ -159,12 +147,18 @@ def _check_stream(
         except BadSampleError as error:
             faults.append((error.cause, f"{address}: {error}"))
             continue
-        if key != current:
-            finish()
-            members, current = {}, key
+        if key != current and members:
+            yield current, members
+            members = {}
+        current = key
         file.seek(info.offset_data)
         members[suffix] = file.read(info.size)
-    finish()
-    if record is not None and found != record.samples:
-        faults.append((Cause.MEMBER_MISSING, f"{address}: {found} samples; the manifest says {record.samples}"))
-    return good
+    if members:
+        yield current, members
+
+
+def _sha256(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 import zlib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -17,6 +17,45 @@ from edgetam_pl.data.errors import BadSampleError, Cause
 from edgetam_pl.data.index import Entry, Index, Member, index_name
 from edgetam_pl.data.sample import Sample
 from edgetam_pl.data.tars import BLOCK
+from edgetam_pl.io.atomic import atomic_path, write_text
+
+
+class DiskFullError(OSError):
+    """The disk filled up; finished shards are whole."""
+
+
+@contextmanager
+def shard_writer(folder: Path, name: str, *, settings: str) -> Iterator[ShardWriter]:
+    """A shard to add samples to: its tar and its index appear when the block ends well, and not at all otherwise.
+
+    >>> with shard_writer(folder, "shard-000000.tar", settings="") as writer:  # doctest: +SKIP
+    ...     writer.add(sample)
+
+    Raises:
+        DiskFullError: with what to do.
+    """
+    hashing = None
+    try:
+        with atomic_path(folder / name) as draft, draft.open("wb") as file:
+            hashing = _Hashing(file)
+            writer = ShardWriter(name, hashing, settings=settings)
+            try:
+                yield writer
+                writer.tar.close()
+            finally:
+                hashing.discard = True
+        # last: a shard is finished when its index is there
+        write_text(folder / index_name(name), writer.index().to_json())
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        written = hashing.size if hashing else 0
+        raise DiskFullError(
+            errno.ENOSPC,
+            f"The disk of {folder} is full ({written / 1e6:.0f} MB into {name}). Finished shards are whole and stay; "
+            f"free some space and run the same command again: it continues. Smaller shards need a folder of their own "
+            f"(short_side=720 out=...).",
+        ) from error
 
 
 class _Hashing:
@@ -24,41 +63,27 @@ class _Hashing:
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.digest, self.size = file, hashlib.sha256(), 0
-        self.given_up = False
+        self.discard = False
 
     def write(self, data: bytes) -> int:
-        if self.given_up:  # tarfile writes its end mark even when it is only thrown away
+        if self.discard:  # tarfile writes its end mark even when it is only thrown away
             return len(data)
         self.digest.update(data)
         self.size += len(data)
         return self.file.write(data)
 
 
-class DiskFullError(OSError):
-    """The disk filled up; finished shards are whole."""
-
-
 class ShardWriter:
-    """Writes one shard: a tar and its index appear under their names when the block ends well, and not at all otherwise.
+    """Appends samples to a tar and keeps what its index will say."""
 
-    >>> with ShardWriter(folder, "shard-000000.tar", settings="") as writer:  # doctest: +SKIP
-    ...     writer.add(sample)
-    """
-
-    def __init__(self, folder: Path, name: str, *, settings: str) -> None:
-        self.folder, self.name, self.settings = folder, name, settings
-        self.partial = folder / f".{name}.{os.getpid()}.partial"
+    def __init__(self, name: str, hashing: _Hashing, *, settings: str) -> None:
+        self.name, self.hashing, self.settings = name, hashing, settings
+        self.tar = TarWriter(cast(Any, hashing), user="edgetam", group="edgetam", encoder=False, mtime=0)
         self.entries: list[Entry] = []
         self.keys: set[str] = set()
         self.videos = 0
         self.skipped: dict[str, int] = {}
         self.notes: dict[str, str] = {}
-
-    def __enter__(self) -> ShardWriter:
-        self.file = self.partial.open("wb")
-        self.hashing = _Hashing(self.file)
-        self.tar = TarWriter(cast(Any, self.hashing), user="edgetam", group="edgetam", encoder=False, mtime=0)
-        return self
 
     def add(self, sample: Sample) -> None:
         """Append a sample. Raises BadSampleError, with nothing written, where it contradicts itself."""
@@ -68,10 +93,7 @@ class ShardWriter:
             raise BadSampleError(Cause.HEADER, f"two samples of {self.name} are called {key}")
         self.keys.add(key)
         offset = self.tar.tarstream.offset
-        try:
-            self.tar.write({"__key__": key, **members})
-        except OSError as error:
-            raise self._told(error) from error
+        self.tar.write({"__key__": key, **members})
         written = []
         for suffix in sorted(members):  # TarWriter's order; a header block, then the bytes, padded to blocks
             data = members[suffix]
@@ -85,23 +107,9 @@ class ShardWriter:
         self.skipped[error.cause] = self.skipped.get(error.cause, 0) + 1
         self.notes.setdefault(error.cause, str(error))
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        try:
-            if kind is None:
-                self._finish()
-        except OSError as problem:
-            raise self._told(problem) from problem
-        finally:
-            self.hashing.given_up = True
-            with suppress(OSError):  # all was flushed, or the disk is full and what is buffered is thrown away
-                self.file.close()
-            self.partial.unlink(missing_ok=True)
-
-    def _finish(self) -> None:
-        self.tar.close()
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.index = Index(
+    def index(self) -> Index:
+        """What was written, once the tar is closed."""
+        return Index(
             shard=self.name,
             bytes=self.hashing.size,
             sha256=self.hashing.digest.hexdigest(),
@@ -111,29 +119,3 @@ class ShardWriter:
             skipped=self.skipped,
             notes=tuple(self.notes.values()),
         )
-        self.partial.rename(self.folder / self.name)
-        # last: a shard is finished when its index is there
-        write_whole(self.folder / index_name(self.name), self.index.to_json().encode())
-
-    def _told(self, error: OSError) -> OSError:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            return error
-        return DiskFullError(
-            errno.ENOSPC,
-            f"The disk of {self.folder} is full ({self.hashing.size / 1e6:.0f} MB into {self.name}). Finished shards are "
-            f"whole and stay; free some space and run the same command again: it continues. Smaller shards need a folder of "
-            f"their own (short_side=720 out=...).",
-        )
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, then rename it: nobody ever sees half of it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
