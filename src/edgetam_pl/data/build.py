@@ -14,7 +14,7 @@ import json
 import os
 import sys
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cached_property
@@ -72,10 +72,11 @@ def run(cfg: ShardsConfig) -> int:
         return 0
     out.mkdir(parents=True, exist_ok=True)
     _record_settings(out, plan)
+    jobs = [plan.job(number) for number in range(len(plan.groups))]
     if cfg.engine == "slurm":
-        _on_slurm(cfg, plan)
+        _on_slurm(cfg, jobs)
     else:
-        _on_this_machine(cfg, plan, range(len(plan.groups)))
+        _on_this_machine(cfg, jobs)
     manifest, notes = _collect(out, plan)
     print(f"{out}: {_summary(manifest)}")
     if not manifest.samples:
@@ -89,9 +90,10 @@ def run(cfg: ShardsConfig) -> int:
 
 @dataclass(frozen=True)
 class Job:
-    """One shard to build: all that a process needs to know of the plan, which may name millions of images."""
+    """One shard to build. A process is given this and not the plan, which may name millions of images."""
 
     shard: str
+    kind: str
     fingerprint: str
     items: tuple[str, ...]
 
@@ -118,16 +120,8 @@ class Plan:
         kept = _CONTENT + (_TOY if cfg.source == "toy" else ())
         return Plan(kind, groups, {key: values[key] for key in kept})
 
-    def shard(self, number: int) -> str:
-        return f"shard-{number:06d}.tar"
-
-    def only(self, numbers: Sequence[int]) -> tuple[tuple[str, ...], ...]:
-        """The groups with all others empty: numbers stay what they are, and names do not travel in vain."""
-        wanted = set(numbers)
-        return tuple(group if number in wanted else () for number, group in enumerate(self.groups))
-
     def job(self, number: int) -> Job:
-        return Job(self.shard(number), self.fingerprint, self.groups[number])
+        return Job(f"shard-{number:06d}.tar", self.kind, self.fingerprint, self.groups[number])
 
 
 def _check(cfg: ShardsConfig) -> None:
@@ -162,47 +156,40 @@ def _other_settings(out: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -
     return f"{out} holds shards of other settings ({differences}). Build into another folder, or remove that one."
 
 
-def index_of(out: Path, plan: Plan, number: int) -> Index | None:
+def index_of(out: Path, job: Job) -> Index | None:
     """The index of a shard that is there, whole, and of these settings; None otherwise. Indices are written last."""
-    path = out / index_name(plan.shard(number))
+    path = out / index_name(job.shard)
     try:
         index = Index.from_json(path.read_bytes(), name=path.name)
-        whole = index.settings == plan.fingerprint and (out / plan.shard(number)).stat().st_size == index.bytes
+        whole = index.settings == job.fingerprint and (out / job.shard).stat().st_size == index.bytes
     except (FileNotFoundError, BadSampleError):
         return None
     return index if whole else None
 
 
-def _missing(out: Path, plan: Plan, numbers: Iterable[int]) -> list[int]:
-    return [number for number in numbers if index_of(out, plan, number) is None]
-
-
-def _on_this_machine(cfg: ShardsConfig, plan: Plan, numbers: Iterable[int]) -> None:
-    """Build these shards with the processes of this machine."""
+def _on_this_machine(cfg: ShardsConfig, jobs: Sequence[Job]) -> None:
+    """Build these shards, where they are not there yet, with the processes of this machine."""
     out = Path(cfg.out)
-    todo = _missing(out, plan, numbers)
-    done = sum(len(group) for group in plan.groups) - sum(len(plan.groups[number]) for number in todo)
+    todo = [job for job in jobs if index_of(out, job) is None]
+    total, left = (sum(len(job.items) for job in some) for some in (jobs, todo))
     processes = min(cfg.processes or os.cpu_count() or 1, max(len(todo), 1))
-    unit = "images" if plan.kind == "image" else "videos"
-    with tqdm(total=sum(map(len, plan.groups)), initial=done, unit=f" {unit}", desc=out.name, file=sys.stderr) as bar:
+    unit = " images" if any(job.kind == "image" for job in jobs) else " videos"
+    with tqdm(total=total, initial=total - left, unit=unit, desc=out.name, file=sys.stderr) as bar:
         if processes == 1:
-            for number in todo:
-                for _ in build_shard(cfg, plan.job(number)):
+            for job in todo:
+                for _ in build_shard(cfg, job):
                     bar.update()
             return
-        with ProcessPoolExecutor(
-            processes, mp_context=fresh(__name__), initializer=cv2.setNumThreads, initargs=(1,)
-        ) as pool:
+        pool = ProcessPoolExecutor(processes, mp_context=fresh(__name__), initializer=cv2.setNumThreads, initargs=(1,))
+        with pool:
             waiting = deque(todo)
-            running: dict[Future[int], int] = {}
+            running: set[Future[int]] = set()
             try:
                 while waiting or running:
                     while waiting and len(running) < 2 * processes:  # bounded: a million shards are no million futures
-                        number = waiting.popleft()
-                        running[pool.submit(_build_whole_shard, cfg, plan.job(number))] = number
-                    ended, _ = wait(running, return_when=FIRST_COMPLETED)
+                        running.add(pool.submit(_build_whole_shard, cfg, waiting.popleft()))
+                    ended, running = wait(running, return_when=FIRST_COMPLETED)
                     for future in ended:
-                        running.pop(future)
                         bar.update(future.result())
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -238,9 +225,10 @@ def _collect(out: Path, plan: Plan) -> tuple[Manifest, list[str]]:
     totals, skipped = Counter[str](), Counter[str]()
     notes: dict[str, str] = {}
     for number in range(len(plan.groups)):
-        index = index_of(out, plan, number)
+        job = plan.job(number)
+        index = index_of(out, job)
         if index is None:
-            missing.append(plan.shard(number))
+            missing.append(job.shard)
             continue
         records.append(record_of(index))
         skipped.update(index.skipped)
@@ -286,29 +274,26 @@ def _skips(skipped: Mapping[str, int]) -> str:
     return "left out: " + ", ".join(f"{cause} ({count})" for cause, count in sorted(skipped.items()))
 
 
-def _on_slurm(cfg: ShardsConfig, plan: Plan) -> None:
-    """Build through a SLURM job array, each job every n-th shard. Waits until all have ended; again: the rest."""
+def _on_slurm(cfg: ShardsConfig, jobs: Sequence[Job]) -> None:
+    """Build through a SLURM job array, each member every n-th shard. Waits until all have ended; again: the rest."""
     try:
         import submitit
     except ModuleNotFoundError as error:
         raise ValueError("engine=slurm needs submitit; install it with: pip install 'edgetam-pl[cluster]'.") from error
     out = Path(cfg.out)
-    todo = _missing(out, plan, range(len(plan.groups)))
-    jobs = max(min(cfg.jobs, len(todo)), 1)
+    todo = [job for job in jobs if index_of(out, job) is None]
+    members = max(min(cfg.jobs, len(todo)), 1)
     arguments = dict(cfg.slurm)
     executor = submitit.AutoExecutor(folder=out / "jobs", cluster=arguments.pop("cluster", None))
     executor.update_parameters(name=f"shards-{out.name}", **{"timeout_min": 24 * 60, **arguments})
-    parts = [dataclasses.replace(plan, groups=plan.only(todo[first::jobs])) for first in range(jobs)]
-    array = executor.map_array(_job, [cfg] * jobs, parts)
-    with tqdm(total=jobs, unit=" jobs", desc=out.name, file=sys.stderr) as bar:
+    array = executor.map_array(_array_member, [cfg] * members, [todo[first::members] for first in range(members)])
+    with tqdm(total=members, unit=" jobs", desc=out.name, file=sys.stderr) as bar:
         for job in array:
             job.result()
             bar.update()
 
 
-def _job(cfg: ShardsConfig, plan: Plan) -> int:
-    """One job of the array: the shards whose groups are named in its plan."""
+def _array_member(cfg: ShardsConfig, jobs: Sequence[Job]) -> None:
+    """Build these shards with as many processes as the job was given cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    numbers = [number for number, group in enumerate(plan.groups) if group]
-    _on_this_machine(dataclasses.replace(cfg, processes=cfg.processes or cores), plan, numbers)
-    return len(numbers)
+    _on_this_machine(dataclasses.replace(cfg, processes=cfg.processes or cores), jobs)

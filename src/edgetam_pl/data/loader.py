@@ -165,75 +165,53 @@ def build_loader(
         raise ValueError(f"data.augment.where={cfg.augment.where}: augmentation is done by the worker or on the device.")
     if steps < 1:
         raise ValueError(f"The loader was asked for {steps} batches; a phase needs at least one.")
+    window = cfg.shuffle if train else 0
     sources = [
-        _open(
-            source,
-            number=number,
-            num_frames=num_frames,
-            batch=source.batch or batch,
-            max_objects=source.max_objects or max_objects,
-            seed=seed,
-            window=cfg.shuffle if train else 0,
-            world_size=world_size,
-        )
+        _open(source, number, (num_frames, batch, max_objects), seed=seed, window=window, world_size=world_size)
         for number, source in enumerate(cfg.sources)
     ]
     schedule = Schedule([source.weight for source in cfg.sources], seed=seed, steps=steps)
-    dataset = Steps(
-        sources,
-        schedule,
-        image_size=image_size,
-        augmentation=cfg.augment if train else None,
-        reverse=cfg.augment.reverse,
-        seed=seed,
-        rank=rank,
-        world_size=world_size,
-        train=train,
-    )
+    augmentation = cfg.augment if train else None
+    dataset = Steps(sources, schedule, image_size, augmentation, cfg.augment.reverse, seed, rank, world_size, train)
     return ShardLoader(dataset, count=steps, workers=cfg.workers, max_skips=cfg.max_skips)
 
 
 def _open(
-    source: DataSource,
-    *,
-    number: int,
-    num_frames: int,
-    batch: int,
-    max_objects: int,
-    seed: int,
-    window: int,
-    world_size: int,
+    source: DataSource, number: int, shape: tuple[int, int, int], *, seed: int, window: int, world_size: int
 ) -> Source:
+    """A source of the mixture. `shape`: frames of a clip, clips of a batch, objects of a clip, unless the source says."""
     if source.kind not in {"video", "image"}:
         raise ValueError(f"Source {source.name!r} is of kind {source.kind!r}; use video or image.")
-    shards = ShardSet(source.shards, name=source.name)
     video = source.kind == "video"
-    wanted = num_frames if video else 1
+    num_frames, batch, max_objects = shape[0] if video else 1, source.batch or shape[1], source.max_objects or shape[2]
+    shards = ShardSet(source.shards, name=source.name)
     lengths = shards.lengths()
+    enough = lengths >= num_frames
     firsts = np.concatenate([[0], np.cumsum(shards.counts)])[:-1]
-    enough = lengths >= wanted
-    too_short = int((~enough).sum())
     counts, usable, starts = shards.counts, None, firsts
-    if too_short:
+    if not enough.all():
         if not enough.any():
             raise ValueError(
-                f"No clip of {source.name!r} ({source.shards}) has {wanted} frames; the longest has {lengths.max()}. Use a "
-                f"phase with fewer frames, or build shards from longer videos (window={wanted} or more)."
+                f"No clip of {source.name!r} ({source.shards}) has {num_frames} frames; the longest has {lengths.max()}. "
+                f"Use a phase with fewer frames, or build shards from longer videos (window={num_frames} or more)."
             )
-        _LOG.info("%s: %d of %d windows have fewer than %d frames: left out", source.name, too_short, len(lengths), wanted)
+        left_out = int((~enough).sum())
+        _LOG.info(
+            "%s: %d of %d windows have fewer than %d frames: left out", source.name, left_out, len(lengths), num_frames
+        )
+        # only the samples that are long enough are counted and ordered
         usable = np.flatnonzero(enough)
         shard_of = np.repeat(np.arange(len(shards.counts)), shards.counts)
         counts = np.bincount(shard_of[enough], minlength=len(shards.counts))
         starts = np.concatenate([[0], np.cumsum(counts)])[:-1]
-    total = int(counts.sum())
-    if total < batch * world_size:
+    total, needed = int(counts.sum()), batch * world_size
+    if total < needed:
         raise ValueError(
-            f"{source.name!r} has {total} samples of {wanted} frames, but {world_size} ranks of {batch} clips need "
-            f"{batch * world_size} for one step. Use fewer ranks, a smaller batch, or more data."
+            f"{source.name!r} has {total} samples of {num_frames} frames, but {world_size} ranks of {batch} clips need "
+            f"{needed} for one step. Use fewer ranks, a smaller batch, or more data."
         )
-    seeds = (seed, number, zlib.crc32(source.name.encode()))
-    order = Order(counts, seed=seeds, window=window)
-    return Source(source.name, video, shards, usable, starts, firsts, order, batch, max_objects, wanted, too_short)
+    order = Order(counts, seed=(seed, number, zlib.crc32(source.name.encode())), window=window)
+    return Source(source.name, video, shards, usable, starts, firsts, order, batch, max_objects, num_frames)
 
 
 def _unchanged(made: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -65,32 +65,28 @@ class Source:
     batch: int
     max_objects: int
     num_frames: int
-    too_short: int
 
 
+@dataclass(eq=False)
 class Steps(Dataset[Any]):
     """Batch number k of one rank, for any k: what makes the loader resumable."""
 
-    def __init__(
-        self,
-        sources: list[Source],
-        schedule: Schedule,
-        *,
-        image_size: int,
-        augmentation: AugmentConfig | None,
-        reverse: float,
-        seed: int,
-        rank: int,
-        world_size: int,
-        train: bool,
-    ) -> None:
-        self.sources, self.schedule = sources, schedule
-        self.image_size, self.augmentation, self.reverse = image_size, augmentation, reverse
-        self.seed, self.rank, self.world_size, self.train = seed, rank, world_size, train
-        self.origin = [0] * len(sources)  # samples that each source had given before step `since`
-        self.since = 0
-        self.unreadable: dict[str, str] = {}  # shards of this process that cannot be opened
-        self.slots: Slots | None = None  # of a worker process
+    sources: list[Source]
+    schedule: Schedule
+    image_size: int
+    augmentation: AugmentConfig | None
+    reverse: float  # probability that a clip is played backwards
+    seed: int
+    rank: int
+    world_size: int
+    train: bool
+    origin: list[int] = field(init=False)  # samples that each source had given before step `since`
+    since: int = 0
+    unreadable: dict[str, str] = field(default_factory=dict)  # shards of this process that cannot be opened, and why
+    slots: Slots | None = None  # of a worker process
+
+    def __post_init__(self) -> None:
+        self.origin = [0] * len(self.sources)
 
     def __getitem__(self, step: int) -> WorkerBatch | BrokenDataError:
         if self.slots is None and get_worker_info() is not None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import time
-from collections import OrderedDict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def read_range(address: str, offset: int, size: int) -> bytes:
             data = data[offset : offset + size]
     else:
         try:
-            data = os.pread(_descriptor(address), size, offset)
+            data = os.pread(_opened(address, os.getpid()).fileno(), size, offset)
         except OSError as error:
             raise BadSampleError(Cause.SHARD_UNREADABLE, f"{address}: {error.strerror}") from error
     if len(data) != size:
@@ -58,29 +59,10 @@ def read_range(address: str, offset: int, size: int) -> bytes:
     return data
 
 
-class _Descriptors:
-    """The last few files that were opened, by process: a forked worker must not share them."""
-
-    def __init__(self) -> None:
-        self.process = -1
-        self.opened: OrderedDict[str, int] = OrderedDict()
-
-    def of(self, path: str) -> int:
-        if self.process != os.getpid():
-            self.process, self.opened = os.getpid(), OrderedDict()
-        if path not in self.opened:
-            if len(self.opened) >= _OPEN_FILES:
-                os.close(self.opened.popitem(last=False)[1])
-            self.opened[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self.opened.move_to_end(path)
-        return self.opened[path]
-
-
-_DESCRIPTORS = _Descriptors()
-
-
-def _descriptor(path: str) -> int:
-    return _DESCRIPTORS.of(path)
+@lru_cache(maxsize=_OPEN_FILES)
+def _opened(path: str, process: int) -> io.FileIO:
+    """A file of this process (a forked one must not share it), closed when it has not been read for long."""
+    return io.FileIO(path)
 
 
 def _retry(address: str, action: Any) -> bytes:

@@ -58,67 +58,72 @@ def toy_clip(
             f"toy_clip was asked for {num_frames} frames of {height} x {width} with {num_objects} objects; "
             f"it needs at least 1 frame, 1 object and 16 pixels a side."
         )
-    rng, things = np.random.default_rng(seed), []
+    # draw objects until all show enough of themselves on frame 0
+    rng, objects = np.random.default_rng(seed), []
     for attempt in range(_ATTEMPTS):
         rng = np.random.default_rng([seed, num_objects, attempt])
         wheel = rng.random()
         hues = (wheel + (np.arange(num_objects) + rng.uniform(-0.15, 0.15, num_objects)) / num_objects) % 1
-        things = [_Thing.draw(rng, hue, num_objects, speed) for hue in hues]
-        first = _paint_masks(things, 0, height, width, (0.0, 0.0))
+        objects = [_Object.draw(rng, hue, num_objects, speed) for hue in hues]
+        first = _paint_masks(objects, 0, height, width, (0.0, 0.0))
         least = _MIN_AREA * min(1.0, 4.0 / num_objects)
         if (first.mean(axis=(1, 2)) >= least).all():
             break
-    scenery = _background(rng, height, width)
-    sway = rng.uniform(0, 2 * np.pi, 2), rng.uniform(24, 60, 2)  # phase and period in frames
+    # what stays the same over the clip
+    background = _background(rng, height, width)
+    camera_path = rng.uniform(0, 2 * np.pi, 2), rng.uniform(24, 60, 2)  # phase and period in frames
     noise = rng.normal(0, 3.0, (height, width, 3)).astype(np.int16)
     frames = np.empty((num_frames, height, width, 3), np.uint8)
     masks = np.empty((num_frames, num_objects, height, width), bool)
     for t in range(num_frames):
-        dx, dy = camera * np.sin(sway[0] + 2 * np.pi * t / sway[1])
-        frame = _look(scenery, dx, dy, height, width)
-        masks[t] = _paint_masks(things, t, height, width, (dx, dy))
-        for thing, visible in zip(things, masks[t]):
-            matrix = thing.pose(t, height, width, (dx, dy))
-            skin = cv2.warpAffine(thing.skin, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-            np.copyto(frame, skin, where=visible[..., None])
+        dx, dy = camera * np.sin(camera_path[0] + 2 * np.pi * t / camera_path[1])
+        frame = _camera_view(background, dx, dy, height, width)
+        masks[t] = _paint_masks(objects, t, height, width, (dx, dy))
+        # paint the visible part of each object
+        for item, visible in zip(objects, masks[t]):
+            matrix = item.pose(t, height, width, (dx, dy))
+            texture = cv2.warpAffine(
+                item.texture, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
+            )
+            np.copyto(frame, texture, where=visible[..., None])
         grain = np.roll(noise, (t * 7 % height, t * 13 % width), axis=(0, 1))  # noise that moves, at no cost
         frames[t] = np.clip(frame + grain, 0, 255)
     return frames, masks
 
 
 @dataclass(frozen=True)
-class _Thing:
-    """One object: its picture, its silhouette, and where it is at time t. Later things lie on top."""
+class _Object:
+    """One object: its picture, its silhouette, and where it is at time t. Later objects lie on top."""
 
-    skin: NDArray[np.uint8]  # (R, R, 3)
+    texture: NDArray[np.uint8]  # (R, R, 3)
     shape: NDArray[np.uint8]  # (R, R), 0 or 255
     centre: NDArray[np.float64]  # (x, y) in frame sides
     swing: NDArray[np.float64]  # (x, y) amplitude of the path in frame sides
     period: NDArray[np.float64]  # (x, y) in frames
     phase: NDArray[np.float64]
     side: float  # of the sprite, in frame sides
-    breath: float  # amplitude of the growth, relative
+    pulse: float  # amplitude of the growth, relative
     stretch: float  # width over height
     spin: float  # radians a frame
     angle: float
 
     @staticmethod
-    def draw(rng: np.random.Generator, hue: float, count: int, speed: float) -> _Thing:
-        """A random thing of a given hue: a clip spreads its hues over the colour wheel, so that none is mistaken."""
-        traveller = rng.random() < 1 / 3  # leaves the frame and returns
+    def draw(rng: np.random.Generator, hue: float, count: int, speed: float) -> _Object:
+        """A random object of a given hue: a clip spreads its hues over the colour wheel, so that none is mistaken."""
+        leaves = rng.random() < 1 / 3  # leaves the frame and returns
         swing = rng.uniform(0.08, 0.28, 2)
-        if traveller:
+        if leaves:
             swing[rng.integers(2)] = rng.uniform(0.55, 0.8)
         shrink = min(1.0, (3 / count) ** 0.5)
-        return _Thing(
-            skin=_skin(rng, hue),
-            shape=_silhouette(rng, SHAPES[rng.integers(len(SHAPES))]),
+        return _Object(
+            texture=_texture(rng, hue),
+            shape=_outline_mask(rng, SHAPES[rng.integers(len(SHAPES))]),
             centre=rng.uniform(0.25, 0.75, 2),
             swing=swing,
-            period=rng.uniform(22, 44, 2) / speed * (1.4 if traveller else 1.0),
+            period=rng.uniform(22, 44, 2) / speed * (1.4 if leaves else 1.0),
             phase=rng.uniform(0, 2 * np.pi, 2),
             side=rng.uniform(0.24, 0.4) * shrink,
-            breath=rng.uniform(0.05, 0.25),
+            pulse=rng.uniform(0.05, 0.25),
             stretch=rng.uniform(0.75, 1.33),
             spin=rng.uniform(-0.09, 0.09) * speed,
             angle=rng.uniform(0, 2 * np.pi),
@@ -127,20 +132,20 @@ class _Thing:
     def pose(self, t: int, height: int, width: int, shift: tuple[float, float]) -> NDArray[np.float64]:
         """The 2 x 3 matrix from sprite pixels to frame pixels at time t."""
         x, y = self.centre + self.swing * np.sin(self.phase + 2 * np.pi * t / self.period) + np.asarray(shift)
-        scale = self.side * (1 + self.breath * np.sin(self.phase[0] * 3 + t / 9)) * min(height, width) / _SPRITE
+        scale = self.side * (1 + self.pulse * np.sin(self.phase[0] * 3 + t / 9)) * min(height, width) / _SPRITE
         cos, sin = np.cos(self.angle + self.spin * t), np.sin(self.angle + self.spin * t)
         linear = np.array([[cos, -sin], [sin, cos]]) @ np.diag([self.stretch, 1 / self.stretch]) * scale
         offset = np.array([x * width, y * height]) - linear @ np.array([_SPRITE / 2, _SPRITE / 2])
         return np.column_stack([linear, offset])
 
 
-def _paint_masks(things: list[_Thing], t: int, height: int, width: int, shift: tuple[float, float]) -> NDArray[np.bool_]:
+def _paint_masks(objects: list[_Object], t: int, height: int, width: int, shift: tuple[float, float]) -> NDArray[np.bool_]:
     """Visible masks (O, H, W) at time t."""
-    masks = np.empty((len(things), height, width), bool)
-    for i, thing in enumerate(things):
-        matrix = thing.pose(t, height, width, shift)
-        masks[i] = cv2.warpAffine(thing.shape, matrix, (width, height), flags=cv2.INTER_LINEAR) > 127
-        masks[:i] &= ~masks[i]  # the later thing hides the earlier ones
+    masks = np.empty((len(objects), height, width), bool)
+    for i, item in enumerate(objects):
+        matrix = item.pose(t, height, width, shift)
+        masks[i] = cv2.warpAffine(item.shape, matrix, (width, height), flags=cv2.INTER_LINEAR) > 127
+        masks[:i] &= ~masks[i]  # the later object hides the earlier ones
     return masks
 
 
@@ -152,10 +157,10 @@ def _background(rng: np.random.Generator, height: int, width: int) -> NDArray[np
     return (255 * (tones[0] * mix + tones[1] * (1 - mix))).astype(np.uint8)
 
 
-def _look(scenery: NDArray[np.uint8], dx: float, dy: float, height: int, width: int) -> NDArray[np.uint8]:
-    """The part of the scenery that the camera sees, (H, W, 3)."""
+def _camera_view(background: NDArray[np.uint8], dx: float, dy: float, height: int, width: int) -> NDArray[np.uint8]:
+    """The part of the background that the camera sees, (H, W, 3)."""
     matrix = np.array([[1, 0, dx * width - width / 8], [0, 1, dy * height - height / 8]])
-    seen: Any = cv2.warpAffine(scenery, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    seen: Any = cv2.warpAffine(background, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
     return seen
 
 
@@ -169,7 +174,7 @@ def _clouds(rng: np.random.Generator, height: int, width: int) -> NDArray[np.flo
     return (total - total.min()) / max(float(np.ptp(total)), 1e-6)
 
 
-def _skin(rng: np.random.Generator, hue: float) -> NDArray[np.uint8]:
+def _texture(rng: np.random.Generator, hue: float) -> NDArray[np.uint8]:
     """A saturated two-tone picture (R, R, 3)."""
     light = np.array(colorsys.hsv_to_rgb(hue % 1, rng.uniform(0.6, 0.9), rng.uniform(0.8, 1.0)))
     dark = np.array(colorsys.hsv_to_rgb((hue + rng.uniform(-0.05, 0.05)) % 1, rng.uniform(0.8, 1.0), rng.uniform(0.35, 0.6)))
@@ -188,7 +193,7 @@ def _skin(rng: np.random.Generator, hue: float) -> NDArray[np.uint8]:
     return (255 * (light * weight + dark * (1 - weight))).astype(np.uint8)
 
 
-def _silhouette(rng: np.random.Generator, shape: str) -> NDArray[np.uint8]:
+def _outline_mask(rng: np.random.Generator, shape: str) -> NDArray[np.uint8]:
     """A filled outline (R, R) of 0 and 255 that stays inside the sprite."""
     canvas = np.zeros((_SPRITE, _SPRITE), np.uint8)
     middle, reach = _SPRITE / 2, _SPRITE / 2 - 2
