@@ -1,4 +1,4 @@
-"""Which frames and which objects of a window become a training clip (training facts 2: SAM 2's sampler)."""
+"""Which frames and which objects of a window become a training clip (after SAM 2's sampler)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lies beside the tars: an index of each, and the manifest of all. Format version 1."""
+"""The JSON files of a folder of shards: an index of each tar, and the manifest of all. Format version 1."""
 
 from __future__ import annotations
 

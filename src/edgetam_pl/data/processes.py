@@ -10,8 +10,8 @@ from multiprocessing.context import BaseContext
 def fresh(module: str) -> BaseContext:
     """Where to start processes that have loaded `module`, which costs seconds once, and done nothing else.
 
-    They are not forked from this process: OpenCV's threads, CUDA and loggers would come along half dead, and the first warp
-    would wait for ever.
+    They are not forked from this process: OpenCV's threads, CUDA and loggers would be copied without their threads, and the
+    first warp would hang.
     """
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")

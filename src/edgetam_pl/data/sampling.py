@@ -29,15 +29,18 @@ class Order:
         >>> len({order.at(p)[1:] for p in range(5)}), {order.at(p)[0] for p in range(5, 10)}
         (5, {1})
         """
+        # the epoch, and in it the window of shards that the place falls into
         epoch, place = divmod(position, self.total)
         shards, ends = self._epoch(epoch)
         step = self.window or len(shards)
         number = int(np.searchsorted(ends[step - 1 :: step], place, side="right"))
         first = number * step
         begin = int(ends[first - 1]) if first else 0
+        # shuffled within the window
         if self.window:
             end = int(ends[min(first + step, len(ends)) - 1])
             place = begin + int(self._window(epoch, number, end - begin)[place - begin])
+        # the shard that holds it
         slot = int(np.searchsorted(ends, place, side="right"))
         return epoch, int(shards[slot]), place - (int(ends[slot - 1]) if slot else 0)
 
@@ -66,7 +69,7 @@ def _keep(cache: OrderedDict[Any, Any], key: Any, value: Any) -> None:
 
 
 class Schedule:
-    """Which source each step draws, the same on every rank (training facts 3), and how often each was drawn before."""
+    """Which source each step draws, the same on every rank, and how often each was drawn before."""
 
     def __init__(self, weights: list[float], *, seed: int, steps: int) -> None:
         share = np.cumsum(weights) / np.sum(weights)

@@ -1,4 +1,4 @@
-"""Shards on disk or far away: WebDataset tars, an index beside each, one manifest for all.
+"""Shards on disk or far away: WebDataset tars, an index of each, one manifest for all.
 
     OUT/manifest.json              counts, bytes and sha256 of every shard, and how they were made
     OUT/shard-000000.tar           samples (`sample.py`)
@@ -51,7 +51,7 @@ class ShardSet:
                     continue
                 self.addresses.append(address)
                 records.append(record_of(index))
-                if not index.settings:  # not built here: what its structure shows is news
+                if not index.settings:  # not built here, so nobody has reported what is broken in it
                     self.skipped.update(index.skipped)
                     self.notes.extend(index.notes)
             self.kind: str | None = None
@@ -106,10 +106,10 @@ def read_manifest(place: str) -> Manifest:
 
 @lru_cache(maxsize=96)
 def load_index(address: str) -> Index:
-    """The index of a shard, from the file beside it; of a local tar without one, from its structure."""
-    beside = index_name(address)
-    if not storage.is_remote(address) and not Path(beside).is_file():
+    """The index of a shard, from its JSON file; of a local tar without one, from its structure."""
+    index = index_name(address)
+    if not storage.is_remote(address) and not Path(index).is_file():
         if not Path(address).is_file():
             raise BadSampleError(Cause.SHARD_UNREADABLE, f"{address} does not exist")
         return scan(Path(address))
-    return Index.from_json(storage.read(beside), name=address)
+    return Index.from_json(storage.read(index), name=address)

@@ -91,7 +91,7 @@ class Steps(Dataset[Any]):
     def __getitem__(self, step: int) -> WorkerBatch | BrokenDataError:
         if self.slots is None and get_worker_info() is not None:
             # a worker is asked for the next batch when one of its batches is taken out: of it there are then one being
-            # unpacked, PREFETCH - 1 waiting and one being written; one slot more for good measure
+            # unpacked, PREFETCH - 1 waiting and one being written; one slot more is a reserve
             self.slots = Slots(PREFETCH + 2)
         try:
             return self.batch_at(step)
@@ -154,7 +154,7 @@ class Steps(Dataset[Any]):
                 return self._read(source, which, place, shard, number), tried + 1
             except BadSampleError as error:
                 if error.cause is Cause.SHARD_UNREADABLE:
-                    self.unreadable[address] = error.message  # asked once, with retries; not again for every sample
+                    self.unreadable[address] = error.message  # tried once, with retries, and not for every sample
                 skips.append(Skip(error.cause, address, error.message))
         raise _exhausted(source, skips)
 

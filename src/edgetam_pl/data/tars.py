@@ -1,4 +1,4 @@
-"""Tars, read by ranges and distrusted: chosen members, and the structure of those that came without an index."""
+"""Reads tars: chosen members by byte range, each checked; and the structure of tars that came without an index."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ def scan(path: Path) -> Index:
     """Index a tar by its structure. Headers are read, since only they know how many frames a sample has.
 
     What is broken is left out and counted in the index: members with unsafe names, samples without header or with missing
-    frames, and everything behind a torn place.
+    frames, and everything after damage.
     """
     groups: dict[str, list[Member]] = {}
     errors: list[BadSampleError] = []
-    torn = ""
+    damaged = ""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         try:
@@ -77,7 +77,7 @@ def scan(path: Path) -> Index:
                     groups.setdefault(key, []).append(Member(suffix, info.offset_data, info.size, None))
         except BadSampleError as error:
             errors.append(error)
-            torn = next(reversed(groups), "")  # its last members may be behind the torn place
+            damaged = next(reversed(groups), "")  # its last members may come after the damage
     entries = []
     for key, members in groups.items():
         entry = Entry(key, 0, 0, tuple(members))
@@ -88,7 +88,7 @@ def scan(path: Path) -> Index:
                 raise BadSampleError(Cause.MEMBER_MISSING, f"{key} in {path} has no {min(missing)}")
             entries.append(Entry(key, header.num_frames, len(header.objects), tuple(members)))
         except BadSampleError as error:
-            if error.cause is not Cause.MEMBER_MISSING or key != torn:
+            if error.cause is not Cause.MEMBER_MISSING or key != damaged:
                 errors.append(error)
     skipped = Counter(str(error.cause) for error in errors)
     notes = {error.cause: str(error) for error in reversed(errors)}

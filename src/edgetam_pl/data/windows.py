@@ -22,7 +22,7 @@ from edgetam_pl.data.sample import Header, Sample
 from edgetam_pl.io import rle
 
 Skip = Callable[[BadSampleError], None]
-"""Hears of everything that is left out."""
+"""Called with everything that is left out."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class _Stored:
 
 
 def samples(cfg: ShardsConfig, reader: Reader, item: str, skip: Skip) -> Iterator[Sample]:
-    """The windows of one video, or the one sample of an image. `skip(error)` hears of every frame that is left out."""
+    """The windows of one video, or the one sample of an image. `skip(error)` is called for every frame that is left out."""
     for window in _windows(_stored(cfg, reader.frames(item), skip), cfg.window, cfg.stride):
         names = sorted({name for frame in window for name in frame.masks}, key=_natural)
         if not names:

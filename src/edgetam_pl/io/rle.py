@@ -61,14 +61,17 @@ def parse(counts: str, size: tuple[int, int]) -> Runs:
         raise BadSampleError(Cause.MASK, f"mask counts are not text in COCO's alphabet: {counts!r:.40}") from None
     if not len(code) or code.min() < 0 or code.max() > 63 or code[-1] & 0x20:
         raise BadSampleError(Cause.MASK, f"mask counts are empty, cut off, or not in COCO's alphabet: {counts!r:.40}")
+    # where numbers begin and end in the string, and how many digits each has
     last = np.flatnonzero((code & 0x20) == 0)  # each number ends with a digit without the continuation bit
     first = np.concatenate([[0], last[:-1] + 1])
     digits = last - first + 1
     if digits.max() > 7:  # 35 bits: more than any frame has pixels
         raise BadSampleError(Cause.MASK, "mask counts hold a number that no frame can hold")
+    # digits of 5 bits to numbers, lowest digit first
     place = np.arange(len(code)) - np.repeat(first, digits)
     runs = np.add.reduceat((code & 0x1F) << (5 * place), first)
     runs -= ((code[last] & 0x10) != 0).astype(np.int64) << (5 * digits)  # two's complement
+    # differences to runs
     runs[1::2] = np.cumsum(runs[1::2])  # from the third on, numbers are differences to the one before last
     runs[2::2] = np.cumsum(runs[2::2])
     if runs.min() < 0 or runs.sum() != height * width:
@@ -91,8 +94,10 @@ def resample(runs: Runs, size: tuple[int, int], target: tuple[int, int]) -> Runs
     of target pixels whose source position is before p.
     """
     (height, width), (h, w) = size, target
+    # target rows and columns before each source row and column
     rows = np.searchsorted(_sampled(height, h), np.arange(height + 1))  # (H + 1,) target rows whose source row is before
     columns = np.searchsorted(_sampled(width, w), np.arange(width + 1))
+    # source column and row of each boundary between runs
     ends = np.cumsum(runs)
     column, row = np.divmod(ends, height)
     inside = np.minimum(column, width - 1)
@@ -114,12 +119,13 @@ def encode_runs(columns: NDArray[np.uint8]) -> Runs:
 
 def to_counts(runs: Runs) -> str:
     """Compressed counts of runs."""
+    # from the fourth number on, differences to the one before last
     numbers = runs.astype(np.int64).copy()
     numbers[3:] -= runs[1:-2]
     text = []
     for number in numbers.tolist():
         more = True
-        while more:
+        while more:  # digits of 5 bits, lowest first, with a continuation bit
             digit = number & 0x1F
             number >>= 5
             more = number != -1 if digit & 0x10 else number != 0

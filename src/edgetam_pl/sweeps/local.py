@@ -52,7 +52,7 @@ class Runner:
     min_free_gb: float = 0.5
     """Space without which no trial is started, in 10^9 bytes."""
     running: dict[Point, Job] = field(default_factory=dict)
-    beaten: set[Point] = field(default_factory=set)
+    stopping_early: set[Point] = field(default_factory=set)
     """Running trials that early stopping has asked to end."""
     interrupted: bool = False
     """A signal has asked the runner to end."""
@@ -103,18 +103,22 @@ class Runner:
         """Take in a trial that has ended; stop one that early stopping gives up."""
         status, folder = job.poll(), self.folder(point)
         if status is None:
-            if self.sweep.stop is not None and point not in self.beaten and should_stop(self.sweep, self.out, folder):
-                self._log(point, "is beaten by others: stopped early")
-                self.beaten.add(point)
+            if (
+                self.sweep.stop is not None
+                and point not in self.stopping_early
+                and should_stop(self.sweep, self.out, folder)
+            ):
+                self._log(point, "is behind the others: stopped early")
+                self.stopping_early.add(point)
                 job.terminate()
             return
         del self.running[point]
         if (folder / RECORD).is_file():
             self._log(point, "finished")
-        elif point in self.beaten:
-            self._record(point, "stopped", "stopped early: beaten by others")
+        elif point in self.stopping_early:
+            self._record(point, "stopped", "stopped early: behind the others")
         elif status == INTERRUPTED or self.interrupted:
-            self._record(point, "interrupted", "told to stop; it continues when the sweep does")
+            self._record(point, "interrupted", "interrupted by a signal; it continues when the sweep does")
         elif (folder / FAILURE).is_file():  # the trial has written it itself
             self._log(point, f"failed: {json.loads((folder / FAILURE).read_text())['cause']}")
         else:
@@ -171,7 +175,7 @@ def check(sweep: Sweep) -> list[Plan]:
 
 
 def main(argv: list[str]) -> int:
-    """`edgetam sweep`: 0 when every trial finished or was stopped early, 1 when some did not, 75 when told to stop."""
+    """`edgetam sweep`: 0 when every trial finished or was stopped early, 1 when some did not, 75 when interrupted."""
     args = arguments(argv)
     sweep = read_sweep(args.file, args.words)
     print(f"{sweep.name}: {sweep.method} over {', '.join(sweep.space)}", flush=True)
@@ -194,7 +198,7 @@ def main(argv: list[str]) -> int:
         try:
             outcomes = runner.run()
         except KeyboardInterrupt:
-            print("Told to stop: every trial has saved. The same command continues.", flush=True)
+            print("Interrupted: every trial has saved. The same command continues.", flush=True)
             return INTERRUPTED
         print(write_report(out).read_text())
     return 0 if all(outcome.status in ("finished", "stopped") for outcome in outcomes) else 1

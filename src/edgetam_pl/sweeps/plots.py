@@ -33,15 +33,12 @@ def draw_all(out: Path, configurations: Sequence[Configuration], *, metric: str,
 
 def scores(configurations: Sequence[Configuration], *, metric: str) -> Figure:
     """Every trial as a dot, the mean of each configuration as a line."""
-    figure, axes = _canvas(7.0, 1.2 + 0.42 * len(configurations))
+    figure, axes = _rows(configurations)
     for row, c in enumerate(configurations):
         colour = COLOURS[row % len(COLOURS)]
         axes.plot(c.scores, [row] * len(c.scores), "o", color=colour, alpha=0.65, markersize=7)
         axes.plot([c.mean, c.mean], [row - 0.3, row + 0.3], color=colour, linewidth=2.5)
-    axes.set_yticks(range(len(configurations)), [c.label for c in configurations])
-    axes.set_ylim(len(configurations) - 0.5, -0.5)
     axes.set_xlabel(f"{_title(metric)}; dots: seeds, lines: means")
-    axes.grid(axis="x", alpha=0.3)
     return figure
 
 
@@ -73,17 +70,14 @@ def latency(configurations: Sequence[Configuration]) -> Figure | None:
     times = [c.by_verb(kind) for c in configurations]
     if not all(times):
         return None
-    figure, axes = _canvas(7.0, 1.3 + 0.42 * len(configurations))
+    figure, axes = _rows(configurations)
     left = np.zeros(len(times))
     for verb, colour in zip(VERBS, COLOURS):
         widths = np.array([found[verb] for found in times])
         axes.barh(range(len(times)), widths, left=left, color=colour, label=verb, height=0.62)
         left += widths
-    axes.set_yticks(range(len(times)), [c.label for c in configurations])
-    axes.invert_yaxis()
     axes.set_xlabel("processor ms a frame" if kind == "processor_ms" else "ms a frame")
     axes.legend(ncols=4, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
-    axes.grid(axis="x", alpha=0.3)
     return figure
 
 
@@ -114,6 +108,15 @@ def allocation(configurations: Sequence[Configuration], *, metric: str) -> Figur
 
 def _without(c: Configuration) -> str:
     return "all memory tokens" if c.model["kind"] == "none" else f"means of {c.model['pool']} x {c.model['pool']} tokens"
+
+
+def _rows(configurations: Sequence[Configuration]) -> tuple[Figure, Axes]:
+    """A row for each configuration, the first one on top."""
+    figure, axes = _canvas(7.0, 1.3 + 0.42 * len(configurations))
+    axes.set_yticks(range(len(configurations)), [c.label for c in configurations])
+    axes.set_ylim(len(configurations) - 0.5, -0.5)
+    axes.grid(axis="x", alpha=0.3)
+    return figure, axes
 
 
 def _canvas(width: float, height: float) -> tuple[Figure, Axes]:

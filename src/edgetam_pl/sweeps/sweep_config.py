@@ -143,7 +143,7 @@ class Sweep:
             yield self.point(dict(zip(self.space, values)))
 
     def validation_points(self, limit: int = 256) -> Iterator[Point]:
-        """Points that show whether the whole space is legal: all, or each value beside the first of all others."""
+        """Points that show whether the whole space is legal: all, or each value with the first of all others."""
         choices = {key: corners(space) for key, space in self.space.items()}
         if math.prod(map(len, choices.values())) <= limit:
             yield from self.grid()
@@ -209,7 +209,7 @@ def _words(path: Path, command: object) -> list[str]:
 def _mapping(path: Path) -> dict[str, Any]:
     if not path.is_file():
         known = sorted(str(found) for found in path.parent.glob("*.yaml"))
-        raise ValueError(f"There is no sweep file {path}; beside it: {', '.join(known) or 'none'}.")
+        raise ValueError(f"There is no sweep file {path}; files there: {', '.join(known) or 'none'}.")
     try:
         given = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except (YAMLError, OSError) as error:
