@@ -31,7 +31,7 @@ _SHOWN = 5
 
 
 class WorkerDiedError(RuntimeError):
-    """A data worker ended without an error. The message says what to try."""
+    """A data worker was killed or crashed. The message says what to try."""
 
 
 class ShardLoader:
@@ -70,34 +70,28 @@ class ShardLoader:
         Raises:
             WorkerDiedError: one of them was killed.
         """
-        stream = iter(
-            DataLoader(
-                self.steps,
-                batch_size=None,
-                sampler=range(start, self.count),
-                num_workers=self.workers,
-                prefetch_factor=PREFETCH if self.workers else None,
-                multiprocessing_context=fresh(__name__) if self.workers else None,
-                collate_fn=_unchanged,
-                worker_init_fn=_one_thread,
-                pin_memory=torch.cuda.is_available(),
-                generator=torch.Generator(),  # its own: the training's random numbers do not depend on the loader
-            )
+        batches = DataLoader(
+            self.steps,
+            batch_size=None,
+            sampler=range(start, self.count),
+            num_workers=self.workers,
+            prefetch_factor=PREFETCH if self.workers else None,
+            multiprocessing_context=fresh(__name__) if self.workers else None,
+            collate_fn=_unchanged,
+            worker_init_fn=_one_thread,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # its own: the training's random numbers do not depend on the loader
         )
-        while True:
-            try:
-                made = next(stream)
-            except StopIteration:
-                return
-            except (EOFError, ConnectionError, RuntimeError) as error:
-                if not self.workers:
-                    raise
-                raise WorkerDiedError(
-                    f"A data worker ended without an error ({error or type(error).__name__}). Systems kill processes when "
-                    f"memory is short: use fewer workers (data.workers, now {self.workers}); in a container give shared "
-                    f"memory for {PREFETCH + 2} batches a worker (docker: --shm-size)."
-                ) from error
-            yield made
+        try:
+            yield from batches
+        except (EOFError, ConnectionError, RuntimeError) as error:
+            if not self.workers:
+                raise
+            raise WorkerDiedError(
+                f"A data worker was killed or crashed ({error or type(error).__name__}). Systems kill processes when "
+                f"memory is short: use fewer workers (data.workers, now {self.workers}); in a container give shared "
+                f"memory for {PREFETCH + 2} batches a worker (docker: --shm-size)."
+            ) from error
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader is: batches handed out, and what each source has given on all ranks."""
