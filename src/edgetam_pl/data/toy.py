@@ -24,13 +24,7 @@ _ATTEMPTS = 200
 
 
 def toy_clip(
-    seed: int,
-    num_frames: int,
-    size: int | tuple[int, int],
-    num_objects: int,
-    *,
-    camera: float = 0.02,
-    speed: float = 0.25,
+    seed: int, num_frames: int, size: int | tuple[int, int], num_objects: int, *, camera: float = 0.02, speed: float = 0.25
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """A generated clip and the masks of its objects. The same arguments give the same clip; one frame makes an image.
 
