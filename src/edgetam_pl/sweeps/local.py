@@ -25,13 +25,14 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from edgetam_pl.io.atomic import write_json, write_text
+from edgetam_pl.sweeps import trial
 from edgetam_pl.sweeps.hyperband import should_stop
 from edgetam_pl.sweeps.jobs import Job, Launcher, Local, Submitit, cause_of
 from edgetam_pl.sweeps.outcomes import Outcome, read_outcomes
 from edgetam_pl.sweeps.report import write_report
 from edgetam_pl.sweeps.samplers import proposals
 from edgetam_pl.sweeps.sweep_config import Point, Sweep, read_sweep
-from edgetam_pl.sweeps.trial import FAILURE, RECORD, WORDS, Plan, folder_lock, plan, record_failure, require_free_space
+from edgetam_pl.sweeps.trial import FAILURE, RECORD, WORDS, Plan
 
 INTERRUPTED = 75
 """Exit status (EX_TEMPFAIL) of a training or a runner that saved and ended on a signal: the same command continues."""
@@ -64,7 +65,7 @@ class Runner:
             KeyboardInterrupt: a signal asked for it; the trials have saved and ended.
         """
         points: Iterator[Point] | None = proposals(self.sweep, lambda: read_outcomes(self.out))
-        with self._signals_handled():
+        with trial.signals_handled(self._interrupt, signal.SIGTERM, signal.SIGINT):
             while points or self.running:
                 # a point is asked for only when there is room for it: what is known by then may change it
                 while points and len(self.running) < self.jobs and not self.interrupted:
@@ -91,7 +92,7 @@ class Runner:
             return
         words = (*point.words, f"out={folder}")
         try:
-            require_free_space(self.out, self.min_free_gb)
+            trial.require_free_space(self.out, self.min_free_gb)
             write_json(folder / WORDS, words)
             (folder / FAILURE).unlink(missing_ok=True)
             self.running[point] = self.launcher.start(words, folder)
@@ -127,28 +128,18 @@ class Runner:
     def _record(self, point: Point, status: str, cause: str) -> None:
         self._log(point, f"{status}: {cause}")
         try:
-            record_failure(self.folder(point), (*point.words, f"out={self.folder(point)}"), status, cause)
+            trial.record_failure(self.folder(point), (*point.words, f"out={self.folder(point)}"), status, cause)
         except OSError as error:  # no room even for that: the sweep goes on, the next start tries this trial again
             self._log(point, f"{status}, and not recorded: {error}")
 
     def _log(self, point: Point, what: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} {point.name}: {what}", flush=True)
 
-    @contextmanager
-    def _signals_handled(self) -> Iterator[None]:
-        """A signal lets every running trial save and end, then the runner."""
-
-        def handle(number: int, frame: object) -> None:
-            self.interrupted = True
-            for job in self.running.values():
-                job.terminate()
-
-        before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _interrupt(self, number: int) -> None:
+        """On a signal every running trial saves and ends, then the runner."""
+        self.interrupted = True
+        for job in self.running.values():
+            job.terminate()
 
 
 def check(sweep: Sweep) -> list[Plan]:
@@ -161,7 +152,7 @@ def check(sweep: Sweep) -> list[Plan]:
     plans: list[Plan] = []
     for point in sweep.validation_points():
         try:
-            plans.append(plan(point.words))
+            plans.append(trial.plan(point.words))
         except ValueError as error:
             problems[", ".join(f"{key}={value}" for key, value in point.values.items())] = str(error)
     if sweep.stop is not None and not all(planned.train.validation.every for planned in plans):
@@ -192,7 +183,7 @@ def main(argv: list[str]) -> int:
     out = args.out or Path("runs/sweeps") / sweep.name
     with own_folder(sweep, out):
         least = plans[0].trial.min_free_gb
-        require_free_space(out, least)
+        trial.require_free_space(out, least)
         launcher = _launcher(args, sweep, out)
         runner = Runner(sweep, out, launcher, jobs=args.jobs, again=args.again, poll=args.poll, min_free_gb=least)
         try:
@@ -241,7 +232,7 @@ def own_folder(sweep: Sweep, out: Path) -> Iterator[None]:
     for key in ("command", "metric"):
         if before and before.get(key) != sweep.raw.get(key):
             raise ValueError(f"{out} holds a sweep with another {key}: {before.get(key)}. Give --out another folder.")
-    with folder_lock(out, wait=False):
+    with trial.folder_lock(out, wait=False):
         write_text(kept, OmegaConf.to_yaml(OmegaConf.create(dict(sweep.raw))))
         yield
 

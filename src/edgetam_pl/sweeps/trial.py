@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -150,14 +150,22 @@ def train(planned: Plan) -> int:
 
 def passing_signals(command: list[str], environment: dict[str, str]) -> int:
     """Run a launcher to its end; a signal to this process (of an agent, of an allocation) is handed on: no orphans."""
-    with subprocess.Popen(command, env=environment) as process:
-        kinds = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-        before = {kind: signal.signal(kind, lambda number, _: process.send_signal(number)) for kind in kinds}
-        try:
-            return process.wait()
-        finally:
-            for kind, handler in before.items():
-                signal.signal(kind, handler)
+    with (
+        subprocess.Popen(command, env=environment) as process,
+        signals_handled(process.send_signal, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1),
+    ):
+        return process.wait()
+
+
+@contextmanager
+def signals_handled(handle: Callable[[int], object], *kinds: signal.Signals) -> Iterator[None]:
+    """Call `handle(number)` for these signals, until the block ends."""
+    before = {kind: signal.signal(kind, lambda number, _: handle(number)) for kind in kinds}
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
 
 
 def launch_command(planned: Plan) -> list[str]:
