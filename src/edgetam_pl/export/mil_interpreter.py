@@ -391,30 +391,18 @@ def _upsample_bilinear(a: Operation) -> Tensor:
     return F.interpolate(a.tensor("x"), size=a.shapes[0][-2:], mode="bilinear", align_corners=corners)
 
 
+# operations that torch has under the same name
+_UNARY = ("abs", "cos", "logical_not", "relu", "sigmoid", "sin", "sqrt")
+_BINARY = ("add", "sub", "mul", "maximum", "minimum", "not_equal", "greater", "greater_equal", "less", "less_equal",
+           "logical_and", "logical_or")  # fmt: skip
+
 OPERATIONS: dict[str, Arithmetic] = {
     # element by element
-    "add": _of(torch.add, "x", "y"),
-    "sub": _of(torch.sub, "x", "y"),
-    "mul": _of(torch.mul, "x", "y"),
-    "real_div": _of(torch.div, "x", "y"),
-    "maximum": _of(torch.maximum, "x", "y"),
-    "minimum": _of(torch.minimum, "x", "y"),
+    **{name: _of(getattr(torch, name), "x") for name in _UNARY},
+    **{name: _of(getattr(torch, name), "x", "y") for name in _BINARY},
     "equal": _of(torch.eq, "x", "y"),
-    "not_equal": _of(torch.ne, "x", "y"),
-    "greater": _of(torch.gt, "x", "y"),
-    "greater_equal": _of(torch.ge, "x", "y"),
-    "less": _of(torch.lt, "x", "y"),
-    "less_equal": _of(torch.le, "x", "y"),
-    "logical_and": _of(torch.logical_and, "x", "y"),
-    "logical_or": _of(torch.logical_or, "x", "y"),
-    "logical_not": _of(torch.logical_not, "x"),
+    "real_div": _of(torch.div, "x", "y"),
     "select": _of(torch.where, "cond", "a", "b"),
-    "cos": _of(torch.cos, "x"),
-    "sin": _of(torch.sin, "x"),
-    "relu": _of(torch.relu, "x"),
-    "sigmoid": _of(torch.sigmoid, "x"),
-    "abs": _of(torch.abs, "x"),
-    "sqrt": _of(torch.sqrt, "x"),
     "gelu": _gelu,
     "clip": lambda a: a.tensor("x").clamp(a.constant("alpha"), a.constant("beta")),
     "cast": _cast,

@@ -7,6 +7,7 @@ import dataclasses
 import shutil
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -58,7 +59,7 @@ def run(cfg: ExportConfig) -> ExportReport:
         ExportRefused: the gate did not pass.
     """
     model, checkpoint, digest = load(cfg)
-    note = lambda text: print(f"export: {text}", flush=True)  # noqa: E731
+    note = partial(print, "export:", flush=True)
     report = export_packages(model, Path(cfg.out), cfg, checkpoint=checkpoint, checkpoint_sha256=digest, note=note)
     print(report.table(backend_of(cfg.backend).device))
     print(f"packages: {report.out}")
