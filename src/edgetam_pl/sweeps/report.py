@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgetam_pl.io.atomic import atomic_path, write_json, write_text
+from edgetam_pl.io.tables import markdown_table
 from edgetam_pl.sweeps.outcomes import COSTS, FRONTS, SEED, Configuration, Outcome, gather, pareto, read_outcomes, varying
 from edgetam_pl.sweeps.plots import draw_all
 from edgetam_pl.sweeps.sweep_config import read_sweep
@@ -121,13 +122,13 @@ def _page(
             f"{given.get('data')}, {given.get('prompts')}, {given.get('resolution')} pixels, {given.get('precision')}. "
             f"Mean and standard deviation over seeds.\n"
         )
-        parts.append(_markdown(table))
+        parts.append(markdown_table(table[0], table[1:]))
         if machine:
             where = f"{machine['device']}, {machine['threads']} thread(s), torch {machine['torch']}, {machine['date']}"
             parts.append(f"Times: one object, full bank of 7 memories and 16 pointers, median; {where}. {_CLOCKS}\n")
     missing = [[o.name, o.status, o.cause] for o in outcomes if o.status != "finished"]
     if missing:
-        parts += ["## Not finished\n", _markdown([["trial", "status", "cause"], *missing])]
+        parts += ["## Not finished\n", markdown_table(["trial", "status", "cause"], missing)]
     parts += [f"![{name.removesuffix('.png')}]({name})\n" for name in pictures]
     parts.append(f"Every number: [{TRIALS}]({TRIALS}); this table: [{TABLE}]({TABLE}).\n")
     return "\n".join(parts)
@@ -143,8 +144,3 @@ def _csv(rows: Rows) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
-
-
-def _markdown(rows: Rows) -> str:
-    head, *others = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *others))
