@@ -52,6 +52,26 @@ def test_an_impossible_model_is_refused_before_anything_else(command: str, capsy
     assert "1, 4, 16, 64, 256, 1024, 4096" in said
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["pipeline", "--scale", "smoke"], "pipeline is now called demo"),
+        (["report", "a", "b"], "report is now called compare"),
+        (["evaluate", "data=davis17"], "write dataset=davis17"),
+    ],
+)
+def test_an_old_word_is_answered_with_the_new_one(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in refused(capsys, *words)
+
+
+def test_what_the_page_took_is_sent_from_the_demo_to_the_app(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["demo", "--weights", "random"])
+    assert "`edgetam app`" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words", [["train", "--help"], ["train", "--cfg", "job"]])
 def test_a_reader_may_leave_before_the_end(words: list[str]) -> None:
     told = subprocess.Popen(

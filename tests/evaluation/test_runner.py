@@ -256,7 +256,7 @@ def test_reports_about_different_things_are_not_compared(tmp_path: Path) -> None
         (["prompt=box"], "prompt=box goes with protocol=first_frame"),
         (["protocol=first_frame", "prompt=scribble"], "no prompt 'scribble'"),
         (["dataset=davis18"], "no data set 'davis18'"),
-        (["precision=fp8"], "use auto, fp32 or bf16"),
+        (["precision=fp8"], "use one of auto, fp32, bf16"),
         (["device=tpu"], "use auto, cpu, mps, cuda"),
         (["protocol=pvs_online", "export=true"], "Use vos or first_frame"),
         (["protocol=pvs_online", "rounds=0"], "rounds and clicks are at least 1"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from edgetam_pl.metrics.jf import region_similarity
+from edgetam_pl.metrics.jf import Scores, region_similarity
 
 
 class ClickIoU(Metric):
@@ -45,9 +46,14 @@ class ClickIoU(Metric):
                 f"expected ({self.clicks}, O, H, W) and (O, H, W)."
             )
         found, wanted = prediction.cpu().numpy(), truth.cpu().numpy()
-        for click in range(self.clicks):
-            self.sums[click] += float(region_similarity(found[click], wanted).sum())
-        self.num_masks += len(wanted)
+        self.add(np.array([region_similarity(masks, wanted) for masks in found]))
+
+    def add(self, iou: Scores) -> None:
+        """Add O masks whose IoU after each click, in 0 ... 1, is known already: (K, O)."""
+        self._update_count += 1  # to torchmetrics this is an update, after which a result that was kept is old
+        self._computed = None
+        self.sums += torch.from_numpy(iou.sum(axis=1)).to(self.sums)
+        self.num_masks += iou.shape[1]
 
     def compute(self) -> Tensor:
         """(K,) mIoU in 0 ... 100; NaN when no rank has seen a mask."""

@@ -132,6 +132,8 @@ class JF(Metric):
 
     def add(self, j: Scores, f: Scores) -> None:
         """Add objects whose means over frames, in 0 ... 1, are known already: (O,) each."""
+        self._update_count += 1  # to torchmetrics this is an update, after which a result that was kept is old
+        self._computed = None
         self.sum_j += float(np.sum(j))
         self.sum_f += float(np.sum(f))
         self.num_objects += len(j)

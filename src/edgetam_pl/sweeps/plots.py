@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from edgetam_pl.evaluation.reporting.charts import COLOURS
 from edgetam_pl.io.atomic import atomic_path
+from edgetam_pl.io.overlay import COLOURS
 from edgetam_pl.sweeps.outcomes import COSTS, Configuration, front_cost, pareto
 
 VERBS = ("encode", "attend", "decode", "memorize")

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgetam_pl.evaluation.scoring import ObjectScore
 from edgetam_pl.io.tables import text_table
+from edgetam_pl.metrics.clicks import ClickIoU
+from edgetam_pl.metrics.groups import SeenUnseen
+from edgetam_pl.metrics.jf import JF
 
 FORMAT = 1
 """Of the JSON."""
@@ -42,18 +48,27 @@ class Report:
     conditions: Mapping[str, Any] = field(default_factory=dict)
     """What a reader must know to reproduce the numbers; plain values."""
 
+    @cached_property
+    def _means(self) -> dict[str, float]:
+        """`j`, `f` and `jf` over rows, by the metric that also reduces over ranks."""
+        metric = JF()
+        metric.add(np.array([row.mean_j / 100 for row in self.rows]), np.array([row.mean_f / 100 for row in self.rows]))
+        return {name: float(value) for name, value in metric.compute().items()}
+
     @property
     def j(self) -> float:
         """Mean over objects of the mean over frames (and over rounds, where there are several)."""
-        return _mean(row.mean_j for row in self.rows)
+        return self._means["j"]
 
     @property
     def f(self) -> float:
-        return _mean(row.mean_f for row in self.rows)
+        """As `j`; NaN where boundaries are not measured."""
+        return self._means["f"]
 
     @property
     def jf(self) -> float:
-        return (self.j + self.f) / 2
+        """The mean of both."""
+        return self._means["jf"]
 
     @property
     def score(self) -> float:
@@ -62,18 +77,26 @@ class Report:
             return self.g
         return self.j if math.isnan(self.f) else self.jf
 
+    @cached_property
+    def _by_group(self) -> dict[str, float]:
+        """What `SeenUnseen` makes of the rows that have a group; empty where none has."""
+        metric, rows = SeenUnseen(), [row for row in self.rows if row.group]
+        if not rows:
+            return {}
+        j, f = [row.mean_j / 100 for row in rows], [row.mean_f / 100 for row in rows]
+        metric.update(j, f, [row.group == "seen" for row in rows])
+        return {name: float(value) for name, value in metric.compute().items()}
+
     @property
     def groups(self) -> dict[str, tuple[float, float]]:
         """(J, F) of the seen and the unseen objects, where the data set distinguishes them."""
         names = sorted({row.group for row in self.rows} - {""})
-        members = {name: [row for row in self.rows if row.group == name] for name in names}
-        return {name: (_mean(r.mean_j for r in rows), _mean(r.mean_f for r in rows)) for name, rows in members.items()}
+        return {name: (self._by_group[f"j_{name}"], self._by_group[f"f_{name}"]) for name in names}
 
     @property
     def g(self) -> float | None:
         """YouTube-VOS: the mean of J and F of seen and unseen objects; None unless both are there."""
-        groups = self.groups
-        return _mean(value for pair in groups.values() for value in pair) if set(groups) == {"seen", "unseen"} else None
+        return self._by_group["g"] if len(self.groups) == 2 else None
 
     @property
     def rounds(self) -> tuple[int, ...]:
@@ -94,7 +117,9 @@ class Report:
     def headline(self) -> dict[str, float]:
         """The numbers of a table's row, by the names people know them by."""
         if self.conditions.get("protocol") == "sa":
-            return {f"mIoU@{k}": self.of_round(k).j for k in self.rounds}
+            metric = ClickIoU(clicks=len(self.rounds))
+            metric.add(np.array([[row.mean_j / 100 for row in self.rows if row.round == k] for k in self.rounds]))
+            return {f"mIoU@{k}": float(value) for k, value in zip(self.rounds, metric.compute())}
         if self.g is not None:
             pairs = {f"{m}_{name}": pair[i] for i, m in enumerate("JF") for name, pair in self.groups.items()}
             return {"G": self.g, **pairs}
@@ -176,11 +201,6 @@ def row_of_json(values: Mapping[str, Any]) -> ObjectScore:
 def _picture(folder: Path | None, name: str) -> bytes | None:
     path = None if folder is None else folder / f"{name}.jpg"
     return path.read_bytes() if path is not None and path.is_file() else None
-
-
-def _mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return sum(found) / len(found) if found else float("nan")
 
 
 def _finite(value: float) -> float | None:
