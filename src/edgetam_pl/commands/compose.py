@@ -10,6 +10,7 @@ import re
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -235,11 +236,14 @@ def _type_at(schema: type, key: str) -> tuple[bool, Any]:
     for name in key.split("."):
         if not is_dataclass(kind):
             return False, None
-        kind = get_type_hints(kind).get(name)
+        kind = _hints(kind).get(name)
         inner = [one for one in get_args(kind) if one is not type(None)]
         optional = get_origin(kind) in (Union, types.UnionType) and len(inner) < len(get_args(kind))
         kind = inner[0] if optional else kind
     return optional, kind
+
+
+_hints = cache(get_type_hints)
 
 
 # ---------------------------------------------------------------------- mistakes
