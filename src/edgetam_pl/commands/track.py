@@ -20,10 +20,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from edgetam_pl.build import build_model
-from edgetam_pl.commands.compose import composed
+from edgetam_pl.build import load_model
+from edgetam_pl.commands.compose import model_config
 from edgetam_pl.commands.prompt_flags import Prompt, Say, object_number, read_prompts
-from edgetam_pl.config import BenchConfig
 from edgetam_pl.inference.optimised import FastTracker
 from edgetam_pl.interactive.options import SessionOptions
 from edgetam_pl.interactive.session import Session
@@ -32,10 +31,6 @@ from edgetam_pl.io.frames import FrameMasks, Frames
 from edgetam_pl.io.label_png import read_labels, write_labels
 from edgetam_pl.io.overlay import paint_labels
 from edgetam_pl.io.video import VideoFile, VideoWriter, fill_holes, open_video
-from edgetam_pl.weights import load_into
-
-RANDOM = "random"
-"""Instead of weights: random numbers, to try an architecture."""
 
 EPILOG = """\
 Coordinates are pixels of the video; @FRAME is the frame that a prompt is for, 0 if left out. --object N says which object
@@ -78,26 +73,22 @@ def load_tracker(model: str, weights: str | None, *, device: str = "cpu", seed: 
     Raises:
         ValueError: no weights, no such model or device, or weights of another model.
     """
-    if not weights:
-        raise ValueError(
-            "No weights were given. Give --weights FILE: the official edgetam.pt (github.com/facebookresearch/EdgeTAM, "
-            "folder checkpoints) or a checkpoint of your own training; or --weights random to try the architecture."
-        )
-    try:
-        cfg = composed(BenchConfig, command="bench", overrides=[f"model={model}"])[0].model
-    except ValueError as error:
-        raise ValueError(f"There is no model {model}. {error}") from error
+    place = checked_device(device)
+    return FastTracker(load_model(model_config(model), weights, seed=seed).to(place))
+
+
+def checked_device(device: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        ValueError: it cannot be used here.
+    """
     try:
         place = torch.device(device)
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device is {device}, which cannot be used here ({error}); use cpu.") from error
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        built = build_model(cfg).eval()
-    if weights != RANDOM:
-        load_into(built, weights)
-    return FastTracker(built.to(place))
+    return place
 
 
 def options_of(args: argparse.Namespace) -> SessionOptions:
