@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -44,6 +47,17 @@ MACROS = ("experiment", "scale", "recipe", "latents")
 Schema = TypeVar("Schema")
 
 
+class OwnConfigs(SearchPathPlugin):
+    """Hydra looks into a user's own configs/ below the working directory before ours."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for path in resources.folders(resources.CONFIGS)[:-1]:
+            search_path.prepend("own files", f"file://{path}")
+
+
+Plugins.instance().register(OwnConfigs)
+
+
 def composed(schema: type[Schema], *, command: str, overrides: list[str]) -> tuple[Schema, DictConfig]:
     """The checked configuration of one command, as dataclasses and as the composed YAML.
 
@@ -59,11 +73,9 @@ def composed(schema: type[Schema], *, command: str, overrides: list[str]) -> tup
         _check_word(word, schema, command)
     ConfigStore.instance().store(name=f"{command}_schema", node=schema)
     GlobalHydra.instance().clear()
-    first, *others = resources.folders(resources.CONFIGS)
-    search = [f"hydra.searchpath=[{','.join(_quoted(f'file://{path}') for path in others)}]"] if others else []
     try:
-        with initialize_config_dir(config_dir=str(first), version_base="1.3"):
-            cfg = compose(config_name=command, overrides=[*search, *(literal(word, schema) for word in words)])
+        with initialize_config_dir(config_dir=str(CONFIGS), version_base="1.3"):
+            cfg = compose(config_name=command, overrides=[literal(word, schema) for word in words])
         OmegaConf.resolve(cfg)
         result = cast(Schema, OmegaConf.to_object(cfg))
     except (HydraException, OmegaConfBaseException) as error:

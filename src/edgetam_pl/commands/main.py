@@ -213,19 +213,23 @@ def _load(module: str, function: str) -> Callable[[Any], Any]:
     return getattr(import_module(module), function)
 
 
+EXTRAS = {
+    "submitit": "cluster",
+    "coremltools": "export",
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnxruntime": "export",
+    "sklearn": "export",
+    "gradio": "demo",
+}
+"""Module -> the extra that installs it."""
+
+
 def _missing(error: ModuleNotFoundError) -> str:
-    extra = {
-        "submitit": "cluster",
-        "coremltools": "export",
-        "onnx": "export",
-        "onnxscript": "export",
-        "onnxruntime": "export",
-        "gradio": "demo",
-    }
     package = (error.name or "").partition(".")[0]
-    if package not in extra:
+    if package not in EXTRAS:
         raise error
-    return f"this needs the package {package}; install it with: pip install 'edgetam-pl[{extra[package]}]'"
+    return f"this needs the package {package}; install it with: pip install 'edgetam-pl[{EXTRAS[package]}]'"
 
 
 def _help(name: str, command: Composed) -> str:

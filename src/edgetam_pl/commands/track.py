@@ -73,6 +73,11 @@ def load_tracker(model: str, weights: str | None, *, device: str = "cpu", seed: 
     Raises:
         ValueError: no weights, no such model or device, or weights of another model.
     """
+    if not weights:
+        raise ValueError(
+            "No weights were given. Give --weights FILE: the official edgetam.pt (github.com/facebookresearch/EdgeTAM, "
+            "folder checkpoints) or a checkpoint of your own training; or --weights random to try the architecture."
+        )
     place = checked_device(device)
     return FastTracker(load_model(model_config(model), weights, seed=seed).to(place))
 
