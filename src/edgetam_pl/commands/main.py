@@ -6,6 +6,7 @@ nobody who does not need it.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import errno
 import inspect
@@ -15,6 +16,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -282,9 +284,14 @@ def _dataclass_of(field: dataclasses.Field[Any]) -> type | None:
 
 def field_docs(schema: type) -> dict[str, str]:
     """The strings under the fields of a dataclass: its documentation, read from the source."""
-    source = textwrap.dedent(inspect.getsource(schema))
-    pairs = re.findall(r'^    (\w+): [^\n]*\n    """(.*?)"""', source, flags=re.M | re.S)
-    return {name: " ".join(text.split()) for name, text in pairs}
+    defined = ast.parse(textwrap.dedent(inspect.getsource(schema))).body[0]
+    assert isinstance(defined, ast.ClassDef)
+    return {
+        field.target.id: " ".join(text.value.value.split())
+        for field, text in pairwise(defined.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
+    }
 
 
 if __name__ == "__main__":

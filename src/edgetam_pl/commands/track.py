@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from edgetam_pl.build import load_model
 from edgetam_pl.commands.compose import model_config
-from edgetam_pl.commands.prompt_flags import Prompt, Say, object_number, read_prompts
+from edgetam_pl.commands.prompt_flags import Prompt, PromptAction, object_number, read_prompts
 from edgetam_pl.inference.optimised import FastTracker
 from edgetam_pl.interactive.options import SessionOptions
 from edgetam_pl.interactive.session import Session
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     """
     args = _parser().parse_args(argv)
     video = open_video(args.video)
-    prompts = read_prompts(args.said)
+    prompts = read_prompts(args.prompts)
     out = _free_outputs(args)
     if args.frames is not None and args.frames < 1:
         raise ValueError(f"--frames is {args.frames}; it must be at least 1.")
@@ -243,16 +243,16 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(said=[], current=1)
+    parser.set_defaults(prompts=[], current=1)
     parser.add_argument("video", help="video file, or folder of images")
-    parser.add_argument("--point", action=Say, metavar="X,Y[@FRAME]", help="a point on the object")
-    parser.add_argument("--negative", action=Say, metavar="X,Y[@FRAME]", help="a point that is not on the object")
-    parser.add_argument("--box", action=Say, metavar="X0,Y0,X1,Y1[@FRAME]", help="a box around the object")
+    parser.add_argument("--point", action=PromptAction, metavar="X,Y[@FRAME]", help="a point on the object")
+    parser.add_argument("--negative", action=PromptAction, metavar="X,Y[@FRAME]", help="a point that is not on the object")
+    parser.add_argument("--box", action=PromptAction, metavar="X0,Y0,X1,Y1[@FRAME]", help="a box around the object")
     parser.add_argument(
-        "--mask", action=Say, metavar="FILE[@FRAME]", help="the object itself, as an image of the video's size"
+        "--mask", action=PromptAction, metavar="FILE[@FRAME]", help="the object itself, as an image of the video's size"
     )
     parser.add_argument(
-        "--object", action=Say, type=object_number, metavar="N", help="what follows is about object N, 1 to 255"
+        "--object", action=PromptAction, type=object_number, metavar="N", help="what follows is about object N, 1 to 255"
     )
     parser.add_argument("--weights", help="checkpoint (official or ours), or `random`")
     parser.add_argument("--model", default="edgetam", help="a model of the zoo: a file in configs/model (default: edgetam)")
