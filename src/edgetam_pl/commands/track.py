@@ -6,11 +6,6 @@ Writes an overlay video, a palette PNG a frame, and a JSON with a COCO RLE for e
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -27,6 +22,7 @@ from edgetam_pl.inference.optimised import FastTracker
 from edgetam_pl.interactive.options import SessionOptions
 from edgetam_pl.interactive.session import Session
 from edgetam_pl.io import rle
+from edgetam_pl.io.atomic import atomic_path, write_json
 from edgetam_pl.io.frames import FrameMasks, Frames
 from edgetam_pl.io.label_png import read_labels, write_labels
 from edgetam_pl.io.overlay import paint_labels
@@ -59,10 +55,11 @@ def main(argv: list[str]) -> int:
     session = Session(tracker, video, options=options_of(args), device=args.device, fill_holes=fill_holes)
     for prompt in prompts:
         say(session, prompt)
-    with _folder(out.masks) as folder:
+    with atomic_path(out.masks) as folder:
+        folder.mkdir()
         found = _follow(session, folder, max_frames=args.frames, both_ways=args.both_ways, quiet=args.quiet)
         _write_video(out.video, video, folder, last=max(found), quiet=args.quiet)
-        _write_json(out.json, _record(args, video, prompts, found))
+        write_json(out.json, _record(args, video, prompts, found), indent=None)
     print(f"{len(found)} frames, objects {', '.join(map(str, session.objects))}: {out.video}, {out.masks}/, {out.json}")
     return 0
 
@@ -177,31 +174,10 @@ def _rate(video: Frames) -> Fraction:
     return video.rate if isinstance(video, VideoFile) else Fraction(25)
 
 
-def _write_json(path: Path, record: dict[str, Any]) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(record))
-    os.replace(part, path)
-
-
 def _write_video(path: Path, video: Frames, folder: Path, *, last: int, quiet: bool) -> None:
     with VideoWriter(path, size=video.size, rate=_rate(video)) as writer:
         for t in tqdm(range(last + 1), desc="writing", unit="frame", disable=quiet):
             writer.write(paint_labels(video[t], read_labels(folder / f"{t:05d}.png")))
-
-
-@contextmanager
-def _folder(path: Path) -> Iterator[Path]:
-    """A folder that gets its name when it is complete, and disappears when it is not."""
-    part = path.with_name(f".{path.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        yield part
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(part, path)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 # ---------------------------------------------------------------------- the command line
