@@ -99,7 +99,7 @@ def load_model(cfg: ModelConfig, weights: str | Path | None, *, seed: int = 0) -
     """
     if not weights:
         raise ValueError(
-            "No weights were given. Name a checkpoint: the official edgetam.pt (github.com/facebookresearch/EdgeTAM, "
+            "weights is empty; name a checkpoint: the official edgetam.pt (github.com/facebookresearch/EdgeTAM, "
             "folder checkpoints) or one of your own training; or `random`, to try the architecture."
         )
     with torch.random.fork_rng(devices=[]):

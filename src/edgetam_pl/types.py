@@ -1,4 +1,4 @@
-"""The nouns that cross module boundaries (house rule: a type for each noun, never a dict).
+"""The nouns that cross module boundaries: a type for each, never a dict.
 
 Letters, the same in every file: B videos, T frames, O objects, N tokens, M candidate masks, P points,
 S the square input side in pixels, C the model width (256 in the paper), D the memory width (64 in the paper).

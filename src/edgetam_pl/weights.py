@@ -204,7 +204,8 @@ def official_name(ours: str) -> str:
 
 
 def write(content: Mapping[str, object], path: Path) -> None:
-    """Save to a temporary name beside `path`, then rename: a file that exists is complete."""
+    """Save to a temporary name beside `path`, then rename: a file that exists is complete. The temporary name does not end
+    like a checkpoint (as that of io.atomic would), so that what a killed process leaves is never taken for one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+import doctest
+import re
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
+import edgetam_pl.commands.compose as compose_module
+from edgetam_pl import config
 from edgetam_pl.build import build_model
 from edgetam_pl.commands.compose import CONFIGS, EXPERIMENTS, composed
-from edgetam_pl.config import ModelConfig, TrainConfig
+from edgetam_pl.commands.main import field_docs
+from edgetam_pl.config import EvaluateConfig, ModelConfig, TrainConfig, choices
+from edgetam_pl.losses.distill import DISTANCES
 from edgetam_pl.sweeps import local
 from edgetam_pl.sweeps.sweep_config import read_sweep
+from edgetam_pl.training.distillation import STAGES
 from edgetam_pl.training.fit import build_module, check
 
 GROUPS = ("model", "stage", "data", "trainer", "logger", "launcher")
@@ -153,3 +162,82 @@ def test_training_starts_the_trunk_from_the_file_it_is_given(tmp_path: Path) -> 
     module = build_module(compose(*words, f"trunk_weights={tmp_path / 'trunk.pth'}"))
     found = module.student.image_encoder.trunk.body.state_dict()
     assert all(torch.equal(found[name], tensor) for name, tensor in given.items())
+
+
+PATHS = (
+    "ck/epoch=3-step=100.ckpt", "a,b.pt", "模型.pt", "final (1).pt", "x[1].pt", "it's.pt", "a b.pt", "{x}.pt", "50%.pt",
+    "runs/with = and, comma", "back\\slash", "ends\\", "#1.pt", "null.pt", 'say "x".pt', "a:b.pt", "@x", "-x.pt", "1e3",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_path_is_taken_as_it_stands(path: str) -> None:
+    cfg = compose(f"weights={path}", f"out={path}", f"validation.root={path}")
+    assert (cfg.weights, cfg.out, cfg.validation.root) == (path, path, path)
+    found = composed(EvaluateConfig, command="evaluate", overrides=[f"weights={path}", f"root={path}"])[0]
+    assert (found.weights, found.root) == (path, path)
+
+
+def test_home_null_quotes_and_other_keys_keep_their_meaning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert compose("weights=~/x.pt", "seed=4").weights == "/home/somebody/x.pt"
+    assert compose("weights=null", "seed=5").weights is None
+    assert compose("out='a b'", "seed=6").out == "a b"
+    assert compose("out=runs/${model.name}", "seed=7").out == "runs/edgetam"
+
+
+@pytest.mark.parametrize(
+    ("words", "nearest"),
+    [
+        (["model=edgtam"], "edgetam"),
+        (["stage=vidoe"], "video"),
+        (["model@teacher=toy_techer"], "toy_teacher"),
+        (["experiment=tab3b_globl"], "tab3b_global"),
+        (["scale=tyo"], "toy"),
+        (["--dry-run"], "dry_run"),
+        (["model.memory_block=3"], "memory_blocks"),
+        (["wieghts=a.pt"], "weights"),
+        (["stage.candidates=bets"], "best"),
+        (["logger.kind=wandbb"], "wandb"),
+    ],
+)
+def test_a_wrong_word_is_answered_with_the_nearest(words: list[str], nearest: str) -> None:
+    with pytest.raises(ValueError, match=rf"Did you mean {re.escape(nearest)}\?"):
+        compose(*words)
+
+
+@pytest.mark.parametrize(
+    ("word", "new"),
+    [
+        ("weights_for=images", "load_parts=images"),
+        ("model.locality=3", "model.cross_attention_bias_init=3"),
+        ("teacher.locality=3", "teacher.cross_attention_bias_init=3"),
+    ],
+)
+def test_a_key_of_earlier_versions_is_answered_with_its_new_name(word: str, new: str) -> None:
+    with pytest.raises(ValueError, match=f"use {re.escape(new)}"):
+        compose(word)
+
+
+def test_a_teacher_may_be_named_without_its_group() -> None:
+    assert compose("teacher=toy_teacher").teacher == compose("model@teacher=toy_teacher").teacher
+
+
+def test_every_field_of_the_schema_is_documented() -> None:
+    for name in config.__all__:
+        schema = getattr(config, name)
+        assert {field.name for field in dataclasses.fields(schema)} == set(field_docs(schema)), name
+
+
+def test_what_the_modules_accept_is_what_the_schema_declares() -> None:
+    """A choice that is declared with its field is the same list where it is understood."""
+    choices = {field.name: field.metadata.get("choices") for field in dataclasses.fields(config.StageConfig)}
+    assert set(choices["name"]) == set(STAGES)
+    assert set(choices["distance"]) == set(DISTANCES)
+
+
+@pytest.mark.parametrize("module", [choices, compose_module])
+def test_examples_in_docstrings_are_right(module: ModuleType) -> None:
+    result = doctest.testmod(module)
+    assert result.attempted
+    assert not result.failed

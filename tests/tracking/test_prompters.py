@@ -231,7 +231,7 @@ def test_the_plans_order_is_the_order_of_the_clip() -> None:
 
 
 def test_the_teacher_hears_what_the_student_heard() -> None:
-    """The student's points and boxes, but the teacher's own logits to improve on (house rule 3.19 a)."""
+    """The student's points and boxes, but the teacher's own logits to improve on."""
     plan = PromptPlan((0, 3), by_points=True, boxed=(True, False), corrected=(0, 2), from_truth=NEVER * 2)
     people = SimulatedClicks(_truth(5), plan, _clicks())
     _, student = _track(people, 5)

@@ -19,14 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgetam_pl.build import build_model
+from edgetam_pl.build import RANDOM, load_model
 from edgetam_pl.config import BenchConfig
 from edgetam_pl.inference.optimised import FastTracker
 from edgetam_pl.interactive.options import OptionedTracker, SessionOptions
 from edgetam_pl.tracking.bank import MemoryBank, RecallPolicy
 from edgetam_pl.tracking.step import observe, remember
 from edgetam_pl.types import EMPTY_RECALL, ImageFeatures, Prompts
-from edgetam_pl.weights import load_into
 
 VERBS = ("encode", "attend", "decode", "memorize", "step")
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -185,12 +184,8 @@ def _full_bank(tracker: OptionedTracker, features: ImageFeatures, *, rows: int) 
 
 
 def _tracker(cfg: BenchConfig, device: torch.device) -> FastTracker:
-    torch.manual_seed(cfg.seed)
-    model = build_model(cfg.model).eval()
-    if cfg.weights is not None:
-        load_into(model, cfg.weights)
     return FastTracker(
-        model.to(device),
+        load_model(cfg.model, cfg.weights or RANDOM, seed=cfg.seed).to(device),
         fused=cfg.fuse,
         channels_last=cfg.channels_last,
         compiled=cfg.compile,

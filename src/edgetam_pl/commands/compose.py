@@ -10,13 +10,17 @@ import re
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -43,6 +47,17 @@ MACROS = ("experiment", "scale", "recipe", "latents")
 Schema = TypeVar("Schema")
 
 
+class OwnConfigs(SearchPathPlugin):
+    """Hydra looks into a user's own configs/ below the working directory before ours."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for path in resources.folders(resources.CONFIGS)[:-1]:
+            search_path.prepend("own files", f"file://{path}")
+
+
+Plugins.instance().register(OwnConfigs)
+
+
 def composed(schema: type[Schema], *, command: str, overrides: list[str]) -> tuple[Schema, DictConfig]:
     """The checked configuration of one command, as dataclasses and as the composed YAML.
 
@@ -58,11 +73,9 @@ def composed(schema: type[Schema], *, command: str, overrides: list[str]) -> tup
         _check_word(word, schema, command)
     ConfigStore.instance().store(name=f"{command}_schema", node=schema)
     GlobalHydra.instance().clear()
-    first, *others = resources.folders(resources.CONFIGS)
-    search = [f"hydra.searchpath=[{','.join(_quoted(f'file://{path}') for path in others)}]"] if others else []
     try:
-        with initialize_config_dir(config_dir=str(first), version_base="1.3"):
-            cfg = compose(config_name=command, overrides=[*search, *(literal(word, schema) for word in words)])
+        with initialize_config_dir(config_dir=str(CONFIGS), version_base="1.3"):
+            cfg = compose(config_name=command, overrides=[literal(word, schema) for word in words])
         OmegaConf.resolve(cfg)
         result = cast(Schema, OmegaConf.to_object(cfg))
     except (HydraException, OmegaConfBaseException) as error:
@@ -235,11 +248,14 @@ def _type_at(schema: type, key: str) -> tuple[bool, Any]:
     for name in key.split("."):
         if not is_dataclass(kind):
             return False, None
-        kind = get_type_hints(kind).get(name)
+        kind = _hints(kind).get(name)
         inner = [one for one in get_args(kind) if one is not type(None)]
         optional = get_origin(kind) in (Union, types.UnionType) and len(inner) < len(get_args(kind))
         kind = inner[0] if optional else kind
     return optional, kind
+
+
+_hints = cache(get_type_hints)
 
 
 # ---------------------------------------------------------------------- mistakes

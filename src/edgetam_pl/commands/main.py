@@ -6,6 +6,7 @@ nobody who does not need it.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import errno
 import inspect
@@ -15,12 +16,15 @@ import sys
 import textwrap
 from collections.abc import Callable
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
 from edgetam_pl import config
+from edgetam_pl.config.choices import did_you_mean
+from edgetam_pl.io import resources
 from edgetam_pl.io.environment import VERSION
 
 
@@ -119,11 +123,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     name, rest = words[0], words[1:]
     command = COMMANDS.get(name)
-    if name in RENAMED:
-        print(f"edgetam: the command {name} is now called {RENAMED[name]}: edgetam {RENAMED[name]} ...", file=sys.stderr)
-        return 2
     if command is None:
-        print(f"edgetam: there is no command {name!r}; known ones: {', '.join(COMMANDS)}.", file=sys.stderr)
+        print(f"edgetam: {_unknown_command(name)}", file=sys.stderr)
         return 2
     try:
         if rest and (name, rest[0]) in SUBCOMMANDS:
@@ -148,6 +149,12 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 130
+
+
+def _unknown_command(name: str) -> str:
+    if name in RENAMED:
+        return f"the command {name} is now called {RENAMED[name]}: edgetam {RENAMED[name]} ..."
+    return f"there is no command {name!r}; known ones: {', '.join(COMMANDS)}.{did_you_mean(name, COMMANDS)}"
 
 
 def _say(text: str) -> None:
@@ -183,7 +190,8 @@ def _run_composed(name: str, command: Composed, words: list[str]) -> int:
     overrides = [word for word in words if word not in {"--cfg", "job"}]
     cfg, raw = composed(getattr(config, command.schema), command=name, overrides=overrides)
     if "--cfg" in words:
-        _say(OmegaConf.to_yaml(raw).rstrip())
+        own = [f"# {path} of this folder is used in place of the package's." for path in resources.shadowing()]
+        _say("\n".join([*own, OmegaConf.to_yaml(raw).rstrip()]))
         return 0
     _refuse_impossible_models(cfg)
     return _status(_load(command.module, "run")(cfg))
@@ -207,36 +215,39 @@ def _load(module: str, function: str) -> Callable[[Any], Any]:
     return getattr(import_module(module), function)
 
 
+EXTRAS = {
+    "submitit": "cluster",
+    "coremltools": "export",
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnxruntime": "export",
+    "sklearn": "export",
+    "gradio": "demo",
+}
+"""Module -> the extra that installs it."""
+
+
 def _missing(error: ModuleNotFoundError) -> str:
-    extra = {
-        "submitit": "cluster",
-        "coremltools": "export",
-        "onnx": "export",
-        "onnxscript": "export",
-        "onnxruntime": "export",
-        "gradio": "demo",
-    }
     package = (error.name or "").partition(".")[0]
-    if package not in extra:
+    if package not in EXTRAS:
         raise error
-    return f"this needs the package {package}; install it with: pip install 'edgetam-pl[{extra[package]}]'"
+    return f"this needs the package {package}; install it with: pip install 'edgetam-pl[{EXTRAS[package]}]'"
 
 
 def _help(name: str, command: Composed) -> str:
     """Groups and keys of a composed command, each key with its default and the docstring of its field."""
-    from edgetam_pl.commands.compose import CONFIGS, EXPERIMENTS
-
     lines = [f"edgetam {name}: {command.summary}", "", f"  {command.example}", ""]
     lines.append(
         f"Words are key=value. Defaults: configs/{name}.yaml. --cfg job prints the composed configuration and stops."
     )
-    groups = _groups(CONFIGS / f"{name}.yaml")
+    entry = resources.find(resources.CONFIGS, f"{name}.yaml")
+    groups = _groups(entry) if entry else []
     if groups:
         lines += ["", "Groups (group=choice):"]
-        lines += [f"  {group:<9} {', '.join(sorted(p.stem for p in (CONFIGS / group).glob('*.yaml')))}" for group in groups]
+        lines += [f"  {group:<9} {', '.join(resources.names(resources.CONFIGS, group))}" for group in groups]
     if name == "train":
-        known = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
-        lines.append(f"  experiment {', '.join(known) or 'none yet'}")
+        lines.append(f"  experiment {', '.join(resources.names(resources.EXPERIMENTS))}")
+        lines.append(f"  scale {', '.join(resources.names(resources.EXPERIMENTS, 'scales'))}")
     lines += ["", "Keys:", *_keys(getattr(config, command.schema), prefix="")]
     return "\n".join(lines)
 
@@ -268,15 +279,19 @@ def _keys(schema: type, *, prefix: str) -> list[str]:
 
 def _dataclass_of(field: dataclasses.Field[Any]) -> type | None:
     """The dataclass a field holds, alone, optional or in a list."""
-    found = re.findall(r"\b(\w+Config|DataSource|LossWeights)\b", str(field.type))
-    return getattr(config, found[0]) if found else None
+    return next((getattr(config, name) for name in re.findall(r"\w+", str(field.type)) if name in config.__all__), None)
 
 
 def field_docs(schema: type) -> dict[str, str]:
     """The strings under the fields of a dataclass: its documentation, read from the source."""
-    source = textwrap.dedent(inspect.getsource(schema))
-    pairs = re.findall(r'^    (\w+): [^\n]*\n    """(.*?)"""', source, flags=re.M | re.S)
-    return {name: " ".join(text.split()) for name, text in pairs}
+    defined = ast.parse(textwrap.dedent(inspect.getsource(schema))).body[0]
+    assert isinstance(defined, ast.ClassDef)
+    return {
+        field.target.id: " ".join(text.value.value.split())
+        for field, text in pairwise(defined.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
+    }
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What to follow, said on the command line: points, boxes and masks of objects on frames."""
+"""What to follow, as flags of the command line: points, boxes and masks of objects on frames."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgetam_pl.io.video import read_label_map
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is said to the session about one object on one frame."""
+    """One prompt about one object on one frame."""
 
     object_id: int
     frame: int
@@ -26,19 +26,19 @@ class Prompt:
     mask: np.ndarray | None = field(default=None, compare=False)  # (H, W) bool
 
 
-def read_prompts(said: Sequence[tuple[int, str, str]]) -> list[Prompt]:
+def read_prompts(given: Sequence[tuple[int, str, str]]) -> list[Prompt]:
     """Prompts by frame, from (object, flag, text) in the order of the command line; points of one frame go together.
 
     Raises:
-        ValueError: nothing was said, or a text that is no point, box or mask.
+        ValueError: no prompt at all, or a text that is no point, box or mask.
 
     >>> read_prompts([(1, "point", "10,20"), (1, "negative", "5,6"), (2, "box", "0,0,9,9@5")])[0].labels
     (1, 0)
     """
-    if not said:
+    if not given:
         raise ValueError("There is nothing to follow; give --point x,y, --box x0,y0,x1,y1 or --mask FILE.")
     prompts: dict[tuple[int, int, bool], Prompt] = {}
-    for number, flag, text in said:
+    for number, flag, text in given:
         words, _, frame = text.rpartition("@") if re.search(r"@\d+$", text) else (text, "", "0")
         if flag == "mask":
             for one in _masks(Path(words), number, int(frame)):
@@ -77,7 +77,7 @@ def _masks(path: Path, number: int, frame: int) -> list[Prompt]:
     return [Prompt(label, frame, mask=labels == label) for label in found]
 
 
-class Say(argparse.Action):
+class PromptAction(argparse.Action):
     """Collects prompts in order, each with the object named last."""
 
     def __call__(
@@ -87,7 +87,7 @@ class Say(argparse.Action):
         if flag == "object":
             namespace.current = values
         else:
-            namespace.said = [*namespace.said, (namespace.current, flag, values)]
+            namespace.prompts = [*namespace.prompts, (namespace.current, flag, values)]
 
 
 def object_number(text: str) -> int:

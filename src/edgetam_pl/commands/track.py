@@ -6,11 +6,6 @@ Writes an overlay video, a palette PNG a frame, and a JSON with a COCO RLE for e
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -20,22 +15,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from edgetam_pl.build import build_model
-from edgetam_pl.commands.compose import composed
-from edgetam_pl.commands.prompt_flags import Prompt, Say, object_number, read_prompts
-from edgetam_pl.config import BenchConfig
+from edgetam_pl.build import load_model
+from edgetam_pl.commands.compose import model_config
+from edgetam_pl.commands.prompt_flags import Prompt, PromptAction, object_number, read_prompts
 from edgetam_pl.inference.optimised import FastTracker
 from edgetam_pl.interactive.options import SessionOptions
 from edgetam_pl.interactive.session import Session
 from edgetam_pl.io import rle
+from edgetam_pl.io.atomic import atomic_path, write_json
 from edgetam_pl.io.frames import FrameMasks, Frames
 from edgetam_pl.io.label_png import read_labels, write_labels
 from edgetam_pl.io.overlay import paint_labels
 from edgetam_pl.io.video import VideoFile, VideoWriter, fill_holes, open_video
-from edgetam_pl.weights import load_into
-
-RANDOM = "random"
-"""Instead of weights: random numbers, to try an architecture."""
 
 EPILOG = """\
 Coordinates are pixels of the video; @FRAME is the frame that a prompt is for, 0 if left out. --object N says which object
@@ -54,7 +45,7 @@ def main(argv: list[str]) -> int:
     """
     args = _parser().parse_args(argv)
     video = open_video(args.video)
-    prompts = read_prompts(args.said)
+    prompts = read_prompts(args.prompts)
     out = _free_outputs(args)
     if args.frames is not None and args.frames < 1:
         raise ValueError(f"--frames is {args.frames}; it must be at least 1.")
@@ -64,10 +55,11 @@ def main(argv: list[str]) -> int:
     session = Session(tracker, video, options=options_of(args), device=args.device, fill_holes=fill_holes)
     for prompt in prompts:
         say(session, prompt)
-    with _folder(out.masks) as folder:
+    with atomic_path(out.masks) as folder:
+        folder.mkdir()
         found = _follow(session, folder, max_frames=args.frames, both_ways=args.both_ways, quiet=args.quiet)
         _write_video(out.video, video, folder, last=max(found), quiet=args.quiet)
-        _write_json(out.json, _record(args, video, prompts, found))
+        write_json(out.json, _record(args, video, prompts, found), indent=None)
     print(f"{len(found)} frames, objects {', '.join(map(str, session.objects))}: {out.video}, {out.masks}/, {out.json}")
     return 0
 
@@ -83,21 +75,22 @@ def load_tracker(model: str, weights: str | None, *, device: str = "cpu", seed: 
             "No weights were given. Give --weights FILE: the official edgetam.pt (github.com/facebookresearch/EdgeTAM, "
             "folder checkpoints) or a checkpoint of your own training; or --weights random to try the architecture."
         )
-    try:
-        cfg = composed(BenchConfig, command="bench", overrides=[f"model={model}"])[0].model
-    except ValueError as error:
-        raise ValueError(f"There is no model {model}. {error}") from error
+    place = checked_device(device)
+    return FastTracker(load_model(model_config(model), weights, seed=seed).to(place))
+
+
+def checked_device(device: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        ValueError: it cannot be used here.
+    """
     try:
         place = torch.device(device)
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device is {device}, which cannot be used here ({error}); use cpu.") from error
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        built = build_model(cfg).eval()
-    if weights != RANDOM:
-        load_into(built, weights)
-    return FastTracker(built.to(place))
+    return place
 
 
 def options_of(args: argparse.Namespace) -> SessionOptions:
@@ -181,31 +174,10 @@ def _rate(video: Frames) -> Fraction:
     return video.rate if isinstance(video, VideoFile) else Fraction(25)
 
 
-def _write_json(path: Path, record: dict[str, Any]) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(record))
-    os.replace(part, path)
-
-
 def _write_video(path: Path, video: Frames, folder: Path, *, last: int, quiet: bool) -> None:
     with VideoWriter(path, size=video.size, rate=_rate(video)) as writer:
         for t in tqdm(range(last + 1), desc="writing", unit="frame", disable=quiet):
             writer.write(paint_labels(video[t], read_labels(folder / f"{t:05d}.png")))
-
-
-@contextmanager
-def _folder(path: Path) -> Iterator[Path]:
-    """A folder that gets its name when it is complete, and disappears when it is not."""
-    part = path.with_name(f".{path.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        yield part
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(part, path)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 # ---------------------------------------------------------------------- the command line
@@ -247,16 +219,16 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(said=[], current=1)
+    parser.set_defaults(prompts=[], current=1)
     parser.add_argument("video", help="video file, or folder of images")
-    parser.add_argument("--point", action=Say, metavar="X,Y[@FRAME]", help="a point on the object")
-    parser.add_argument("--negative", action=Say, metavar="X,Y[@FRAME]", help="a point that is not on the object")
-    parser.add_argument("--box", action=Say, metavar="X0,Y0,X1,Y1[@FRAME]", help="a box around the object")
+    parser.add_argument("--point", action=PromptAction, metavar="X,Y[@FRAME]", help="a point on the object")
+    parser.add_argument("--negative", action=PromptAction, metavar="X,Y[@FRAME]", help="a point that is not on the object")
+    parser.add_argument("--box", action=PromptAction, metavar="X0,Y0,X1,Y1[@FRAME]", help="a box around the object")
     parser.add_argument(
-        "--mask", action=Say, metavar="FILE[@FRAME]", help="the object itself, as an image of the video's size"
+        "--mask", action=PromptAction, metavar="FILE[@FRAME]", help="the object itself, as an image of the video's size"
     )
     parser.add_argument(
-        "--object", action=Say, type=object_number, metavar="N", help="what follows is about object N, 1 to 255"
+        "--object", action=PromptAction, type=object_number, metavar="N", help="what follows is about object N, 1 to 255"
     )
     parser.add_argument("--weights", help="checkpoint (official or ours), or `random`")
     parser.add_argument("--model", default="edgetam", help="a model of the zoo: a file in configs/model (default: edgetam)")

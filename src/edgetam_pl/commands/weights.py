@@ -13,9 +13,9 @@ import torch
 from omegaconf import OmegaConf
 
 from edgetam_pl import weights
-from edgetam_pl.build import build_model
-from edgetam_pl.commands.compose import composed
-from edgetam_pl.config import ModelConfig, ShowConfig
+from edgetam_pl.build import build_model, load_model
+from edgetam_pl.commands.compose import model_config
+from edgetam_pl.config import ModelConfig
 from edgetam_pl.io.environment import VERSION
 
 
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
     Raises:
         ValueError: a file that is missing, truncated, no checkpoint, or of another model.
     """
-    parser = argparse.ArgumentParser(prog="edgetam weights", description="AugmentParams into checkpoints, and convert them.")
+    parser = argparse.ArgumentParser(prog="edgetam weights", description="Look into checkpoints, and convert them.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="inspect | convert")
     look = commands.add_parser("inspect", help="which model a file seems to hold, and what our training wrote about it")
     look.add_argument("file", type=Path, metavar="FILE", help="an official .pt, or one of our checkpoints")
@@ -81,7 +81,7 @@ def convert(source: Path, target: Path, *, model: Sequence[str] = (), to: str | 
     """
     found = weights.contents(source)
     cfg = _config(source, found, model)
-    built = weights.load_into(build_model(cfg), source)
+    built = load_model(cfg, source)
     official = not found.official if to is None else to == "official"
     if official:
         weights.save_official(built, target)
@@ -93,7 +93,7 @@ def convert(source: Path, target: Path, *, model: Sequence[str] = (), to: str | 
 
 def _config(source: Path, found: weights.Contents, model: Sequence[str]) -> ModelConfig:
     if model:
-        return composed(ShowConfig, command="show", overrides=[f"model={model[0]}", *model[1:]])[0].model
+        return model_config(*model)
     if found.card is None or "model" not in found.card:
         guess = weights.seems_to_be(found.state)
         hint = f"it looks like {guess}: --model {guess}" if guess else "give --model NAME"
@@ -112,7 +112,7 @@ def _model(state: dict[str, torch.Tensor], card: dict[str, Any] | None) -> str:
     if guess is None:
         return "of no known shape"
     with torch.device("meta"):
-        built = build_model(composed(ShowConfig, command="show", overrides=[f"model={guess}"])[0].model)
+        built = build_model(model_config(guess))
     expected = {weights.official_name(name): tuple(tensor.shape) for name, tensor in built.state_dict().items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     different = sum(shapes.get(name) != expected.get(name) for name in {*shapes, *expected})

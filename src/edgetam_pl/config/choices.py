@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import field, fields, is_dataclass
 from typing import Any
 
@@ -39,11 +39,12 @@ def check_choice(key: str, value: object, legal: Iterable[str]) -> None:
         raise ValueError(f"{key} is {value}; use one of {', '.join(known)}.{did_you_mean(str(value), known)}")
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Collection[str]) -> str:
     """A sentence that names the nearest known word, to be put behind another; empty where none is near.
 
     >>> did_you_mean("vidoe", ["image", "video"])
     ' Did you mean video?'
     """
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    swapped = [one for one in known if sorted(one) == sorted(word)]  # trian is train rather than trial
+    near = swapped or difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f" Did you mean {near[0]}?" if near else ""

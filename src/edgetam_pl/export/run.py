@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from edgetam_pl.build import build_model
+from edgetam_pl.build import RANDOM, load_model
 from edgetam_pl.config import ExportConfig
 from edgetam_pl.export import manifest as contract
 from edgetam_pl.export.adapters import flatten, loop_of, prepared
@@ -35,7 +35,6 @@ from edgetam_pl.io.atomic import atomic_path, write_json, write_text
 from edgetam_pl.io.environment import versions
 from edgetam_pl.io.hashing import bytes_of, sha256_of
 from edgetam_pl.model.track_anything import TrackAnything
-from edgetam_pl.weights import load_into
 
 REPORT, README = "export_report.json", "README.md"
 VALIDATOR = "validate_on_mac.py"
@@ -68,19 +67,15 @@ def run(cfg: ExportConfig) -> ExportReport:
 
 def load(cfg: ExportConfig) -> tuple[TrackAnything, str, str]:
     """The model of `cfg` with its weights, the checkpoint's name and its sha256."""
-    if not cfg.weights:
-        raise ValueError("weights is empty; name a checkpoint (weights=run/last.ckpt), or use weights=random.")
     model_cfg = dataclasses.replace(cfg.model, image_size=cfg.size or cfg.model.image_size)
-    torch.manual_seed(cfg.seed)
-    model = build_model(model_cfg)
-    if cfg.weights == "random":
+    model = load_model(model_cfg, cfg.weights, seed=cfg.seed)
+    if cfg.weights == RANDOM:
         with torch.no_grad():
             last = model.mask_decoder.presence_head.layers[-1]
             assert isinstance(last, nn.Linear)
             last.bias.fill_(VISIBLE_BIAS)
-        return model.eval(), "random", ""
-    load_into(model, cfg.weights)
-    return model.eval(), Path(cfg.weights).name, sha256_of(cfg.weights)
+        return model, RANDOM, ""
+    return model, Path(cfg.weights).name, sha256_of(cfg.weights)
 
 
 def export_packages(

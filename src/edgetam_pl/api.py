@@ -1,0 +1,92 @@
+"""The public face, for Python: `import edgetam_pl as et`. A command's settings are keywords here; docs/api.md shows them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgetam_pl import build
+from edgetam_pl.commands.compose import composed, model_config, words_of
+from edgetam_pl.config import EvaluateConfig, ExportConfig, ModelConfig, ShardsConfig, TrainConfig
+from edgetam_pl.model.track_anything import TrackAnything
+
+if TYPE_CHECKING:
+    from edgetam_pl.evaluation.reporting.report import Report
+    from edgetam_pl.export.report import ExportReport
+
+
+def load_model(
+    model: str | ModelConfig, weights: str | Path = build.RANDOM, *, seed: int = 0, device: str = "cpu"
+) -> TrackAnything:
+    """A model of the zoo, or one of your own configuration, with its weights, ready to track.
+
+    Args:
+        model: a name of configs/model (`edgetam`), or a `ModelConfig`.
+        weights: an official file, a checkpoint of your own training, or `random`.
+        seed: of random weights.
+
+    Raises:
+        ValueError: no such model or file, or a file of another model.
+    """
+    cfg = model_config(model) if isinstance(model, str) else model
+    return build.load_model(cfg, weights, seed=seed).to(device)
+
+
+def shards(*words: str, **settings: Any) -> Path:
+    """Build shards from a data set or your own videos, as `edgetam shards`; returns their folder.
+
+    Raises:
+        ValueError: a folder that is not what the source expects, or that holds no sample.
+    """
+    from edgetam_pl.data.build import run
+
+    cfg = _composed(ShardsConfig, "shards", words, settings)
+    if run(cfg) != 0:
+        raise ValueError(f"No sample was written to {cfg.out}; the messages above say what was left out, and why.")
+    return Path(cfg.out)
+
+
+def train(*words: str, **settings: Any) -> Path:
+    """Train a model, as `edgetam train`; returns the file of its weights. The same call continues where it stopped.
+
+    Args:
+        words: settings as on the command line, where a key is no Python name: `"stage.optim.lr=1e-4"`.
+        settings: `model="toy"`, `data="toy"`; `trainer={"max_time": "1:0:0:0"}` sets keys inside a group.
+
+    Raises:
+        ValueError: a configuration that cannot work, refused before anything is allocated.
+    """
+    from edgetam_pl.training.fit import run
+
+    return run(_composed(TrainConfig, "train", words, settings))
+
+
+def evaluate(*words: str, **settings: Any) -> Report:
+    """Score a model on a data set, as `edgetam evaluate`; returns the report, which is also written.
+
+    Raises:
+        ValueError: a protocol, data set or checkpoint that does not fit.
+    """
+    from edgetam_pl.evaluation.runner import run
+
+    report = run(_composed(EvaluateConfig, "evaluate", words, settings))
+    assert report is not None, "only ranks of torchrun other than the first have no report"
+    return report
+
+
+def export(*words: str, **settings: Any) -> ExportReport:
+    """Write packages for a phone, as `edgetam export`; returns what the gate measured.
+
+    Raises:
+        ValueError: unsuitable weights, an unsupported target, missing extras.
+        ExportRefused: the packages do not compute what the checkpoint computes.
+    """
+    from edgetam_pl.export.run import run
+
+    return run(_composed(ExportConfig, "export", words, settings))
+
+
+def _composed(schema: type[Any], command: str, words: tuple[str, ...], settings: dict[str, Any]) -> Any:
+    plain = {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in settings.items()}
+    return composed(schema, command=command, overrides=[*words_of(plain), *words])[0]
