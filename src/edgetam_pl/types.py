@@ -1,4 +1,4 @@
-"""The nouns that cross module boundaries (house rule: a type for each noun, never a dict).
+"""The nouns that cross module boundaries (a type for each noun, never a dict).
 
 Letters, the same in every file: B videos, T frames, O objects, N tokens, M candidate masks, P points,
 S the square input side in pixels, C the model width (256 in the paper), D the memory width (64 in the paper).
@@ -14,6 +14,9 @@ from torch import Tensor
 
 ABSENT_LOGIT = -1024.0
 """Mask logit of an object judged absent (SAM 2 release: NO_OBJ_SCORE)."""
+
+SUPPRESSED_LOGIT = -10.0
+"""Where objects may not overlap, a pixel that another object wins has at most this logit (SAM 2 release)."""
 
 GIVEN_LOGIT = 10.0
 """A mask given as the answer becomes logits of plus or minus this (SAM 2 release: 20 * mask - 10)."""

@@ -26,6 +26,11 @@ class RecallPolicy:
     backwards: bool = False
     """Track from the last frame to the first: past and future change places."""
 
+    @classmethod
+    def inference(cls, clip_length: int | None = None) -> RecallPolicy:
+        """SAM 2's rules in evaluation: pointers of prompted frames in the future are left out."""
+        return cls(past_pointers_only=True, clip_length=clip_length)
+
     def __post_init__(self) -> None:
         if self.max_prompted in (0, 1) or self.max_prompted < -1:
             raise ValueError(f"max_prompted is {self.max_prompted}; use -1 for no limit, or at least 2.")
