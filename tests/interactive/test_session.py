@@ -509,7 +509,7 @@ BAD_PROMPTS: dict[str, tuple[dict[str, object], str]] = {
     ),
     "a mask of several objects": ({"mask": np.full((HEIGHT, WIDTH), 3, np.uint8)}, "values other than 0 and 1"),
     "a mask and a click": ({"mask": np.zeros((HEIGHT, WIDTH), bool), "points": [(1, 1)]}, "give it alone"),
-    "nothing": ({}, "Nothing was said"),
+    "nothing": ({}, "No prompt was given"),
     "object 0": ({"object_id": 0, "points": [(1, 1)]}, "use a whole number from 1"),
     "an object with a name": ({"object_id": "dog", "points": [(1, 1)]}, "use a whole number from 1"),
 }

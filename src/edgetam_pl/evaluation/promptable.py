@@ -108,18 +108,18 @@ def _online(tracker: FrameTracker, clip: Clip, index: int, truth_of: TruthFn, ho
             output, branches[rounds] = tracker.step(branches[rounds], t, no_prompt)
             answers.append(answer(output.final, rounds))
         # the user with corrections left: prompts the first frame, corrects bad ones
-        ask, before = no_prompt, bank
+        ask = no_prompt
         if t in item.annotated and prompted < how.rounds:
             first = t == item.start
             ask = clicking(tracker, truth[None], clicks=how.clicks) if first else _correct_if_bad(tracker, truth, how)
-        output, bank = tracker.step(bank, t, ask)
+        output, after = tracker.step(bank, t, ask)
         if output.prompted and prompted:
             # a user with no further correction goes on from what was tracked
-            branches[prompted] = tracker.remember(before, t, output.rounds[0], prompted=False)
+            branches[prompted] = tracker.remember(bank, t, output.rounds[0], prompted=False)
             answers.append(answer(output.rounds[0], prompted))
             if not how.corrected_are_prompted:
-                bank = _as_tracked(bank, t)
-        prompted += output.prompted
+                after = tracker.remember(bank, t, output.final, prompted=False)
+        bank, prompted = after, prompted + output.prompted
         answers += [answer(output.final, rounds) for rounds in range(prompted, how.rounds + 1)]
         yield answers
 
@@ -171,9 +171,3 @@ def _offline(tracker: FrameTracker, clip: Clip, index: int, truth_of: TruthFn, h
 def _mask(tracker: FrameTracker, decoded: Decoded) -> Masks:
     """(1, H, W) of the only object."""
     return decided(tracker.enlarged(decoded.best), non_overlap=False)
-
-
-def _as_tracked(bank: MemoryBank, t: int) -> MemoryBank:
-    """The bank with frame t no longer a prompted one."""
-    memory = dict(bank.prompted).get(t)
-    return bank if memory is None else bank.forget({t}).write(t, memory, prompted=False)

@@ -95,9 +95,9 @@ def clips_of(root: str, *, limit: int = 0, size: int = 128) -> list[Clip]:
 def repeat_first_mask(clips: Iterable[Clip], *, skip_first_and_last: bool = True, pictures: bool = True) -> Report:
     """The score of no tracker at all: each object's first mask, repeated on every frame."""
     rule = ScoreRule(skip_first_and_last=skip_first_and_last)
-    said = {"protocol": "repeat", "prompts": "no model: the first mask on every frame", "frame_rule": rule.words}
+    conditions = {"protocol": "repeat", "prompts": "no model: the first mask on every frame", "frame_rule": rule.words}
     results = (evaluate_clip(clip, repeat(clip), rule, pictures=pictures) for clip in clips)
-    return collect("repeat", results, conditions=said)
+    return collect("repeat", results, conditions=conditions)
 
 
 def evaluate_clip(
@@ -110,17 +110,17 @@ def evaluate_clip(
     person_seconds: Callable[[Clip, int, int], float] = lambda clip, index, rounds: 0.0,
 ) -> tuple[Sequence, tuple[ObjectScore, ...]]:
     """Take the answers to one clip, score and draw them; pictures show the last round."""
-    tally, kept = Tally(clip, rule, person_seconds), KeptMasks(len(clip.objects))
+    tally, drawn = Tally(clip, rule, person_seconds), KeptMasks(len(clip.objects))
     started = time.perf_counter()
     for answer in answers:
         tally.add(answer)
         if pictures:
-            kept.keep(answer.t, answer.objects, answer.masks)
+            drawn.keep(answer.t, answer.objects, answer.masks)
         if export is not None:
             export(answer)
     seconds = time.perf_counter() - started
     rows = tally.rows()
-    picture = strip(clip, kept, _telling_frames(clip, rows)) if pictures and rows else None
+    picture = strip(clip, drawn, _shown_frames(clip, rows)) if pictures and rows else None
     return Sequence(clip.name, clip.num_frames, len(clip.objects), seconds, picture), rows
 
 
@@ -132,7 +132,7 @@ def collect(
     return Report(title, tuple(row for _, rows in done for row in rows), tuple(item for item, _ in done), conditions or {})
 
 
-def _telling_frames(clip: Clip, rows: tuple[ObjectScore, ...]) -> dict[int, str]:
+def _shown_frames(clip: Clip, rows: tuple[ObjectScore, ...]) -> dict[int, str]:
     """The first frame, the worst and the last of the scored ones, with captions."""
     last_round = max(row.round for row in rows)
     means = mean_j_by_frame(row for row in rows if row.round == last_round)
@@ -140,7 +140,7 @@ def _telling_frames(clip: Clip, rows: tuple[ObjectScore, ...]) -> dict[int, str]
     worst = min(means, key=lambda stem: means[stem])
     ends = sorted(means, key=lambda stem: number[stem])
     chosen = {ends[0]: "first", ends[-1]: "last", worst: "worst"}
-    return {number[stem]: f"{stem} {said} J {100 * means[stem]:.0f}" for stem, said in chosen.items()}
+    return {number[stem]: f"{stem} {which} J {100 * means[stem]:.0f}" for stem, which in chosen.items()}
 
 
 def _device_of(model: object) -> torch.device:

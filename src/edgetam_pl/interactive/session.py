@@ -68,7 +68,7 @@ class Session:
         self._tracks: Mapping[int, ObjectTrack] = {}
         self._history: deque[Mapping[int, ObjectTrack]] = deque(maxlen=self.options.undo_depth)
 
-    # ------------------------------------------------------------------ what a person can do
+    # ------------------------------------------------------------------ what a user can do
 
     @property
     def objects(self) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -144,21 +144,14 @@ def _joined(banks: list[MemoryBank]) -> MemoryBank:
     if len(banks) == 1:
         return banks[0]
 
-    def rows(choose: Callable[[MemoryBank], tuple[tuple[int, Memory], ...]]) -> tuple[tuple[int, Memory], ...]:
-        return tuple(
-            (
-                entries[0][0],
-                Memory(
-                    torch.cat([memory.tokens for _, memory in entries]),
-                    torch.cat([memory.pos.expand_as(memory.tokens) for _, memory in entries]),
-                    torch.cat([memory.pointer for _, memory in entries]),
-                    entries[0][1].grid,
-                ),
-            )
-            for entries in zip(*(choose(bank) for bank in banks))
-        )
+    def stacked(entries: tuple[tuple[int, Memory], ...]) -> tuple[int, Memory]:
+        memories = [memory for _, memory in entries]
+        tokens, pos = (torch.cat(part) for part in zip(*((m.tokens, m.pos.expand_as(m.tokens)) for m in memories)))
+        return entries[0][0], Memory(tokens, pos, torch.cat([m.pointer for m in memories]), memories[0].grid)
 
-    return replace(banks[0], prompted=rows(lambda bank: bank.prompted), recent=rows(lambda bank: bank.recent))
+    prompted = tuple(stacked(entries) for entries in zip(*(bank.prompted for bank in banks)))
+    recent = tuple(stacked(entries) for entries in zip(*(bank.recent for bank in banks)))
+    return replace(banks[0], prompted=prompted, recent=recent)
 
 
 def _row(memory: Memory, index: int) -> Memory:

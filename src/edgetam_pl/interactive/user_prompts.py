@@ -62,7 +62,7 @@ def parse_prompts(
             raise ValueError("A mask came together with points or a box; a mask is the answer itself, so give it alone.")
         return UserPrompts(mask=_mask(mask, size))
     if not len(points) and box is None:
-        raise ValueError("Nothing was said: give points, a box or a mask.")
+        raise ValueError("No prompt was given: give points, a box or a mask.")
     if labels is None:
         labels = [FOREGROUND] * len(points)
     if len(labels) != len(points):

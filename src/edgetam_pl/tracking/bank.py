@@ -62,12 +62,12 @@ class MemoryBank:
     def write(self, t: int, memory: Memory, *, prompted: bool) -> MemoryBank:
         """The bank with frame t added, replacing what it held of that frame."""
         others = tuple(entry for entry in self.recent if entry[0] != t)
-        kept = tuple(entry for entry in self.prompted if entry[0] != t)
+        prompts = tuple(entry for entry in self.prompted if entry[0] != t)
         if prompted:
-            return replace(self, prompted=(*kept, (t, memory)), recent=others)
+            return replace(self, prompted=(*prompts, (t, memory)), recent=others)
         reach = max(self.policy.num_pointers - 1, (self.policy.num_memories - 1) * self.policy.stride + 1)
         near = others if self.keep_all else tuple(entry for entry in others if abs(t - entry[0]) < reach)
-        return replace(self, prompted=kept, recent=(*near, (t, memory)))
+        return replace(self, prompted=prompts, recent=(*near, (t, memory)))
 
     def recall(self, t: int) -> Recall:
         """What frame t reads: ages and memories in the order in which SAM 2 concatenates them."""
@@ -90,14 +90,6 @@ class MemoryBank:
         lookup = dict(spare) | dict(self.recent)
         recent = ((age, lookup.get(self._frame_of_slot(t, age))) for age in range(self.policy.num_memories - 1, 0, -1))
         return (*((0, memory) for _, memory in chosen), *((age, memory) for age, memory in recent if memory is not None))
-
-    def forget(self, frames: set[int]) -> MemoryBank:
-        """The bank without these frames."""
-        return replace(
-            self,
-            prompted=tuple(entry for entry in self.prompted if entry[0] not in frames),
-            recent=tuple(entry for entry in self.recent if entry[0] not in frames),
-        )
 
     def _distance(self, t: int, i: int) -> int:
         return i - t if self.policy.backwards else t - i

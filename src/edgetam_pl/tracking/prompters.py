@@ -49,16 +49,6 @@ def correct(answer: Decoded, clicks: Prompts, *, clamp: float = inf) -> Prompts:
     return Prompts(points=points, labels=labels, previous=previous)
 
 
-class NoPrompts:
-    """No prompt at all: propagation of what the bank holds."""
-
-    def order(self, num_frames: int) -> Sequence[int]:
-        return range(num_frames)
-
-    def at(self, t: int) -> PromptFn:
-        return no_prompt
-
-
 class GivenMasks:
     """Gives the masks of some frames as the answer: semi-supervised video segmentation, and mask prompts in training."""
 
