@@ -56,7 +56,7 @@ def follow(tracker: FrameTracker, clip: Clip, *, prompt: str = "mask", non_overl
     """
     prompt_for = first_prompt(prompt)
     groups = {start: [i for i, item in enumerate(clip.objects) if item.start == start] for start in _starts(clip)}
-    banks = dict.fromkeys(groups, tracker.empty_bank())
+    banks = dict.fromkeys(groups, tracker.empty_bank())  # immutable: one to begin with serves all
     for t in range(clip.num_frames):
         logits = torch.full((len(clip.objects), *clip.size), ABSENT_LOGIT, device=tracker.device)
         for start, members in groups.items():

@@ -224,6 +224,7 @@ class Session:
         """The tracks of the objects that are propagated, after frame t."""
         done: dict[int, ObjectTrack] = {}
         unprompted: dict[int, ObjectTrack] = {}
+        # prompted frames have their answer; the others are tracked
         for number, track in self._tracks.items():
             begun = (t - _first_frame(track, start)) * (-1 if backwards else 1) >= 0
             if (chosen is not None and number not in chosen) or not begun:

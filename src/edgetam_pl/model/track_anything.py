@@ -103,6 +103,7 @@ class TrackAnything(nn.Module):
         else:
             tokens = self.prompt_encoder.embed_points(points, prompts.labels)
         dense = self.prompt_encoder.embed_mask(None if prompts is None else prompts.previous)
+        # all candidates, of which three or one are offered
         found = self.mask_decoder(f_m, self.prompt_encoder.image_pos, tokens, dense, f4=features.f4, f8=features.f8)
         if multiple:
             logits, iou, choices = found.logits[:, 1:], found.iou[:, 1:], found.tokens[:, 1:]

@@ -73,6 +73,7 @@ class MemoryBank:
         """What frame t reads: ages and memories in the order in which SAM 2 concatenates them."""
         chosen, spare = self._prompted_near(t)
         lookup = dict(spare) | dict(self.recent)
+        # pointers of prompted frames, then those of the last frames
         pointers = [
             (self._distance(t, i), memory.pointer)
             for i, memory in chosen
@@ -108,6 +109,7 @@ class MemoryBank:
         limit = self.policy.max_prompted
         if limit < 0 or len(self.prompted) <= limit:
             return self.prompted, ()
+        # the nearest before and the nearest after come first, then others by distance
         before = [i for i, _ in self.prompted if i < t]
         after = [i for i, _ in self.prompted if i >= t]
         nearest = ([max(before)] if before else []) + ([min(after)] if after else [])

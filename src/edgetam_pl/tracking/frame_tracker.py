@@ -41,8 +41,8 @@ class TrackingOptions:
     """How frames become S x S, antialiased: bicubic (SAM 2's video folders) | bilinear (its image predictor)."""
     autocast: torch.dtype | None = None
     """Compute in this type where torch's autocast finds it safe (bfloat16, as published results were made)."""
-    channels_last: bool = True
-    """Frames enter the encoder with channels innermost, which convolutions on most machines like."""
+    channels_last: bool = False
+    """Frames enter the encoder with channels innermost: for models whose weights lie so (`FastTracker`)."""
     cached_frames: int = 2
     """Frames whose image features are kept: all objects of a frame share them, and so does the next click."""
 

@@ -170,10 +170,12 @@ def draw_plan(mix: PromptMix, num_frames: int, generator: torch.Generator) -> Pr
     Frame 0 is always prompted. With the release's values the kinds are: masks on 1 or 2 frames, 1/4 each; points on 1
     frame with 1 or 2 corrected, 1/8 each; points on 2 frames, both corrected, 1/4. Images are always prompted by points.
     """
+    # which frames are prompted before being seen, and how
     by_points = num_frames == 1 or _chance(mix.point_prob, generator)
     num_initial = _integer(1, min(mix.max_prompted_frames, num_frames), generator)
     initial = (0, *_some(range(1, num_frames), num_initial - 1, generator))
     boxed = tuple(_chance(mix.box_prob, generator) for _ in initial) if by_points else ()
+    # which frames are corrected: the prompted ones first, then others at random
     most = min(mix.max_corrected_frames, num_frames) if by_points and mix.corrections > 0 else 0
     num_corrected = _integer(min(num_initial, most), most, generator)
     others = [t for t in range(num_frames) if t not in initial]
