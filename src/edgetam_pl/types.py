@@ -15,6 +15,9 @@ from torch import Tensor
 ABSENT_LOGIT = -1024.0
 """Mask logit of an object judged absent (SAM 2 release: NO_OBJ_SCORE)."""
 
+SUPPRESSED_LOGIT = -10.0
+"""Where objects may not overlap, a pixel that another object wins has at most this logit (SAM 2 release)."""
+
 GIVEN_LOGIT = 10.0
 """A mask given as the answer becomes logits of plus or minus this (SAM 2 release: 20 * mask - 10)."""
 

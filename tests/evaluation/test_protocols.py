@@ -10,19 +10,18 @@ import torch
 from oracle import Oracle, Scene
 
 from edgetam_pl.data.toy import toy_clip
-from edgetam_pl.evaluation.clip_tracker import Eyes, Precision, decided
 from edgetam_pl.evaluation.clips import Clip
 from edgetam_pl.evaluation.datasets import as_images, open_data
 from edgetam_pl.evaluation.promptable import Interaction, pvs_offline, pvs_online, segment_anything
-from edgetam_pl.evaluation.protocols import Answer, follow
+from edgetam_pl.evaluation.protocols import Answer, clip_tracker, decided, follow
 from edgetam_pl.evaluation.reporting.report import Report
 from edgetam_pl.evaluation.scoring import ScoreRule
 from edgetam_pl.evaluation.vos import collect, evaluate_clip, evaluate_vos, glance, repeat_first_mask
+from edgetam_pl.tracking.frame_tracker import FrameTracker
 from edgetam_pl.types import Memory
 
 ALL_FRAMES = ScoreRule(skip_first_and_last=False)
 REGIONS = ScoreRule(skip_first_and_last=False, boundary=False)
-CPU = Precision(torch.device("cpu"))
 UNEVEN = torch.tensor([[-1.0, 3.0, -2.0, 1.0], [2.0, -1.0, 5.0, -3.0], [-2.0, 1.0, -1.0, 4.0]])
 """Low-resolution logits whose outline depends on how they are enlarged."""
 
@@ -37,8 +36,8 @@ def moving_squares(*, frames: int = 9, objects: int = 1, appear: tuple[int, ...]
     return Clip.of_arrays(name, pixels, masks)
 
 
-def eyes_of(oracle: Oracle, clip: Clip) -> Eyes:
-    return Eyes(oracle, clip, CPU)
+def tracker_of(oracle: Oracle, clip: Clip) -> FrameTracker:
+    return clip_tracker(oracle, clip)
 
 
 def nothing(scene: Scene) -> torch.Tensor:
@@ -110,7 +109,7 @@ def test_the_memory_of_a_given_mask_is_made_from_its_low_resolution_logits() -> 
 def test_objects_that_appear_later_are_joined_where_they_start() -> None:
     clip = moving_squares(frames=8, objects=3, appear=(0, 3, 3))
     oracle = Oracle([clip])
-    answers = list(follow(eyes_of(oracle, clip), clip))
+    answers = list(follow(tracker_of(oracle, clip), clip))
     prompted = [(call.t, call.objects) for call in oracle.calls if call.said is not None]
     assert prompted == [(0, (0,)), (3, (1, 2))]
     assert not answers[2].masks[1:].any()
@@ -128,10 +127,10 @@ def test_overlap_is_removed_from_answers_and_never_from_memories() -> None:
         return logits
 
     oracle = Oracle([clip], both_claim_the_middle)
-    kept = list(follow(eyes_of(oracle, clip), clip, non_overlap=True))
+    kept = list(follow(tracker_of(oracle, clip), clip, non_overlap=True))
     assert all(not answer.masks[0].any() and answer.masks[1].sum() == 100 for answer in kept)
     assert all((decoded.best[:, 0] > 0).sum(dim=(1, 2)).tolist() == [100, 100] for decoded in oracle.memorized)
-    overlapping = list(follow(eyes_of(oracle, clip), clip, non_overlap=False))
+    overlapping = list(follow(tracker_of(oracle, clip), clip, non_overlap=False))
     assert all((answer.masks.sum(axis=(1, 2)) == 100).all() for answer in overlapping)
 
 
@@ -145,7 +144,7 @@ def test_low_resolution_logits_go_straight_to_the_native_size() -> None:
     """Not by way of the input's size: two steps would move the edges of uneven logits."""
     clip = moving_squares()
     oracle = Oracle([clip], lambda scene: UNEVEN)
-    answer = next(follow(eyes_of(oracle, clip), clip))
+    answer = next(follow(tracker_of(oracle, clip), clip))
     expected = torch.nn.functional.interpolate(UNEVEN[None, None], (48, 64), mode="bilinear") > 0
     assert np.array_equal(answer.masks[0], expected[0, 0].numpy())
     by_way_of_s = torch.nn.functional.interpolate(UNEVEN[None, None], (32, 32), mode="bilinear")
@@ -155,7 +154,7 @@ def test_low_resolution_logits_go_straight_to_the_native_size() -> None:
 def test_evaluation_leaves_out_pointers_of_prompts_that_lie_ahead() -> None:
     """Their memories are read all the same (SAM 2 release); a short clip scales pointer distances."""
     clip = moving_squares(frames=9)
-    bank = eyes_of(Oracle([clip]), clip).bank()
+    bank = tracker_of(Oracle([clip]), clip).empty_bank()
     for t in (0, 8):
         memory = Memory(torch.zeros(1, 1, 1), torch.zeros(1, 1, 1), torch.full((1, 1), float(t)), (0, 0))
         bank = bank.write(t, memory, prompted=True)
@@ -205,7 +204,7 @@ def test_a_short_clip_without_a_scored_frame_has_no_row() -> None:
 def test_first_frame_prompts_run_from_the_prompt_to_the_score(prompt: str) -> None:
     clip = moving_squares(objects=2)
     oracle = Oracle([clip])
-    row = [evaluate_clip(clip, follow(eyes_of(oracle, clip), clip, prompt=prompt), ScoreRule())]
+    row = [evaluate_clip(clip, follow(tracker_of(oracle, clip), clip, prompt=prompt), ScoreRule())]
     assert collect("x", row).jf == 100.0
     said = [call for call in oracle.calls if call.said is not None]
     assert {call.t for call in said} == {0}
@@ -215,7 +214,7 @@ def test_first_frame_prompts_run_from_the_prompt_to_the_score(prompt: str) -> No
 def test_clicks_go_to_the_middle_of_the_error_in_pixels_of_the_input() -> None:
     clip = moving_squares()  # 48 x 64, the square covers rows 2 to 11 and columns 5 to 14
     oracle = Oracle([clip], lambda scene: scene.truth & (torch.arange(64) < 8) if scene.clicks == 1 else scene.truth)
-    list(follow(eyes_of(oracle, clip), clip, prompt="3-click"))
+    list(follow(tracker_of(oracle, clip), clip, prompt="3-click"))
     first, second, third = (call.said for call in oracle.calls[:3])
     scale = torch.tensor([32 / 64, 32 / 48])
     assert first.points[0, 0].tolist() == (torch.tensor([9.0, 6.0]) * scale).tolist()
@@ -231,7 +230,7 @@ def test_clicks_go_to_the_middle_of_the_error_in_pixels_of_the_input() -> None:
 def test_a_box_is_tight() -> None:
     clip = moving_squares()
     oracle = Oracle([clip])
-    next(follow(eyes_of(oracle, clip), clip, prompt="box"))
+    next(follow(tracker_of(oracle, clip), clip, prompt="box"))
     corners = oracle.calls[0].said.points[0] / torch.tensor([32 / 64, 32 / 48])
     assert corners.tolist() == [[5.0, 2.0], [14.0, 11.0]]
     assert oracle.calls[0].said.labels.tolist() == [[2, 3]]
@@ -240,7 +239,7 @@ def test_a_box_is_tight() -> None:
 def test_an_unknown_prompt_is_named() -> None:
     clip = moving_squares()
     with pytest.raises(ValueError, match="no prompt 'two clicks'; known ones: mask, box, 1-click"):
-        next(follow(eyes_of(Oracle([clip]), clip), clip, prompt="two clicks"))
+        next(follow(tracker_of(Oracle([clip]), clip), clip, prompt="two clicks"))
 
 
 # ---------------------------------------------------------------------- promptable video segmentation
@@ -270,7 +269,7 @@ def needs_a_prompt_every_three_frames(scene: Scene) -> torch.Tensor:
 def test_online_corrects_the_first_bad_frame_and_never_the_past() -> None:
     clip = moving_squares(frames=9)
     oracle = Oracle([clip], needs_a_prompt_every_three_frames)
-    found = rounds_of(list(pvs_online(eyes_of(oracle, clip), clip, how=Interaction(rounds=4))), clip)
+    found = rounds_of(list(pvs_online(tracker_of(oracle, clip), clip, how=Interaction(rounds=4))), clip)
     assert found == {1: [True] * 3 + [False] * 6, 2: [True] * 6 + [False] * 3, 3: [True] * 9, 4: [True] * 9}
     assert prompted_frames(oracle) == [0, 3, 6]
     assert oracle.encoded == 9  # branches share what is seen
@@ -279,7 +278,7 @@ def test_online_corrects_the_first_bad_frame_and_never_the_past() -> None:
 def test_online_clicks_three_times_on_each_prompted_frame() -> None:
     clip = moving_squares(frames=9)
     oracle = Oracle([clip], needs_a_prompt_every_three_frames)
-    list(pvs_online(eyes_of(oracle, clip), clip, how=Interaction(rounds=8)))
+    list(pvs_online(tracker_of(oracle, clip), clip, how=Interaction(rounds=8)))
     clicks = {t: [call.said.num_points for call in oracle.calls if call.t == t and call.said] for t in (0, 3, 6)}
     assert clicks == {0: [1, 2, 3], 3: [1, 2, 3], 6: [1, 2, 3]}
 
@@ -294,7 +293,7 @@ def test_online_watches_the_threshold(threshold: float, frames: list[int]) -> No
         return scene.truth & (torch.arange(64) >= 5 + scene.t + lost)
 
     oracle = Oracle([clip], fading)
-    list(pvs_online(eyes_of(oracle, clip), clip, how=Interaction(threshold=threshold)))
+    list(pvs_online(tracker_of(oracle, clip), clip, how=Interaction(threshold=threshold)))
     assert prompted_frames(oracle) == frames
 
 
@@ -302,12 +301,14 @@ def test_online_rounds_are_what_a_person_with_so_many_prompts_gets() -> None:
     """Branching shares work and changes nothing: round n of a long run is the last round of a run of n."""
     clip = moving_squares(frames=12)
     every = rounds_of(
-        list(pvs_online(eyes_of(Oracle([clip], needs_a_prompt_every_three_frames), clip), clip, how=Interaction(rounds=5))),
+        list(
+            pvs_online(tracker_of(Oracle([clip], needs_a_prompt_every_three_frames), clip), clip, how=Interaction(rounds=5))
+        ),
         clip,
     )
     for number in range(1, 6):
         oracle = Oracle([clip], needs_a_prompt_every_three_frames)
-        alone = rounds_of(list(pvs_online(eyes_of(oracle, clip), clip, how=Interaction(rounds=number))), clip)
+        alone = rounds_of(list(pvs_online(tracker_of(oracle, clip), clip, how=Interaction(rounds=number))), clip)
         assert alone[number] == every[number]
 
 
@@ -321,7 +322,7 @@ def test_offline_corrects_the_worst_frame_and_tracks_again_from_the_start() -> N
         return scene.truth & (torch.arange(64) >= 5 + scene.t + missing)
 
     oracle = Oracle([clip], answer)
-    found = rounds_of(list(pvs_offline(eyes_of(oracle, clip), clip, how=Interaction(rounds=5))), clip)
+    found = rounds_of(list(pvs_offline(tracker_of(oracle, clip), clip, how=Interaction(rounds=5))), clip)
     assert prompted_frames(oracle) == [0, 4, 7, 2]
     wrong = {number: [t for t, right in enumerate(frames) if not right] for number, frames in found.items()}
     assert wrong == {1: [2, 4, 7], 2: [2, 7], 3: [2], 4: [], 5: []}
@@ -330,7 +331,7 @@ def test_offline_corrects_the_worst_frame_and_tracks_again_from_the_start() -> N
 def test_offline_leaves_a_hopeless_frame_after_one_correction() -> None:
     clip = moving_squares(frames=6)
     oracle = Oracle([clip], lambda scene: scene.truth & (scene.t not in (3, 4)))
-    list(pvs_offline(eyes_of(oracle, clip), clip, how=Interaction(rounds=4)))
+    list(pvs_offline(tracker_of(oracle, clip), clip, how=Interaction(rounds=4)))
     assert prompted_frames(oracle) == [0, 3, 4]
 
 
@@ -343,7 +344,7 @@ def test_offline_corrections_see_the_memory_of_the_pass_they_correct() -> None:
             seen[scene.t] = scene.memories
         return scene.truth & (scene.t != 4 or scene.said is not None)
 
-    list(pvs_offline(eyes_of(Oracle([clip], answer), clip), clip, how=Interaction(rounds=3)))
+    list(pvs_offline(tracker_of(Oracle([clip], answer), clip), clip, how=Interaction(rounds=3)))
     assert seen == {4: 1}  # the first frame was remembered: not a fresh start
 
 
@@ -357,7 +358,7 @@ def test_corrections_may_be_forgotten_as_in_the_released_predictor(protocol: obj
         return scene.truth & (scene.t != 2 or scene.said is not None)
 
     how = Interaction(rounds=3, corrected_are_prompted=False)
-    found = rounds_of(list(protocol(eyes_of(Oracle([clip], answer), clip), clip, how=how)), clip)
+    found = rounds_of(list(protocol(tracker_of(Oracle([clip], answer), clip), clip, how=how)), clip)
     assert max(most) == 1
     assert found[2] == [True] * 6
 
@@ -366,7 +367,7 @@ def test_corrections_may_be_forgotten_as_in_the_released_predictor(protocol: obj
 def test_promptable_segmentation_follows_each_object_alone_from_its_start(protocol: object) -> None:
     clip = moving_squares(frames=7, objects=2, appear=(0, 3))
     oracle = Oracle([clip])
-    answers = list(protocol(eyes_of(oracle, clip), clip, how=Interaction(rounds=2)))
+    answers = list(protocol(tracker_of(oracle, clip), clip, how=Interaction(rounds=2)))
     assert {answer.objects for answer in answers} == {(0,), (1,)}
     assert min(answer.t for answer in answers if answer.objects == (1,)) == 3
     rule = ScoreRule(skip_first_and_last=False, counts_from="start")
@@ -388,7 +389,7 @@ def test_a_false_alarm_is_corrected_with_a_negative_click() -> None:
     ghost = torch.zeros(48, 64, dtype=torch.bool)
     ghost[30:40, 30:40] = True
     oracle = Oracle([hiding], lambda scene: ghost if scene.t == 3 and scene.said is None else scene.truth)
-    found = rounds_of(list(pvs_online(eyes_of(oracle, hiding), hiding, how=Interaction(rounds=2))), hiding)
+    found = rounds_of(list(pvs_online(tracker_of(oracle, hiding), hiding, how=Interaction(rounds=2))), hiding)
     clicked = next(call for call in oracle.calls if call.t == 3 and call.said is not None)
     assert clicked.said.labels.tolist() == [[0]]
     assert found == {1: [True, True, True, False, True], 2: [True] * 5}
@@ -407,7 +408,7 @@ def test_annotation_time_is_that_of_the_paper() -> None:
 def test_segment_anything_reports_the_iou_of_every_click() -> None:
     clip = moving_squares(frames=1, objects=3)
     oracle = Oracle([clip], lambda scene: scene.truth & (torch.arange(64) < 5 + 2 * scene.clicks))
-    report = collect("sa", [evaluate_clip(clip, segment_anything(eyes_of(oracle, clip), clip), REGIONS)])
+    report = collect("sa", [evaluate_clip(clip, segment_anything(tracker_of(oracle, clip), clip), REGIONS)])
     assert {k: report.of_round(k).j for k in report.rounds} == pytest.approx({k: 20.0 * k for k in range(1, 6)})
     assert oracle.encoded == 1
     assert not oracle.memorized
@@ -420,7 +421,7 @@ def test_segment_anything_takes_many_masks_in_turns() -> None:
         masks[0, o, 5:10, 3 * o : 3 * o + 3] = True
     clip = Clip.of_arrays("many", frames, masks)
     oracle = Oracle([clip], image_size=256)
-    report = collect("sa", [evaluate_clip(clip, segment_anything(eyes_of(oracle, clip), clip), REGIONS)])
+    report = collect("sa", [evaluate_clip(clip, segment_anything(tracker_of(oracle, clip), clip), REGIONS)])
     assert len(report.rows) == 37 * 5
     assert report.j == 100.0
 
@@ -447,7 +448,7 @@ def test_real_objects_score_half_when_every_other_frame_is_told(shared: Path) ->
 def test_real_images_score_100_when_the_truth_is_told(shared: Path) -> None:
     clips = list(open_data("images", shared / "data" / "coco_dev", limit=3))
     oracle = Oracle(clips, image_size=256)
-    results = [evaluate_clip(clip, segment_anything(eyes_of(oracle, clip), clip), REGIONS) for clip in clips]
+    results = [evaluate_clip(clip, segment_anything(tracker_of(oracle, clip), clip), REGIONS) for clip in clips]
     report = collect("sa", results)
     assert len(report.rows) == 5 * sum(len(clip.objects) for clip in clips)
     assert report.j == 100.0
@@ -467,10 +468,10 @@ def _on_real_data(clip: Clip, protocol: str, *, every_other: bool) -> Report:
     def answer(scene: Scene) -> torch.Tensor:
         return scene.truth & (not every_other or scene.t % 2 == 0)
 
-    eyes = eyes_of(Oracle([clip], answer, image_size=256), clip)
+    tracker = tracker_of(Oracle([clip], answer, image_size=256), clip)
     if protocol in ("pvs_online", "pvs_offline"):
         run = {"pvs_online": pvs_online, "pvs_offline": pvs_offline}[protocol]
-        return collect(protocol, [evaluate_clip(clip, run(eyes, clip, how=Interaction(rounds=2)), ALL_FRAMES)])
+        return collect(protocol, [evaluate_clip(clip, run(tracker, clip, how=Interaction(rounds=2)), ALL_FRAMES)])
     return collect(
-        protocol, [evaluate_clip(clip, follow(eyes, clip, prompt=protocol if protocol != "vos" else "mask"), ScoreRule())]
+        protocol, [evaluate_clip(clip, follow(tracker, clip, prompt=protocol if protocol != "vos" else "mask"), ScoreRule())]
     )

@@ -12,10 +12,11 @@ from zoo import TINY
 from edgetam_pl.build import build_model
 from edgetam_pl.config import CompressorConfig, ModelConfig
 from edgetam_pl.inference.optimised import FastTracker, padded
-from edgetam_pl.interactive.options import SessionOptions, SessionTracker
+from edgetam_pl.interactive.options import SessionOptions
 from edgetam_pl.interactive.session import Session
 from edgetam_pl.io.video import Stills
 from edgetam_pl.model.track_anything import TrackAnything
+from edgetam_pl.tracking.step import VideoModel
 
 SAM2_TINY = replace(TINY, pointer_age=True, occlusion_embedding=True, compressor=CompressorConfig(kind="none"))
 
@@ -30,7 +31,7 @@ def a_model(cfg: ModelConfig) -> TrackAnything:
     return model
 
 
-def tracked(tracker: SessionTracker, *, count: int = 20, objects: int = 1, **options: object) -> torch.Tensor:
+def tracked(tracker: VideoModel, *, count: int = 20, objects: int = 1, **options: object) -> torch.Tensor:
     frames = np.random.default_rng(0).integers(0, 256, (count, 48, 64, 3), dtype=np.uint8)
     session = Session(tracker, Stills(frames), options=replace(SessionOptions(), **options))  # type: ignore[arg-type]
     for number in range(1, objects + 1):

@@ -24,11 +24,11 @@ SIDE, HEIGHT, WIDTH, FRAMES = 32, 24, 40, 12
 
 @dataclass
 class FakeTracker:
-    """Cheap arithmetic with the four verbs: answers depend on the frame, on all that is recalled and on all that is said."""
+    """Cheap arithmetic: answers depend on the frame, on all that is recalled and on all prompts."""
 
     image_size: int = SIDE
     calls: list[str] = field(default_factory=list)
-    heard: list[Prompts | None] = field(default_factory=list)
+    prompts: list[Prompts | None] = field(default_factory=list)
     recalled: list[Recall] = field(default_factory=list)
     binarized: list[bool] = field(default_factory=list)
     given_masks: list[bool] = field(default_factory=list)
@@ -61,7 +61,7 @@ class FakeTracker:
         dynamic_multimask: bool = False,
     ) -> Decoded:
         self.calls.append("decode")
-        self.heard.append(prompts)
+        self.prompts.append(prompts)
         side = SIDE // 4
         logits = F.interpolate(f_m.mean(dim=1, keepdim=True), (side, side)).repeat(1, 3, 1, 1)
         logits = logits + torch.tensor([0.0, 0.3, 0.1])[None, :, None, None]
@@ -252,11 +252,11 @@ def test_a_first_prompt_starts_afresh_and_a_correction_reads_memory() -> None:
     list(session.propagate())
     before = session.masks(7).logits
     tracker.recalled.clear()
-    tracker.heard.clear()
+    tracker.prompts.clear()
     session.prompt(1, 7, points=[(9, 9)], labels=[0])
     assert len(tracker.recalled) == 1
     assert [age for age, _ in tracker.recalled[0].frames] == [0, 6, 5, 4, 3, 2, 1]
-    said = tracker.heard[-1]
+    said = tracker.prompts[-1]
     assert said is not None
     assert said.previous is not None
     assert said.labels is not None
@@ -273,7 +273,7 @@ def test_clicks_add_up_until_said_afresh_and_the_box_comes_first() -> None:
     session.prompt(1, 0, points=[(10, 6)])
     session.prompt(1, 0, box=(0, 0, 20, 12))
     session.prompt(1, 0, points=[(20, 12)], labels=[0])
-    said = tracker.heard[-1]
+    said = tracker.prompts[-1]
     assert said is not None
     assert said.labels is not None
     assert said.points is not None
@@ -281,7 +281,7 @@ def test_clicks_add_up_until_said_afresh_and_the_box_comes_first() -> None:
     wanted = torch.tensor([[0.0, 0.0], [16.0, 16.0], [8.0, 8.0], [16.0, 16.0]])  # pixels of the square input
     torch.testing.assert_close(said.points[0], wanted)
     session.prompt(1, 0, points=[(1, 1)], afresh=True)
-    assert tracker.heard[-1].labels.tolist() == [[1]]  # type: ignore[union-attr]
+    assert tracker.prompts[-1].labels.tolist() == [[1]]  # type: ignore[union-attr]
 
 
 def test_a_mask_is_the_answer_and_replaces_points() -> None:
@@ -290,10 +290,10 @@ def test_a_mask_is_the_answer_and_replaces_points() -> None:
     mask = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)
     mask[:12] = True
     out = session.prompt(1, 0, mask=mask)
-    assert tracker.heard[-1].points is None  # type: ignore[union-attr]
+    assert tracker.prompts[-1].points is None  # type: ignore[union-attr]
     assert (out.masks[0] == mask).float().mean() > 0.9
     session.prompt(1, 0, points=[(10, 6)])
-    assert tracker.heard[-1].mask is None  # type: ignore[union-attr]
+    assert tracker.prompts[-1].mask is None  # type: ignore[union-attr]
 
 
 def test_corrected_frames_are_prompted_only_if_asked() -> None:
@@ -345,12 +345,13 @@ def test_previous_logits_are_clamped_only_if_asked() -> None:
         session, tracker = a_session(clamp_previous=limit)
         session.prompt(1, 0, mask=np.ones((HEIGHT, WIDTH), bool))
         session.prompt(1, 0, points=[(3, 3)])
-        assert tracker.heard[-1].previous.max().item() == pytest.approx(expected)  # type: ignore[union-attr]
+        assert tracker.prompts[-1].previous.max().item() == pytest.approx(expected)  # type: ignore[union-attr]
 
 
-def test_memory_of_prompted_frames_is_binarized_and_from_low_resolution_in_the_released_predictor() -> None:
+def test_what_the_memory_of_a_given_mask_is_made_of() -> None:
     for options, binarized, given in (
-        (SessionOptions(), [False] * 3, [True, False, False]),
+        (SessionOptions(), [False] * 3, [False] * 3),
+        (SessionOptions(memory_from_low_res=False), [False] * 3, [True, False, False]),
         (SessionOptions.released(), [True, False, False], [False] * 3),
         (SessionOptions.released(postprocessing=False), [False] * 3, [False] * 3),
     ):
@@ -508,7 +509,7 @@ BAD_PROMPTS: dict[str, tuple[dict[str, object], str]] = {
     ),
     "a mask of several objects": ({"mask": np.full((HEIGHT, WIDTH), 3, np.uint8)}, "values other than 0 and 1"),
     "a mask and a click": ({"mask": np.zeros((HEIGHT, WIDTH), bool), "points": [(1, 1)]}, "give it alone"),
-    "nothing": ({}, "Nothing was said"),
+    "nothing": ({}, "No prompt was given"),
     "object 0": ({"object_id": 0, "points": [(1, 1)]}, "use a whole number from 1"),
     "an object with a name": ({"object_id": "dog", "points": [(1, 1)]}, "use a whole number from 1"),
 }

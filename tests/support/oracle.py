@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgetam_pl.evaluation.clip_tracker import resized_frame
 from edgetam_pl.evaluation.clips import Clip
 from edgetam_pl.tracking.clicks import centre_click, tight_box
+from edgetam_pl.tracking.frame_tracker import resized_frame
 from edgetam_pl.types import BOX_TOP_LEFT, Decoded, ImageFeatures, Memory, Prompts, Recall
 
 NOBODY = -1.0
@@ -90,7 +90,15 @@ class Oracle:
         prompted = torch.full_like(objects, sum(age == 0 for age, _ in recall.frames))
         return torch.cat([f16.expand(len(objects), 2), objects, prompted], dim=1)
 
-    def decode(self, f_m: Tensor, features: ImageFeatures, prompts: Prompts | None, *, gate: bool = True) -> Decoded:
+    def decode(
+        self,
+        f_m: Tensor,
+        features: ImageFeatures,
+        prompts: Prompts | None,
+        *,
+        gate: bool = True,
+        dynamic_multimask: bool = False,
+    ) -> Decoded:
         number, t = (int(value) for value in f_m[0, :2])
         clip = self.clips[number]
         truth = torch.from_numpy(clip.truths.read(t))
@@ -108,7 +116,7 @@ class Oracle:
         who = torch.tensor(objects, dtype=torch.float32)[:, None]
         return Decoded(torch.stack(answers)[:, None], torch.ones(count, 1), torch.ones(count, 1), who, prompts)
 
-    def memorize(self, f16: Tensor, decoded: Decoded) -> Memory:
+    def memorize(self, f16: Tensor, decoded: Decoded, *, binarize: bool = False) -> Memory:
         self.memorized.append(decoded)
         return Memory(decoded.pointer[:, None], torch.zeros(1, 1, 1), decoded.pointer, (0, 0))
 

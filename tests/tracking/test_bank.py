@@ -150,10 +150,6 @@ def test_a_frame_is_held_once_as_what_it_was_last() -> None:
     assert _frames(bank, 4) == [(0, 6), (1, 2), (2, 1), (3, 0)]
 
 
-def test_forgotten_frames_are_gone_whatever_they_were() -> None:
-    assert _frames(_bank((0, 3), (1, 2)).forget({0, 2}), 4) == [(3, 6), (1, 2)]
-
-
 @pytest.mark.parametrize(
     ("values", "message"),
     [({"max_prompted": 1}, "at least 2"), ({"max_prompted": 0}, "at least 2"), ({"num_memories": 0}, "num_memories is 0")],

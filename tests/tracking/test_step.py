@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from edgetam_pl.tracking.bank import MemoryBank
-from edgetam_pl.tracking.prompters import GivenMasks, Script, Silent
+from edgetam_pl.tracking.prompters import GivenMasks, Script, no_prompt
 from edgetam_pl.tracking.step import observe, rollout, step
 from edgetam_pl.types import Decoded, FrameOutput, ImageFeatures, Memory, Prompts, Recall
 
@@ -96,9 +96,9 @@ def test_the_step_is_pure() -> None:
     fake = Fake()
     _, bank = step(fake, MemoryBank(), _features(0), 0, GivenMasks(_masks(1)).at(0))
     before = bank.recall(1)
-    first, _ = step(fake, bank, _features(1), 1, Silent().at(1))
+    first, _ = step(fake, bank, _features(1), 1, no_prompt)
     step(fake, bank, _features(7), 7, Script({7: [_click()]}).at(7))
-    second, _ = step(fake, bank, _features(1), 1, Silent().at(1))
+    second, _ = step(fake, bank, _features(1), 1, no_prompt)
     assert torch.equal(first.f_m, second.f_m)
     assert torch.equal(first.final.logits, second.final.logits)
     assert bank.recall(1) == before
@@ -106,7 +106,7 @@ def test_the_step_is_pure() -> None:
 
 def test_observing_does_not_write() -> None:
     fake = Fake()
-    observe(fake, MemoryBank(), _features(0), 0, Silent().at(0))
+    observe(fake, MemoryBank(), _features(0), 0, no_prompt)
     assert fake.count("memorize", 0) == 0
 
 
@@ -143,14 +143,14 @@ def test_the_last_frame_visited_is_not_remembered() -> None:
 def test_a_rollout_may_go_on_from_a_bank() -> None:
     fake = Fake()
     _, bank = step(fake, MemoryBank(), _features(9), -1, GivenMasks(_masks(1)).at(0))
-    outputs = rollout(fake, _features, Silent(), num_frames=2, bank=bank)
+    outputs = rollout(fake, _features, Script({}), num_frames=2, bank=bank)
     assert all(output.recalled for output in outputs)
 
 
 def test_a_prompter_that_skips_or_repeats_frames_is_refused() -> None:
-    class Forgetful(Silent):
+    class Forgetful(Script):
         def order(self, num_frames: int) -> list[int]:
             return [0, 0]
 
     with pytest.raises(ValueError, match=r"\(0, 0\).*0 \.\.\. 1 exactly once"):
-        rollout(Fake(), _features, Forgetful(), num_frames=2, bank=MemoryBank())
+        rollout(Fake(), _features, Forgetful({}), num_frames=2, bank=MemoryBank())

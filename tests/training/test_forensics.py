@@ -14,7 +14,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from edgetam_pl.losses.objective import Losses
-from edgetam_pl.tracking.prompters import words_of
+from edgetam_pl.tracking.prompters import prompts_of
 from edgetam_pl.training.distillation import mean_over_ranks
 from edgetam_pl.training.forensics import (
     Case,
@@ -119,7 +119,7 @@ def _case() -> Case:
     )
     finding = Finding(("dice",), (), ())
     return Case(
-        batch, words_of(outputs), (0, 1), step=12, rank=1, seeds={"dropout": 7}, finding=finding, module="compressor"
+        batch, prompts_of(outputs), (0, 1), step=12, rank=1, seeds={"dropout": 7}, finding=finding, module="compressor"
     )
 
 

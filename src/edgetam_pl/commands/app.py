@@ -17,10 +17,11 @@ import numpy as np
 import torch
 
 from edgetam_pl.commands.track import load_tracker
-from edgetam_pl.interactive.options import SessionOptions, SessionTracker
+from edgetam_pl.interactive.options import SessionOptions
 from edgetam_pl.interactive.session import Session
 from edgetam_pl.io.overlay import paint_labels
 from edgetam_pl.io.video import VideoFile, VideoWriter, fill_holes, open_video
+from edgetam_pl.tracking.step import VideoModel
 from edgetam_pl.types import FOREGROUND
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Clicking:
         device: where the model is.
     """
 
-    def __init__(self, tracker: SessionTracker, path: str | Path, *, options: SessionOptions, device: str) -> None:
+    def __init__(self, tracker: VideoModel, path: str | Path, *, options: SessionOptions, device: str) -> None:
         self.video = open_video(path)
         self.session = Session(tracker, self.video, options=options, device=device, fill_holes=fill_holes)
 
@@ -51,7 +52,7 @@ class Clicking:
         """Frame t (H, W, 3) uint8 with what is known about it drawn in: masks, and the points that were clicked."""
         drawn = self._painted(t)
         radius = max(4, self.video.size[0] // 120)
-        for said in self.session.said(t).values():
+        for said in self.session.prompts(t).values():
             for (x, y), label in zip(said.points, said.labels):
                 centre = (round(x), round(y))
                 cv2.circle(drawn, centre, radius + 2, WHITE, -1)
@@ -110,7 +111,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def page(tracker: SessionTracker, *, device: str = "cpu") -> gradio.Blocks:
+def page(tracker: VideoModel, *, device: str = "cpu") -> gradio.Blocks:
     """The page: a video, a frame to click on, and the film that comes of it."""
     import gradio as gr  # pyright: ignore[reportMissingImports]
 

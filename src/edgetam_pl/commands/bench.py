@@ -16,14 +16,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from edgetam_pl.build import RANDOM, load_model
 from edgetam_pl.config import BenchConfig
 from edgetam_pl.inference.optimised import FastTracker
-from edgetam_pl.interactive.options import OptionedTracker, SessionOptions
 from edgetam_pl.tracking.bank import MemoryBank, RecallPolicy
+from edgetam_pl.tracking.frame_tracker import FrameTracker, TrackingOptions
+from edgetam_pl.tracking.prompters import no_prompt
 from edgetam_pl.tracking.step import observe, remember
 from edgetam_pl.types import EMPTY_RECALL, ImageFeatures, Prompts
 
@@ -62,8 +64,7 @@ def run(cfg: BenchConfig) -> dict[str, Any]:
         "objects": {},
     }
     for count in cfg.objects:
-        options = SessionOptions(autocast=DTYPES[cfg.dtype], channels_last=cfg.channels_last)
-        result["objects"][str(count)] = measure(OptionedTracker(tracker, options), image, count=count, cfg=cfg)
+        result["objects"][str(count)] = measure(tracker, image, count=count, cfg=cfg)
     result["peak_mb"] = _peak_mb(device)
     print(card(result))
     line = json.dumps(result)
@@ -73,7 +74,7 @@ def run(cfg: BenchConfig) -> dict[str, Any]:
     return result
 
 
-def measure(tracker: OptionedTracker, image: Tensor, *, count: int, cfg: BenchConfig) -> dict[str, dict[str, float]]:
+def measure(tracker: FrameTracker, image: Tensor, *, count: int, cfg: BenchConfig) -> dict[str, dict[str, float]]:
     """Latency of each verb in milliseconds with `count` objects whose banks are full.
 
     Args:
@@ -94,7 +95,7 @@ def measure(tracker: OptionedTracker, image: Tensor, *, count: int, cfg: BenchCo
         def step() -> None:
             new = tracker.encode(image)
             for _ in range(calls):
-                output = observe(tracker, bank, new, t, lambda _: None)
+                output = observe(tracker, bank, new, t, no_prompt)
                 remember(tracker, bank, new, t, output)
 
         work: dict[str, Callable[[], object]] = {
@@ -170,9 +171,9 @@ def _wait(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def _full_bank(tracker: OptionedTracker, features: ImageFeatures, *, rows: int) -> tuple[MemoryBank, int]:
+def _full_bank(tracker: FrameTracker, features: ImageFeatures, *, rows: int) -> tuple[MemoryBank, int]:
     """A bank in which nothing is missing, and the frame that reads it: 7 memories, 16 pointers."""
-    policy = RecallPolicy(past_pointers_only=True)
+    policy = RecallPolicy.inference()
     device = features.f16.device
     click = Prompts(torch.full((rows, 1, 2), 8.0, device=device), torch.ones(rows, 1, dtype=torch.int64, device=device))
     first = tracker.decode(tracker.attend(features.f16, EMPTY_RECALL), features, click)
@@ -183,14 +184,17 @@ def _full_bank(tracker: OptionedTracker, features: ImageFeatures, *, rows: int) 
     return bank, policy.num_pointers
 
 
-def _tracker(cfg: BenchConfig, device: torch.device) -> FastTracker:
-    return FastTracker(
+def _tracker(cfg: BenchConfig, device: torch.device) -> FrameTracker:
+    fast = FastTracker(
         load_model(cfg.model, cfg.weights or RANDOM, seed=cfg.seed).to(device),
         fused=cfg.fuse,
         channels_last=cfg.channels_last,
         compiled=cfg.compile,
         cuda_graphs=cfg.cuda_graphs,
     )
+    frame = np.zeros((fast.image_size, fast.image_size, 3), np.uint8)  # never read: features are timed from the picture
+    options = TrackingOptions(autocast=DTYPES[cfg.dtype], channels_last=cfg.channels_last)
+    return FrameTracker(fast, lambda t: frame, frame.shape[:2], device=device, options=options)
 
 
 def _picture(cfg: BenchConfig, device: torch.device) -> Tensor:

@@ -1,31 +1,31 @@
-"""Protocols: what is said about a clip, when, and what is taken as the answer. Each is a generator of answers, frame by
+"""Protocols: which prompts a clip gets, when, and what is taken as the answer. Each is a generator of answers, frame by
 frame, so that a clip of any length fits in memory.
 
-Semi-supervised VOS (SAM 2 Sec. 6.2), first-frame prompts (Table 4 of EdgeTAM). Masks and clicks are looked at in native
-pixels; only what the model hears is scaled.
+Semi-supervised VOS (SAM 2 Sec. 6.2), first-frame prompts (Table 4 of EdgeTAM). Clicks are placed in native pixels; only the
+model's input is scaled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from edgetam_pl.evaluation.clip_tracker import Eyes, Follower, absent, decided, silent
 from edgetam_pl.evaluation.clips import Clip, Masks
 from edgetam_pl.tracking.clicks import centre_click, tight_box
-from edgetam_pl.tracking.prompters import correct
-from edgetam_pl.tracking.step import PromptFn
-from edgetam_pl.types import Decoded, Prompts
+from edgetam_pl.tracking.frame_tracker import FrameTracker, TrackingOptions, without_overlap
+from edgetam_pl.tracking.prompters import correct, no_prompt, prompt_at_once
+from edgetam_pl.tracking.step import PromptFn, VideoModel
+from edgetam_pl.types import ABSENT_LOGIT, Decoded, Prompts
 
 CLAMP = 32.0
 """Logits that a click corrects are handed back clamped to this (SAM 2 release, interactive predictor)."""
 
 FIRST_PROMPTS = ("mask", "box", "1-click", "3-click", "5-click")
-"""What can be said about an object's first frame."""
+"""Prompts that an object's first frame can get."""
 
 
 class Answer(NamedTuple):
@@ -37,8 +37,16 @@ class Answer(NamedTuple):
     round: int = 0
 
 
-def follow(eyes: Eyes, clip: Clip, *, prompt: str = "mask", non_overlap: bool = True) -> Iterator[Answer]:
-    """Prompt each object on its first frame, then follow it to the end. With `prompt="mask"`: semi-supervised VOS.
+def clip_tracker(
+    model: VideoModel, clip: Clip, *, device: torch.device | str = "cpu", autocast: torch.dtype | None = None
+) -> FrameTracker:
+    """The model in front of a clip. `autocast`: bfloat16 on accelerators, as published results were made."""
+    options = TrackingOptions(autocast=autocast)
+    return FrameTracker(model, clip.frames.read, clip.size, clip.num_frames, torch.device(device), options)
+
+
+def follow(tracker: FrameTracker, clip: Clip, *, prompt: str = "mask", non_overlap: bool = True) -> Iterator[Answer]:
+    """Prompt each object on its first frame, then track it to the end. With `prompt="mask"`: semi-supervised VOS.
 
     Objects that start on one frame go together, others have a bank of their own and are joined where they start; objects
     do not influence one another but in `non_overlap`, which concerns answers only, never memories.
@@ -46,17 +54,17 @@ def follow(eyes: Eyes, clip: Clip, *, prompt: str = "mask", non_overlap: bool = 
     Raises:
         ValueError: an unknown prompt.
     """
-    say = first_prompt(prompt)
-    by_start = groupby(sorted(range(len(clip.objects)), key=_start_of(clip)), key=_start_of(clip))
-    groups = [(start, list(members), Follower(eyes, eyes.bank())) for start, members in by_start]
+    prompt_for = first_prompt(prompt)
+    groups = {start: [i for i, item in enumerate(clip.objects) if item.start == start] for start in _starts(clip)}
+    banks = dict.fromkeys(groups, tracker.empty_bank())  # immutable: one to begin with serves all
     for t in range(clip.num_frames):
-        logits = absent(clip, eyes.precision.device)
-        awake = [group for group in groups if group[0] <= t]
-        features = eyes.see(t) if awake else None
-        for start, members, follower in awake:
-            assert features is not None
-            ask = say(eyes, clip.truths.read(t)[members]) if t == start else silent
-            logits[members] = eyes.enlarged(follower.look(t, features, ask).final)
+        logits = torch.full((len(clip.objects), *clip.size), ABSENT_LOGIT, device=tracker.device)
+        for start, members in groups.items():
+            if start > t:
+                continue
+            ask = prompt_for(tracker, clip.truths.read(t)[members]) if t == start else no_prompt
+            output, banks[start] = tracker.step(banks[start], t, ask)
+            logits[members] = tracker.enlarged(output.final.best)
         yield Answer(t, decided(logits, non_overlap=non_overlap), range(len(clip.objects)))
 
 
@@ -70,49 +78,57 @@ def repeat(clip: Clip) -> Iterator[Answer]:
         yield Answer(t, held.copy(), range(len(clip.objects)))
 
 
-def first_prompt(prompt: str) -> Callable[[Eyes, Masks], PromptFn]:
-    """The person who speaks about first frames, given the truth (O, H, W) of the objects that start.
+def first_prompt(prompt: str) -> Callable[[FrameTracker, Masks], PromptFn]:
+    """The user who prompts first frames, given the truth (O, H, W) of the objects that start.
 
     Raises:
         ValueError: an unknown prompt.
     """
     if prompt == "mask":
-        return lambda eyes, truth: _once(eyes.mask_prompt(truth))
+        return lambda tracker, truth: prompt_at_once(tracker.mask_prompt(truth))
     if prompt == "box":
-        return lambda eyes, truth: _once(eyes.scaled(tight_box(torch.from_numpy(truth))))
+        return lambda tracker, truth: prompt_at_once(_scaled(tracker, tight_box(torch.from_numpy(truth))))
     clicks, _, unit = prompt.partition("-")
     if unit == "click" and clicks.isdigit() and int(clicks) > 0:
-        return lambda eyes, truth: clicking(eyes, truth, clicks=int(clicks))
+        return lambda tracker, truth: clicking(tracker, truth, clicks=int(clicks))
     raise ValueError(f"There is no prompt {prompt!r}; known ones: {', '.join(FIRST_PROMPTS)}.")
 
 
-def clicking(eyes: Eyes, truth: Masks, *, clicks: int, look_first: bool = False) -> PromptFn:
-    """A person who clicks in the middle of the largest error, sees the new answer, and clicks again.
+def clicking(tracker: FrameTracker, truth: Masks, *, clicks: int, track_first: bool = False) -> PromptFn:
+    """A user who clicks in the middle of the largest error, gets the new answer, and clicks again.
 
     Args:
         truth: (O, H, W) of the objects, native.
         clicks: clicks in all.
-        look_first: see what was tracked before the first click; otherwise the first click is the centre of the truth.
+        track_first: correct what was tracked; otherwise the first click is the centre of the truth.
     """
     wanted = torch.from_numpy(truth)
     remaining = clicks
 
     def ask(answer: Decoded | None) -> Prompts | None:
         nonlocal remaining
-        if remaining == 0 or (answer is None and look_first):
+        if remaining == 0 or (answer is None and track_first):
             return None
         remaining -= 1
         if answer is None:
-            return eyes.scaled(centre_click(wanted, torch.zeros_like(wanted)))
-        return correct(answer, eyes.scaled(centre_click(wanted, eyes.enlarged(answer).cpu() > 0)), clamp=CLAMP)
+            return _scaled(tracker, centre_click(wanted, torch.zeros_like(wanted)))
+        found = tracker.enlarged(answer.best).cpu() > 0
+        return correct(answer, _scaled(tracker, centre_click(wanted, found)), clamp=CLAMP)
 
     return ask
 
 
-def _once(prompts: Prompts) -> PromptFn:
-    """Say it before the first answer, then nothing."""
-    return lambda answer: prompts if answer is None else None
+def decided(logits: Tensor, *, non_overlap: bool) -> Masks:
+    """Masks (O, H, W) from logits: above 0, and where objects may not overlap, only the highest of a pixel."""
+    return ((without_overlap(logits) if non_overlap else logits) > 0).cpu().numpy()
 
 
-def _start_of(clip: Clip) -> Callable[[int], int]:
-    return lambda index: clip.objects[index].start
+def _scaled(tracker: FrameTracker, prompts: Prompts) -> Prompts:
+    """Points and boxes in native pixels, moved to the model's input."""
+    assert prompts.points is not None
+    assert prompts.labels is not None
+    return tracker.point_prompt(prompts.points, prompts.labels)
+
+
+def _starts(clip: Clip) -> list[int]:
+    return sorted({item.start for item in clip.objects})

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from edgetam_pl.evaluation.clip_tracker import Eyes
 from edgetam_pl.evaluation.clips import Clip
 from edgetam_pl.evaluation.promptable import Interaction, pvs_offline, pvs_online, segment_anything
 from edgetam_pl.evaluation.protocols import Answer, first_prompt, follow, repeat
 from edgetam_pl.evaluation.rules import SetRule
 from edgetam_pl.evaluation.scoring import ScoreRule
+from edgetam_pl.tracking.frame_tracker import FrameTracker
 
 PROTOCOLS = ("vos", "first_frame", "pvs_online", "pvs_offline", "sa", "repeat")
 SA_CLICKS = 5
@@ -80,18 +80,18 @@ class Recipe:
             num_frames=clip.num_frames - clip.objects[index].start, rounds=rounds, online=online
         )
 
-    def answers(self, eyes: Eyes | None, clip: Clip) -> Iterator[Answer]:
-        """Run the protocol; `eyes` may be missing where no model is needed."""
+    def answers(self, tracker: FrameTracker | None, clip: Clip) -> Iterator[Answer]:
+        """Run the protocol; `tracker` may be None where no model is needed."""
         if self.protocol == "repeat":
             return repeat(clip)
-        assert eyes is not None, f"{self.protocol} needs a model"
+        assert tracker is not None, f"{self.protocol} needs a model"
         if self.protocol == "sa":
-            return segment_anything(eyes, clip, clicks=SA_CLICKS)
+            return segment_anything(tracker, clip, clicks=SA_CLICKS)
         if self.protocol == "pvs_online":
-            return pvs_online(eyes, clip, how=self.how)
+            return pvs_online(tracker, clip, how=self.how)
         if self.protocol == "pvs_offline":
-            return pvs_offline(eyes, clip, how=self.how)
-        return follow(eyes, clip, prompt=self.prompt, non_overlap=self.non_overlap)
+            return pvs_offline(tracker, clip, how=self.how)
+        return follow(tracker, clip, prompt=self.prompt, non_overlap=self.non_overlap)
 
     @property
     def words(self) -> str:

@@ -28,11 +28,11 @@ from tqdm import tqdm
 import edgetam_pl
 from edgetam_pl.build import load_model
 from edgetam_pl.config import EvaluateConfig
-from edgetam_pl.evaluation.clip_tracker import EvaluatedModel, Eyes, Precision, evaluating
 from edgetam_pl.evaluation.clips import Clip
 from edgetam_pl.evaluation.datasets import DataSet, as_images, open_data
 from edgetam_pl.evaluation.export import predictions_of
 from edgetam_pl.evaluation.promptable import Interaction
+from edgetam_pl.evaluation.protocols import clip_tracker
 from edgetam_pl.evaluation.recipe import Recipe
 from edgetam_pl.evaluation.reporting.page import write_report
 from edgetam_pl.evaluation.reporting.report import FORMAT, Report, Sequence, row_of_json
@@ -40,6 +40,8 @@ from edgetam_pl.evaluation.scoring import ObjectScore
 from edgetam_pl.evaluation.vos import evaluate_clip
 from edgetam_pl.io.atomic import atomic_path, write_json, write_text
 from edgetam_pl.io.environment import VERSION
+from edgetam_pl.tracking.frame_tracker import FrameTracker, evaluating
+from edgetam_pl.tracking.step import VideoModel
 
 Result = tuple[Sequence, tuple[ObjectScore, ...]]
 
@@ -123,7 +125,7 @@ class Job:
     recipe: Recipe
     data: DataSet
     cache: Path
-    build: Callable[[], EvaluatedModel] | None = None
+    build: Callable[[], VideoModel] | None = None
     """Makes the model; None where the protocol needs none."""
     weights_hash: str = "none"
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -214,7 +216,7 @@ class _Worker:
 
     job: Job
     device: torch.device
-    model: EvaluatedModel | None = None
+    model: VideoModel | None = None
 
     def evaluate(self, name: str) -> tuple[str, Result, str]:
         """One sequence, from what is kept or anew: name, result, fingerprint of the data."""
@@ -229,7 +231,7 @@ class _Worker:
             writing = predictions_of(clip, job.export, per_object=job.recipe.per_object)
         with writing as export:
             result = evaluate_clip(
-                clip, job.recipe.answers(self._eyes(clip), clip), job.recipe.score, pictures=job.pictures,
+                clip, job.recipe.answers(self._tracker(clip), clip), job.recipe.score, pictures=job.pictures,
                 export=export, person_seconds=job.recipe.person_seconds,
             )  # fmt: skip
         fingerprint = clip.fingerprint()
@@ -238,14 +240,14 @@ class _Worker:
             write_text(_mark(job.export, name), key)
         return name, result, fingerprint
 
-    def _eyes(self, clip: Clip) -> Eyes | None:
+    def _tracker(self, clip: Clip) -> FrameTracker | None:
         if self.job.build is None:
             return None
         if self.model is None:
             self.model = self.job.build()
             if isinstance(self.model, torch.nn.Module):
                 self.model.to(self.device)
-        return Eyes(self.model, clip, Precision(self.device, torch.bfloat16 if self.job.bf16 else None))
+        return clip_tracker(self.model, clip, device=self.device, autocast=torch.bfloat16 if self.job.bf16 else None)
 
 
 def _keep(job: Job, key: str, result: Result, fingerprint: str) -> None:

@@ -10,19 +10,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgetam_pl.evaluation.clip_tracker import EvaluatedModel, Eyes, Precision, evaluating
 from edgetam_pl.evaluation.clips import Clip
 from edgetam_pl.evaluation.datasets import open_data
-from edgetam_pl.evaluation.protocols import Answer, follow, repeat
+from edgetam_pl.evaluation.protocols import Answer, clip_tracker, follow, repeat
 from edgetam_pl.evaluation.reporting.pictures import KeptMasks, decode_jpeg, strip
 from edgetam_pl.evaluation.reporting.report import Report, Sequence
 from edgetam_pl.evaluation.scoring import ObjectScore, ScoreRule, Tally, mean_j_by_frame
+from edgetam_pl.tracking.frame_tracker import evaluating
+from edgetam_pl.tracking.step import VideoModel
 
 __all__ = ["Clip", "Report", "clips_of", "evaluate_vos", "glance", "repeat_first_mask"]
 
 
 def evaluate_vos(
-    model: EvaluatedModel,
+    model: VideoModel,
     clips: Iterable[Clip],
     *,
     title: str = "vos",
@@ -32,7 +33,7 @@ def evaluate_vos(
     non_overlap: bool = True,
     pictures: bool = True,
 ) -> Report:
-    """Follow every object of every clip from its first mask, and score it (DAVIS 2017 rule).
+    """Track every object of every clip from its first mask, and score it (DAVIS 2017 rule).
 
     Args:
         model: it is put in evaluation mode, and back as it was.
@@ -43,25 +44,22 @@ def evaluate_vos(
         non_overlap: a pixel belongs to one object at most.
         pictures: draw frame, truth, prediction and error of each clip.
     """
-    precision = Precision(_place_of(model) if device == "model" else torch.device(device), autocast)
+    place = _device_of(model) if device == "model" else torch.device(device)
     rule = ScoreRule(skip_first_and_last=skip_first_and_last)
+    conditions = {
+        "protocol": "vos",
+        "prompts": "the first mask of each object",
+        "frame_rule": rule.words,
+        "non_overlap": non_overlap,
+        "resolution": model.image_size,
+    }
+
+    def answers(clip: Clip) -> Iterator[Answer]:
+        return follow(clip_tracker(model, clip, device=place, autocast=autocast), clip, non_overlap=non_overlap)
+
     with evaluating(model):
-        return collect(
-            title,
-            (
-                evaluate_clip(
-                    clip, follow(Eyes(model, clip, precision), clip, non_overlap=non_overlap), rule, pictures=pictures
-                )
-                for clip in clips
-            ),
-            conditions={
-                "protocol": "vos",
-                "prompts": "the first mask of each object",
-                "frame_rule": rule.words,
-                "non_overlap": non_overlap,
-                "resolution": model.image_size,
-            },
-        )
+        results = (evaluate_clip(clip, answers(clip), rule, pictures=pictures) for clip in clips)
+        return collect(title, results, conditions=conditions)
 
 
 class Glance(NamedTuple):
@@ -73,7 +71,7 @@ class Glance(NamedTuple):
     """(H, W, 3) RGB by clip: frame, truth, prediction, error."""
 
 
-def glance(model: EvaluatedModel, clips: Iterable[Clip]) -> Glance:
+def glance(model: VideoModel, clips: Iterable[Clip]) -> Glance:
     """Follow a few clips from their first masks: for callbacks, every so many steps. The model comes back as it was.
 
     Any rank may look alone: nothing is communicated. To share clips among ranks, give each its own, and put the means of
@@ -97,9 +95,9 @@ def clips_of(root: str, *, limit: int = 0, size: int = 128) -> list[Clip]:
 def repeat_first_mask(clips: Iterable[Clip], *, skip_first_and_last: bool = True, pictures: bool = True) -> Report:
     """The score of no tracker at all: each object's first mask, repeated on every frame."""
     rule = ScoreRule(skip_first_and_last=skip_first_and_last)
-    said = {"protocol": "repeat", "prompts": "no model: the first mask on every frame", "frame_rule": rule.words}
+    conditions = {"protocol": "repeat", "prompts": "no model: the first mask on every frame", "frame_rule": rule.words}
     results = (evaluate_clip(clip, repeat(clip), rule, pictures=pictures) for clip in clips)
-    return collect("repeat", results, conditions=said)
+    return collect("repeat", results, conditions=conditions)
 
 
 def evaluate_clip(
@@ -112,17 +110,17 @@ def evaluate_clip(
     person_seconds: Callable[[Clip, int, int], float] = lambda clip, index, rounds: 0.0,
 ) -> tuple[Sequence, tuple[ObjectScore, ...]]:
     """Take the answers to one clip, score and draw them; pictures show the last round."""
-    tally, kept = Tally(clip, rule, person_seconds), KeptMasks(len(clip.objects))
+    tally, drawn = Tally(clip, rule, person_seconds), KeptMasks(len(clip.objects))
     started = time.perf_counter()
     for answer in answers:
         tally.add(answer)
         if pictures:
-            kept.keep(answer.t, answer.objects, answer.masks)
+            drawn.keep(answer.t, answer.objects, answer.masks)
         if export is not None:
             export(answer)
     seconds = time.perf_counter() - started
     rows = tally.rows()
-    picture = strip(clip, kept, _telling_frames(clip, rows)) if pictures and rows else None
+    picture = strip(clip, drawn, _shown_frames(clip, rows)) if pictures and rows else None
     return Sequence(clip.name, clip.num_frames, len(clip.objects), seconds, picture), rows
 
 
@@ -134,7 +132,7 @@ def collect(
     return Report(title, tuple(row for _, rows in done for row in rows), tuple(item for item, _ in done), conditions or {})
 
 
-def _telling_frames(clip: Clip, rows: tuple[ObjectScore, ...]) -> dict[int, str]:
+def _shown_frames(clip: Clip, rows: tuple[ObjectScore, ...]) -> dict[int, str]:
     """The first frame, the worst and the last of the scored ones, with captions."""
     last_round = max(row.round for row in rows)
     means = mean_j_by_frame(row for row in rows if row.round == last_round)
@@ -142,9 +140,9 @@ def _telling_frames(clip: Clip, rows: tuple[ObjectScore, ...]) -> dict[int, str]
     worst = min(means, key=lambda stem: means[stem])
     ends = sorted(means, key=lambda stem: number[stem])
     chosen = {ends[0]: "first", ends[-1]: "last", worst: "worst"}
-    return {number[stem]: f"{stem} {said} J {100 * means[stem]:.0f}" for stem, said in chosen.items()}
+    return {number[stem]: f"{stem} {which} J {100 * means[stem]:.0f}" for stem, which in chosen.items()}
 
 
-def _place_of(model: object) -> torch.device:
+def _device_of(model: object) -> torch.device:
     first = next(model.parameters(), None) if isinstance(model, torch.nn.Module) else None
     return torch.device("cpu") if first is None else first.device

@@ -36,7 +36,7 @@ def use_onednn(model: nn.Module, *, trained: bool = False) -> bool:
     Args:
         trained: gradients are wanted. Attention is left alone then: PyTorch's kernel keeps no scores for the backward pass.
     """
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch, "mkldnn_convolution"):
         return False
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
@@ -57,7 +57,7 @@ class OneDnnConv(nn.Conv2d):
             return super().forward(input)
         pixels = input.permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
         if not pixels.is_contiguous():  # a copy would cost what the product saves
-            return torch.mkldnn_convolution(input, self.weight, self.bias, (0, 0), (1, 1), (1, 1), 1)
+            return _convolution(input, self.weight, self.bias)
         return product(pixels, self.weight[:, :, 0, 0], self.bias).permute(0, 3, 1, 2)
 
 
@@ -74,12 +74,12 @@ class OneDnnWeightedSum(WeightedSum):
     def forward(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
         if bias is not None or q.shape[1] != 1 or q.shape[2] < MANY or q.device.type != "cpu":
             return super().forward(q, k, v, bias)
-        answers = []
+        weighted = []
         # also under autocast: float32 here is faster than PyTorch's bfloat16, and nothing is rounded before the softmax
         for queries, keys, values in zip(q[:, 0].float(), k[:, 0].float() / math.sqrt(q.shape[-1]), v[:, 0].float().mT):
             blocks = (product(block, keys).softmax(dim=-1) for block in queries.split(ROWS))
-            answers.append(torch.cat([product(shares, values) for shares in blocks]))  # (N, d)
-        return torch.stack(answers).unsqueeze(1).to(q.dtype)  # (B, 1, N, d)
+            weighted.append(torch.cat([product(shares, values) for shares in blocks]))  # (N, d)
+        return torch.stack(weighted).unsqueeze(1).to(q.dtype)  # (B, 1, N, d)
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -113,8 +113,14 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def _times(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (N, C) times weight (K, C), transposed -> (N, K); any strides."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    """x (N, C) times weight (K, C), transposed -> (N, K); any strides. A product is a 1x1 convolution of one row of pixels,
+    and `torch.mkldnn_convolution` is oneDNN's, whatever PyTorch's own choice would be."""
+    return _convolution(x[None, None].permute(0, 3, 1, 2), weight[:, :, None, None], bias)[0, :, 0].T.contiguous()
+
+
+def _convolution(pixels: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """1x1 convolution: pixels (B, C, H, W), weight (K, C, 1, 1) -> (B, K, H, W)."""
+    return torch.mkldnn_convolution(pixels, weight, bias, (0, 0), (1, 1), (1, 1), 1)
 
 
 def _gathered(slope: Tensor, x: Tensor) -> Tensor:

@@ -28,13 +28,13 @@ R = TypeVar("R")
 
 
 class FastTracker:
-    """A model with its verbs exchanged for faster ones; what a session and a benchmark need of a tracker.
+    """A `VideoModel` like the one it is made of, with faster methods.
 
     On a CPU, layers that are not compiled use oneDNN where it is faster (see `onednn`).
 
     Args:
         model: in evaluation mode; it is not changed.
-        fused: merge RepViT's branches and BatchNorms and the neck's projections (see `model.fuse`).
+        fused: merge RepViT's branches and BatchNorms and the neck's projections (see `fuse`).
         channels_last: weights laid out for channels innermost; give images so too.
         compiled: none | attention (only `blend`, for any number of memories at once) | all (the encoder, the decoder on
             frames that are only tracked, and the memory encoder as well).
@@ -69,17 +69,17 @@ class FastTracker:
         self._capacity = capacity if cuda_graphs else None
         self._encode: Callable[[Tensor], ImageFeatures] = self.model.encode
         self._blend: Callable[[Tensor, Keys, Tensor | None], Tensor] = self.model.memory_attention.blend
-        self._look: Callable[[Tensor, ImageFeatures], Decoded] = self._decode_silently
+        self._decode: Callable[[Tensor, ImageFeatures], Decoded] = self._decode_unprompted
         self._memorize: Callable[[Tensor, Decoded], Memory] = self.model.memorize
         if cuda_graphs:
             self._encode, self._blend = _recorded(self._encode), _recorded(self._blend)
-            self._look, self._memorize = _recorded(self._look), _recorded(self._memorize)
+            self._decode, self._memorize = _recorded(self._decode), _recorded(self._memorize)
         elif compiled != "none":
             # dynamic from the first call on: a bank that fills changes the number of keys on every frame
             self._blend = torch.compile(self._blend, dynamic=True)
             if compiled == "all":
                 self._encode = torch.compile(self._encode, dynamic=False)
-                self._look = torch.compile(self._look, dynamic=False)
+                self._decode = torch.compile(self._decode, dynamic=False)
                 self._memorize = torch.compile(self._memorize, dynamic=False)
 
     def normalise(self, frames: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ class FastTracker:
         dynamic_multimask: bool = False,
     ) -> Decoded:
         if prompts is None and gate:
-            return self._look(f_m, features)
+            return self._decode(f_m, features)
         return self.model.decode(f_m, features, prompts, gate=gate, dynamic_multimask=dynamic_multimask)
 
     def memorize(self, f16: Tensor, decoded: Decoded, *, binarize: bool = False) -> Memory:
@@ -118,7 +118,7 @@ class FastTracker:
             return self._memorize(f16, decoded)
         return self.model.memorize(f16, decoded, binarize=binarize)
 
-    def _decode_silently(self, f_m: Tensor, features: ImageFeatures) -> Decoded:
+    def _decode_unprompted(self, f_m: Tensor, features: ImageFeatures) -> Decoded:
         return self.model.decode(f_m, features, None)
 
 

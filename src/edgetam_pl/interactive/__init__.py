@@ -1,1 +1,1 @@
-"""A person in front of a video: clicks, boxes and masks, followed and corrected."""
+"""An interactive session on a video: clicks, boxes and masks, tracked and corrected."""

@@ -1,8 +1,8 @@
-"""An interactive session: say what to follow, anywhere in a video, and watch it being followed (Sec. 3.1; SAM 2 Sec. 3).
+"""An interactive session: say what to follow, anywhere in a video, correct it where it goes wrong (Sec. 3.1; SAM 2 Sec. 3).
 
 Every object has a bank of its own, so objects never disturb one another; image features are computed once a frame and
-shared. `follower.py` does the work on a frame; this file decides what is done when, and keeps what was said. What is kept is
-immutable, so a refused request leaves everything as it was, and undoing is putting back.
+shared. `TrackUpdates` does the work on a frame; this file decides what is done when. What is kept is immutable, so a refused
+request leaves everything as it was, and undoing is putting back.
 """
 
 from __future__ import annotations
@@ -13,28 +13,25 @@ from itertools import groupby
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from edgetam_pl.interactive.frame_tracker import Follower
-from edgetam_pl.interactive.options import HoleFilling, SessionOptions, SessionTracker
-from edgetam_pl.interactive.track_state import Answer, Track, remembered_frames
+from edgetam_pl.interactive.options import HoleFilling, SessionOptions
+from edgetam_pl.interactive.track_state import ObjectMask, ObjectTrack, TrackUpdates
 from edgetam_pl.interactive.user_prompts import UserPrompts, parse_prompts
 from edgetam_pl.io.frames import EndOfVideo, FrameMasks, Frames
 from edgetam_pl.tracking.bank import MemoryBank, RecallPolicy
-
-SUPPRESSED_LOGIT = -10.0
-"""Without overlap, a pixel that another object wins has at most this logit (SAM 2 release)."""
+from edgetam_pl.tracking.frame_tracker import FrameTracker, without_overlap
+from edgetam_pl.tracking.step import VideoModel
 
 
 class Session:
     """Follow objects through one video.
 
     Args:
-        tracker: a model with its four verbs, `normalise` and `image_size`, in evaluation mode.
+        model: in evaluation mode.
         frames: the video.
-        options: habits that differ from the plain step.
-        policy: which memories are read. In evaluation SAM 2 leaves pointers of future prompted frames out.
+        options: habits that differ from evaluation.
+        policy: which memories are read; None: as in evaluation, without pointers of future prompted frames (SAM 2).
         device: where the model is.
         fill_holes: fills holes when `options.fill_holes_area` asks for it.
 
@@ -51,7 +48,7 @@ class Session:
 
     def __init__(
         self,
-        tracker: SessionTracker,
+        model: VideoModel,
         frames: Frames,
         *,
         options: SessionOptions | None = None,
@@ -63,12 +60,15 @@ class Session:
         if self.options.fill_holes_area > 0 and fill_holes is None:
             raise ValueError("fill_holes_area needs a function that fills: give fill_holes=edgetam_pl.io.video.fill_holes.")
         self.frames = frames
-        self._follower = Follower(tracker, frames, options=self.options, device=torch.device(device), fill_holes=fill_holes)
-        self._policy = policy or RecallPolicy(past_pointers_only=True, clip_length=frames.count)
-        self._tracks: Mapping[int, Track] = {}
-        self._history: deque[Mapping[int, Track]] = deque(maxlen=self.options.undo_depth)
+        self._tracker = FrameTracker(
+            model, frames.__getitem__, frames.size, frames.count, device=torch.device(device), options=self.options
+        )
+        self._updates = TrackUpdates(self._tracker, self.options, fill_holes)
+        self._policy = policy or RecallPolicy.inference(frames.count)
+        self._tracks: Mapping[int, ObjectTrack] = {}
+        self._history: deque[Mapping[int, ObjectTrack]] = deque(maxlen=self.options.undo_depth)
 
-    # ------------------------------------------------------------------ what a person can do
+    # ------------------------------------------------------------------ what a user can do
 
     @property
     def objects(self) -> tuple[int, ...]:
@@ -86,10 +86,10 @@ class Session:
         mask: np.ndarray | Tensor | None = None,
         afresh: bool = False,
     ) -> FrameMasks:
-        """Say something about an object on frame t, and see the answer at once. A new number is a new object.
+        """Prompt an object on frame t, and get the answer at once. A new number is a new object.
 
         Args:
-            points: (x, y) in pixels of the video; they add to what was said of this frame unless `afresh`.
+            points: (x, y) in pixels of the video; they add to earlier ones on this frame unless `afresh`.
             labels: 1 for points on the object, 0 for points off it; None: all on it.
             box: (x0, y0, x1, y1) in pixels of the video.
             mask: (H, W), the answer itself; it replaces points and box, and they replace it.
@@ -99,12 +99,12 @@ class Session:
         """
         self._check_object_number(object_id)
         self._check_frame(t)
-        words = parse_prompts(points, labels, box, mask, size=self.frames.size, side=self._follower.side)
-        track = self._tracks.get(object_id) or Track(MemoryBank(policy=self._policy, keep_all=self.options.keep_all))
-        said = words if afresh else track.said.get(t, UserPrompts()).then(words)
+        new = parse_prompts(points, labels, box, mask, size=self.frames.size)
+        track = self._tracks.get(object_id) or ObjectTrack(MemoryBank(policy=self._policy, keep_all=self.options.keep_all))
+        given = new if afresh else track.prompts.get(t, UserPrompts()).then(new)
         try:
             with torch.inference_mode():
-                track = self._follower.answered(track, t, said)
+                track = self._updates.prompted(track, t, given)
         except EndOfVideo as error:
             raise ValueError(f"There is no frame {t}: {error}") from error
         self._change({**self._tracks, object_id: track})
@@ -139,7 +139,7 @@ class Session:
             raise ValueError(f"max_frames is {max_frames}; it must be at least 1.")
         if start is not None:
             self._check_frame(start)
-        return self._travel(start, backwards, max_frames, None if objects is None else frozenset(objects))
+        return self._propagate(start, backwards, max_frames, None if objects is None else frozenset(objects))
 
     def masks(self, t: int) -> FrameMasks:
         """The answers kept for frame t, for every object that has one there."""
@@ -147,10 +147,10 @@ class Session:
         answers = {number: track.answers[t] for number, track in self._tracks.items() if t in track.answers}
         return self._shown(t, answers)
 
-    def said(self, t: int) -> dict[int, UserPrompts]:
-        """What was said about frame t, by object."""
+    def prompts(self, t: int) -> dict[int, UserPrompts]:
+        """The prompts on frame t, by object."""
         self._check_frame(t)
-        return {number: track.said[t] for number, track in self._tracks.items() if t in track.said}
+        return {number: track.prompts[t] for number, track in self._tracks.items() if t in track.prompts}
 
     def candidates(self, object_id: int, t: int) -> FrameMasks:
         """All masks that the last prompt on frame t could mean (three after one click, else one), likeliest IoU first.
@@ -158,12 +158,12 @@ class Session:
         Raises:
             ValueError: no such object, or the frame was not prompted since the last propagation.
         """
-        unwritten = self._existing(object_id).unwritten.get(t)
-        if unwritten is None:
+        pending = self._existing(object_id).pending.get(t)
+        if pending is None:
             raise ValueError(f"Object {object_id} was not prompted on frame {t} since the last propagation; do so again.")
-        decoded = unwritten.decoded
+        decoded = pending.decoded
         order = decoded.iou[0].argsort(descending=True)
-        logits = self._enlarged(decoded.logits[0, order].float().unsqueeze(1))
+        logits = self._tracker.enlarged(decoded.logits[0, order].unsqueeze(1))
         presence = decoded.presence[0].expand(len(order))
         return FrameMasks(t, (object_id,) * len(order), logits, presence, decoded.iou[0, order])
 
@@ -203,7 +203,7 @@ class Session:
 
     # ------------------------------------------------------------------ propagation
 
-    def _travel(
+    def _propagate(
         self, start: int | None, backwards: bool, max_frames: int | None, chosen: frozenset[int] | None
     ) -> Iterator[FrameMasks]:
         firsts = [_first_frame(track, start) for n, track in self._tracks.items() if chosen is None or n in chosen]
@@ -211,65 +211,61 @@ class Session:
         while t >= 0 and (self.frames.count is None or t < self.frames.count) and visited != max_frames:
             try:
                 with torch.inference_mode():
-                    travelled = self._visited(t, start, backwards, chosen)
+                    tracked = self._tracked(t, start, backwards, chosen)
             except EndOfVideo:
                 return
             if visited == 0:
                 self._history.append(before)
-            self._tracks = {**self._tracks, **travelled}
-            yield self._shown(t, {number: track.answers[t] for number, track in self._tracks.items() if number in travelled})
+            self._tracks = {**self._tracks, **tracked}
+            yield self._shown(t, {number: track.answers[t] for number, track in self._tracks.items() if number in tracked})
             t, visited = t + sign, visited + 1
 
-    def _visited(self, t: int, start: int | None, backwards: bool, chosen: frozenset[int] | None) -> dict[int, Track]:
-        """The tracks of the objects that travel, after frame t."""
-        done: dict[int, Track] = {}
-        silent: dict[int, Track] = {}
+    def _tracked(self, t: int, start: int | None, backwards: bool, chosen: frozenset[int] | None) -> dict[int, ObjectTrack]:
+        """The tracks of the objects that are propagated, after frame t."""
+        done: dict[int, ObjectTrack] = {}
+        unprompted: dict[int, ObjectTrack] = {}
+        # prompted frames have their answer; the others are tracked
         for number, track in self._tracks.items():
-            behind = (t - _first_frame(track, start)) * (-1 if backwards else 1) >= 0
-            if (chosen is not None and number not in chosen) or not behind:
+            begun = (t - _first_frame(track, start)) * (-1 if backwards else 1) >= 0
+            if (chosen is not None and number not in chosen) or not begun:
                 continue
-            track = self._follower.written(track)
-            if t in track.said:  # a person has spoken: that is the answer
+            track = self._updates.remembered(track)
+            if t in track.prompts:  # the answer to the prompt stands
                 done[number] = track.passed(t, backwards=backwards)
             else:
-                silent[number] = track
-        for numbers in self._together(silent):
-            followed = self._follower.followed([silent[number] for number in numbers], t, backwards=backwards)
-            done.update(zip(numbers, followed))
+                unprompted[number] = track
+        for numbers in self._together(unprompted):
+            tracks = self._updates.tracked([unprompted[number] for number in numbers], t, backwards=backwards)
+            done.update(zip(numbers, tracks))
         return done if self.options.keep_all else {number: track.within_reach(t) for number, track in done.items()}
 
-    def _together(self, tracks: Mapping[int, Track]) -> list[tuple[int, ...]]:
+    def _together(self, tracks: Mapping[int, ObjectTrack]) -> list[tuple[int, ...]]:
         """Which objects go through the network together: one each, or all that remember the same frames."""
         if not self.options.batch_objects:
             return [(number,) for number in tracks]
-        history = {number: remembered_frames(track.bank) for number, track in tracks.items()}
+        history = {number: track.remembered_frames for number, track in tracks.items()}
         return [tuple(group) for _, group in groupby(sorted(tracks, key=history.__getitem__), key=history.__getitem__)]
 
     # ------------------------------------------------------------------ masks out
 
-    def _shown(self, t: int, answers: Mapping[int, Answer]) -> FrameMasks:
+    def _shown(self, t: int, answers: Mapping[int, ObjectMask]) -> FrameMasks:
         """Answers at the video's own size."""
         if not answers:
             height, width = self.frames.size
             return FrameMasks(t, (), torch.empty(0, height, width), torch.empty(0), torch.empty(0))
-        logits = self._enlarged(torch.cat([answer.logits for answer in answers.values()]))
-        if self.options.non_overlap and len(answers) > 1:
-            winner = logits.argmax(dim=0, keepdim=True) == torch.arange(len(answers), device=logits.device)[:, None, None]
-            logits = torch.where(winner, logits, logits.clamp(max=SUPPRESSED_LOGIT))
+        logits = self._tracker.enlarged(torch.cat([answer.logits for answer in answers.values()]))
+        if self.options.non_overlap:
+            logits = without_overlap(logits)
         presence = torch.cat([answer.presence[:, 0] for answer in answers.values()])
         return FrameMasks(t, tuple(answers), logits, presence, torch.cat([answer.iou[:, 0] for answer in answers.values()]))
 
-    def _enlarged(self, logits: Tensor) -> Tensor:
-        """(O, 1, h, w) -> (O, H, W): straight to the video's size (SAM 2 release)."""
-        return F.interpolate(logits, self.frames.size, mode="bilinear", align_corners=False)[:, 0]
-
     # ------------------------------------------------------------------ what is not accepted
 
-    def _change(self, tracks: Mapping[int, Track]) -> None:
+    def _change(self, tracks: Mapping[int, ObjectTrack]) -> None:
         self._history.append(self._tracks)
         self._tracks = tracks
 
-    def _existing(self, object_id: int) -> Track:
+    def _existing(self, object_id: int) -> ObjectTrack:
         if object_id not in self._tracks:
             known = ", ".join(map(str, self._tracks)) or "none"
             raise ValueError(f"There is no object {object_id}; objects so far: {known}.")
@@ -287,6 +283,6 @@ class Session:
             raise ValueError(f"There is no frame {t!r}; frames are numbered from 0{last}.")
 
 
-def _first_frame(track: Track, start: int | None) -> int:
-    """Where this object's travel begins."""
-    return min(track.said) if start is None else start
+def _first_frame(track: ObjectTrack, start: int | None) -> int:
+    """Where the propagation of this object begins."""
+    return min(track.prompts) if start is None else start

@@ -1,46 +1,47 @@
-"""What a person says about an object on a frame: checked against the video, then put in the model's coordinates."""
+"""A user's prompts for an object on a frame: checked against the video, then put in the model's coordinates."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from edgetam_pl.tracking.frame_tracker import FrameTracker
 from edgetam_pl.types import BACKGROUND, BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, FOREGROUND, Prompts
 
 
 @dataclass(frozen=True)
 class UserPrompts:
-    """All that was said about one object on one frame, in pixels of the video."""
+    """All prompts for one object on one frame, in pixels of the video."""
 
     points: tuple[tuple[float, float], ...] = ()
     labels: tuple[int, ...] = ()
     box: tuple[float, float, float, float] | None = None
-    mask: Tensor | None = None  # (1, 1, S, S) bool
+    mask: Tensor | None = None  # (H, W) bool
 
-    def then(self, heard: UserPrompts) -> UserPrompts:
+    def then(self, new: UserPrompts) -> UserPrompts:
         """Both; a mask and points replace one another, a box replaces a box."""
-        if heard.mask is not None or self.mask is not None:
-            return heard
-        return UserPrompts(self.points + heard.points, self.labels + heard.labels, heard.box or self.box)
+        if new.mask is not None or self.mask is not None:
+            return new
+        return UserPrompts(self.points + new.points, self.labels + new.labels, new.box or self.box)
 
-    def as_prompts(self, size: tuple[int, int], side: int, *, previous: Tensor | None, device: torch.device) -> Prompts:
-        """For one object, in pixels of the side x side input. The corners of the box come first (SAM 2 release)."""
+    def for_model(self, tracker: FrameTracker, *, previous: Tensor | None, clamp: float = inf) -> Prompts:
+        """For one object, in pixels of the model's input. The corners of the box come first (SAM 2 release).
+
+        Args:
+            previous: (1, 1, S/4, S/4) logits that the points correct.
+            clamp: bound of these logits.
+        """
         if self.mask is not None:
-            return Prompts(mask=self.mask.to(device))
+            return tracker.mask_prompt(self.mask[None])
         corners = () if self.box is None else (self.box[:2], self.box[2:])
         labels = (*((BOX_TOP_LEFT, BOX_BOTTOM_RIGHT) if corners else ()), *self.labels)
-        scale = torch.tensor([side / size[1], side / size[0]])
-        points = torch.tensor((*corners, *self.points), dtype=torch.float32) * scale
-        return Prompts(
-            points.unsqueeze(0).to(device),  # (1, P, 2)
-            torch.tensor(labels, dtype=torch.int64, device=device).unsqueeze(0),  # (1, P)
-            previous=previous,
-        )
+        prompts = tracker.point_prompt(torch.tensor([(*corners, *self.points)], dtype=torch.float32), torch.tensor([labels]))
+        return prompts if previous is None else prompts._replace(previous=previous.clamp(-clamp, clamp))
 
 
 def parse_prompts(
@@ -50,19 +51,18 @@ def parse_prompts(
     mask: np.ndarray | Tensor | None,
     *,
     size: tuple[int, int],
-    side: int,
 ) -> UserPrompts:
-    """What was said about a frame of `size` (height, width) for an input of side x side pixels.
+    """The prompts for a frame of `size` (height, width).
 
     Raises:
-        ValueError: it cannot be meant; the message says what was given, what is expected and what to do.
+        ValueError: they cannot be meant; the message says what was given, what is expected and what to do.
     """
     if mask is not None:
         if len(points) or box is not None:
             raise ValueError("A mask came together with points or a box; a mask is the answer itself, so give it alone.")
-        return UserPrompts(mask=_mask(mask, size, side))
+        return UserPrompts(mask=_mask(mask, size))
     if not len(points) and box is None:
-        raise ValueError("Nothing was said: give points, a box or a mask.")
+        raise ValueError("No prompt was given: give points, a box or a mask.")
     if labels is None:
         labels = [FOREGROUND] * len(points)
     if len(labels) != len(points):
@@ -102,8 +102,8 @@ def _box(box: Sequence[float], size: tuple[int, int]) -> tuple[float, float, flo
     return x0, y0, x1, y1
 
 
-def _mask(mask: np.ndarray | Tensor, size: tuple[int, int], side: int) -> Tensor:
-    """(1, 1, S, S) bool, resized as SAM 2's predictor does: antialiased, then at least one half."""
+def _mask(mask: np.ndarray | Tensor, size: tuple[int, int]) -> Tensor:
+    """(H, W) bool, a copy."""
     tensor = torch.as_tensor(mask)
     if tuple(tensor.shape) != size:
         raise ValueError(
@@ -111,5 +111,4 @@ def _mask(mask: np.ndarray | Tensor, size: tuple[int, int], side: int) -> Tensor
         )
     if tensor.dtype != torch.bool and not bool(((tensor == 0) | (tensor == 1)).all()):
         raise ValueError("The mask has values other than 0 and 1; give one object's mask, for example `labels == 3`.")
-    soft = F.interpolate(tensor[None, None].float(), (side, side), mode="bilinear", antialias=True, align_corners=False)
-    return soft >= 0.5
+    return tensor > 0

@@ -142,6 +142,7 @@ class LandmarkAttention(CrossAttention):
         if keys.num_frames <= 1:
             return super().read(x, keys, rotation, bias)
         q, k, v = self._project(x, keys.tokens + keys.pos, keys.tokens, (rotation, keys.rotation))
+        # average the keys of each memory; pointers, after the first `spatial` keys, stay as they are
         spatial = keys.num_frames * self.grid[0] * self.grid[1]
         landmarks = self._average(k[:, 0, :spatial], keys.num_frames)
         offset = LANDMARK_OFFSET
@@ -151,6 +152,7 @@ class LandmarkAttention(CrossAttention):
         if bias is not None:  # a memory is masked as a whole, so the average of its biases is its bias
             masked = self._average(bias[:, :spatial, None], keys.num_frames)[..., 0]
             logits = logits + torch.cat((masked, bias[:, spatial:]), dim=1)
+        # attend to averages and pointers
         k = torch.cat((landmarks[:, None], k[:, :, spatial:]), dim=2)
         v = torch.cat((self._average(v[:, 0, :spatial], keys.num_frames)[:, None], v[:, :, spatial:]), dim=2)
         needed = bias is not None or not self.offset_on_keys

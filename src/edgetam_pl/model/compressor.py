@@ -200,7 +200,7 @@ class Perceiver2D(Compressor):
         """x (O, HW, D) -> (O N_l, tokens of a window, D)."""
         (rows, columns), dim = self.grid, x.shape[-1]
         height, width = size[0] // rows, size[1] // columns
-        # objects and rows of windows share a dimension, as do columns and channels: phones like at most four
+        # objects and rows of windows share a dimension, as do columns and channels: Core ML takes at most four
         x = x.reshape(-1, height, columns, width * dim).transpose(1, 2)  # (O n, n, y, x D)
         return x.reshape(-1, height * width, dim)
 

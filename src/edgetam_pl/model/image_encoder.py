@@ -12,7 +12,7 @@ from edgetam_pl.types import ImageFeatures
 
 
 class FPN(nn.Module):
-    """SAM 2's neck: stride 16 also hears stride 32; strides 4 and 8 are lateral only; stride 32 is not returned."""
+    """SAM 2's neck: stride 16 adds the upsampled stride 32; strides 4 and 8 are lateral only; stride 32 is not returned."""
 
     def __init__(self, channels: list[int], dim: int) -> None:
         super().__init__()

@@ -111,15 +111,18 @@ class MaskDecoder(nn.Module):
             bias: (1 or O, P) added to the logits of prompt tokens; -1e4 hides a slot that a fixed-size program left empty.
         """
         num_objects, size = points.shape[0], image.shape[-2:]
+        # the decoder's own tokens, then those of the prompts
         own = torch.cat((self.presence_token.weight, self.iou_token.weight, self.mask_tokens.weight))  # (6, C)
         start = torch.cat((own.expand(num_objects, -1, -1), points), dim=1)  # (O, 6 + P, C)
         if bias is not None:
             bias = F.pad(bias, (own.shape[0], 0))
         x = (image + mask).flatten(2).transpose(1, 2).expand(num_objects, -1, -1)  # (O, hw, C)
+        # tokens and image exchange what they know
         tokens = start
         for block in self.blocks:
             tokens, x = block(tokens, x, start, image_pos, bias)
         tokens = self.final_norm(tokens + self.final_attention(tokens + start, x + image_pos, x))
+        # one kernel per mask, applied to the upscaled image
         presence, iou, masks = tokens[:, 0], tokens[:, 1], tokens[:, 2 : 2 + NUM_MASKS]
         pixels = self._upscale(x.transpose(1, 2).unflatten(2, size), f4, f8)  # (O, C/8, 4h, 4w)
         kernels = torch.stack([head(masks[:, i]) for i, head in enumerate(self.mask_heads)], dim=1)  # (O, 4, C/8)

@@ -51,7 +51,7 @@ class PromptEncoder(nn.Module):
         return tokens
 
     def embed_nothing(self, num_objects: int) -> Tensor:
-        """Tokens (O, 2, C) of objects about which nothing is said: SAM 2 passes one padding point, and appends one."""
+        """Tokens (O, 2, C) of objects without a prompt: SAM 2 passes one padding point, and appends one."""
         return self.padding.weight.expand(num_objects, 2, -1)
 
     def embed_mask(self, mask: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""SAM 2, EdgeTAM, EfficientTAM, and every ablation between them: six parts, four verbs (Eq. 1 to 4)."""
+"""SAM 2, EdgeTAM, EfficientTAM, and every ablation between them: six parts, four methods (Eq. 1 to 4)."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class TrackAnything(nn.Module):
         """Eq. 3: O = D(F_M, F4, F8, P).
 
         A mask among the prompts is the answer itself; only its pointer is computed, from features without memory.
-        Otherwise: three candidates when nothing or a single click was said, else one mask.
+        Otherwise: three candidates without a prompt or after a single click, else one mask.
 
         Args:
             f_m: (1 or O, C, h, w) features that remember.
@@ -103,6 +103,7 @@ class TrackAnything(nn.Module):
         else:
             tokens = self.prompt_encoder.embed_points(points, prompts.labels)
         dense = self.prompt_encoder.embed_mask(None if prompts is None else prompts.previous)
+        # all candidates, of which three or one are offered
         found = self.mask_decoder(f_m, self.prompt_encoder.image_pos, tokens, dense, f4=features.f4, f8=features.f8)
         if multiple:
             logits, iou, choices = found.logits[:, 1:], found.iou[:, 1:], found.tokens[:, 1:]
@@ -155,8 +156,8 @@ class TrackAnything(nn.Module):
 
     @staticmethod
     def _count(f_m: Tensor, features: ImageFeatures, prompts: Prompts | None) -> int:
-        said = () if prompts is None else (prompts.points, prompts.previous)
-        return max(f_m.shape[0], features.f16.shape[0], *(x.shape[0] for x in said if x is not None), 1)
+        given = () if prompts is None else (prompts.points, prompts.previous)
+        return max(f_m.shape[0], features.f16.shape[0], *(x.shape[0] for x in given if x is not None), 1)
 
 
 def _as_logits(mask: Tensor) -> Tensor:

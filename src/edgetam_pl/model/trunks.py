@@ -1,4 +1,4 @@
-"""Trunks by name: the backbones of E_img. The only place that knows timm; nothing is ever downloaded here.
+"""Trunks by name: the backbones of E_img. The only place that makes models of timm; nothing is ever downloaded here.
 
 A trunk is a module with `channels`, widths of its maps from fine to coarse, that turns images (B, 3, S, S) into those maps:
 strides 4, 8, 16, 32, or stride 16 alone for a plain ViT under the single-level neck.

@@ -6,6 +6,7 @@ Letters: B images, C width, (h, w) the grid of patches.
 from __future__ import annotations
 
 import torch
+from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,19 +15,6 @@ from edgetam_pl.model.layers import LayerNorm2d
 
 WINDOW = 14
 """Side of an attention window, in patches; the side of the position map as well (14 x 14 patches of ImageNet images)."""
-
-
-class DropPath(nn.Module):
-    """Drops a whole residual branch, image by image, while training."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.gate = nn.Dropout(rate)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.gate.training:
-            return x
-        return x * self.gate(x.new_ones(x.shape[0], *[1] * (x.ndim - 1)))
 
 
 class PatchEmbed(nn.Module):
@@ -56,18 +44,6 @@ class WindowAttention(nn.Module):
         return self.proj(y.transpose(1, 2).flatten(2)).view(x.shape)
 
 
-class MLP(nn.Module):
-    """Two layers with GELU between them."""
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
 class Block(nn.Module):
     """Attention within windows (or everywhere if window is 0), then an MLP; pre-norm, eps 1e-6."""
 
@@ -77,7 +53,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = WindowAttention(dim, heads)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = MLP(dim, 4 * dim)
+        self.mlp = Mlp(dim, 4 * dim)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,7 +69,7 @@ class Block(nn.Module):
         x = F.pad(x, (0, 0, 0, -w % side, 0, -h % side))
         batch, height, width, dim = x.shape
         columns = width // side
-        # phones want at most four dimensions: (B rows, y, columns, x C) <-> (B rows, columns, y, x C)
+        # Core ML takes at most four dimensions: (B rows, y, columns, x C) <-> (B rows, columns, y, x C)
         x = x.reshape(-1, side, columns, side * dim).transpose(1, 2)
         y = self.attn(x.reshape(-1, side, side, dim))
         y = y.view(-1, columns, side, side * dim).transpose(1, 2)

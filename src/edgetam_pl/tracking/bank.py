@@ -26,6 +26,11 @@ class RecallPolicy:
     backwards: bool = False
     """Track from the last frame to the first: past and future change places."""
 
+    @classmethod
+    def inference(cls, clip_length: int | None = None) -> RecallPolicy:
+        """SAM 2's rules in evaluation: pointers of prompted frames in the future are left out."""
+        return cls(past_pointers_only=True, clip_length=clip_length)
+
     def __post_init__(self) -> None:
         if self.max_prompted in (0, 1) or self.max_prompted < -1:
             raise ValueError(f"max_prompted is {self.max_prompted}; use -1 for no limit, or at least 2.")
@@ -57,17 +62,18 @@ class MemoryBank:
     def write(self, t: int, memory: Memory, *, prompted: bool) -> MemoryBank:
         """The bank with frame t added, replacing what it held of that frame."""
         others = tuple(entry for entry in self.recent if entry[0] != t)
-        kept = tuple(entry for entry in self.prompted if entry[0] != t)
+        prompts = tuple(entry for entry in self.prompted if entry[0] != t)
         if prompted:
-            return replace(self, prompted=(*kept, (t, memory)), recent=others)
+            return replace(self, prompted=(*prompts, (t, memory)), recent=others)
         reach = max(self.policy.num_pointers - 1, (self.policy.num_memories - 1) * self.policy.stride + 1)
         near = others if self.keep_all else tuple(entry for entry in others if abs(t - entry[0]) < reach)
-        return replace(self, prompted=kept, recent=(*near, (t, memory)))
+        return replace(self, prompted=prompts, recent=(*near, (t, memory)))
 
     def recall(self, t: int) -> Recall:
         """What frame t reads: ages and memories in the order in which SAM 2 concatenates them."""
         chosen, spare = self._prompted_near(t)
         lookup = dict(spare) | dict(self.recent)
+        # pointers of prompted frames, then those of the last frames
         pointers = [
             (self._distance(t, i), memory.pointer)
             for i, memory in chosen
@@ -86,14 +92,6 @@ class MemoryBank:
         recent = ((age, lookup.get(self._frame_of_slot(t, age))) for age in range(self.policy.num_memories - 1, 0, -1))
         return (*((0, memory) for _, memory in chosen), *((age, memory) for age, memory in recent if memory is not None))
 
-    def forget(self, frames: set[int]) -> MemoryBank:
-        """The bank without these frames."""
-        return replace(
-            self,
-            prompted=tuple(entry for entry in self.prompted if entry[0] not in frames),
-            recent=tuple(entry for entry in self.recent if entry[0] not in frames),
-        )
-
     def _distance(self, t: int, i: int) -> int:
         return i - t if self.policy.backwards else t - i
 
@@ -111,6 +109,7 @@ class MemoryBank:
         limit = self.policy.max_prompted
         if limit < 0 or len(self.prompted) <= limit:
             return self.prompted, ()
+        # the nearest before and the nearest after come first, then others by distance
         before = [i for i, _ in self.prompted if i < t]
         after = [i for i, _ in self.prompted if i >= t]
         nearest = ([max(before)] if before else []) + ([min(after)] if after else [])

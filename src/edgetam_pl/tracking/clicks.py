@@ -85,12 +85,14 @@ def _uniform_pixel(allowed: Tensor, generator: torch.Generator, among: Among) ->
     The n-th allowed pixel is found by its row, then its column: one number is drawn per object, on the generator's own
     device, so a clip can be replayed on another machine. (One noise value per pixel would do the same at S*S the cost.)
     """
+    # draw which of the allowed pixels, counted row by row
     per_row = allowed.sum(dim=2)  # (O, S)
     up_to_row = per_row.cumsum(dim=1)  # (O, S)
     count = up_to_row[:, -1]  # (O,)
     draw = torch.randint(2**62, (among.total,), generator=generator, device=generator.device)[among.rows]  # (O,)
     draw = draw.to(allowed.device, non_blocking=True)
     nth = draw % count.clamp(min=1)  # (O,); the bias of the remainder is below 1e-12
+    # its row, then its column
     y = (up_to_row <= nth[:, None]).sum(dim=1)  # (O,)
     y = torch.where(count > 0, y, 0)
     rows = torch.arange(len(allowed), device=allowed.device)

@@ -1,7 +1,7 @@
-"""Who prompts, and when: the people that training, evaluation and the demo put in front of a tracker (SAM 2 release).
+"""Who prompts, and when: the users that training, evaluation and the session put in front of a tracker (SAM 2 release).
 
-A `Prompter` gives the order of the frames and, per frame, a `PromptFn`: what is said before the frame was answered and
-after each answer. Whether a frame starts afresh or is corrected follows from that alone (`tracking/step.py`).
+A `Prompter` gives the order of the frames and, per frame, a `PromptFn`: the prompt before the frame was answered, and after
+each answer. Whether a frame starts without memory or is corrected follows from that alone (`tracking/step.py`).
 """
 
 from __future__ import annotations
@@ -20,8 +20,24 @@ from edgetam_pl.tracking.step import PromptFn
 from edgetam_pl.types import Decoded, FrameOutput, Prompts
 
 
+def no_prompt(answer: Decoded | None) -> Prompts | None:
+    """A user with nothing to say: the frame is only tracked."""
+    return None
+
+
+def prompt_at_once(prompts: Prompts) -> PromptFn:
+    """A user who prompts before any answer, then nothing more."""
+    return lambda answer: prompts if answer is None else None
+
+
+def prompt_after_tracking(prompts: Prompts) -> PromptFn:
+    """A user who lets the frame be tracked, then corrects it once."""
+    remaining = [prompts]
+    return lambda answer: None if answer is None or not remaining else remaining.pop()
+
+
 def correct(answer: Decoded, clicks: Prompts, *, clamp: float = inf) -> Prompts:
-    """`clicks` added to all that was said about the frame so far, with the answer's own logits to improve on.
+    """`clicks` added to all earlier prompts of the frame, with the answer's own logits to improve on.
 
     Training hands the logits back as they are: not detached, not clamped (SAM 2 release). The interactive predictor
     clamps them to +-32.
@@ -31,16 +47,6 @@ def correct(answer: Decoded, clicks: Prompts, *, clamp: float = inf) -> Prompts:
     labels = _joined(before.labels, clicks.labels)  # (O, P + 1)
     previous = answer.best if clamp == inf else answer.best.clamp(-clamp, clamp)
     return Prompts(points=points, labels=labels, previous=previous)
-
-
-class Silent:
-    """Says nothing: propagation of what the bank holds."""
-
-    def order(self, num_frames: int) -> Sequence[int]:
-        return range(num_frames)
-
-    def at(self, t: int) -> PromptFn:
-        return lambda answer: None
 
 
 class GivenMasks:
@@ -57,11 +63,11 @@ class GivenMasks:
         return _first(self.frames, num_frames)
 
     def at(self, t: int) -> PromptFn:
-        return _once(Prompts(mask=self.masks[t][:, None])) if t in self.frames else lambda answer: None
+        return prompt_at_once(Prompts(mask=self.masks[t][:, None])) if t in self.frames else no_prompt
 
 
 class Script:
-    """Says what is written. Each entry of a frame adds to the ones before: clicks accumulate and correct the last answer.
+    """Prompts from a list. Each entry of a frame adds to the ones before: clicks accumulate and correct the last answer.
 
     An entry None lets the tracker answer by itself: `Script({0: [click], 5: [None, click]})` prompts frame 0 and corrects
     frame 5 after it was tracked. Frames prompted before being seen come first, in the order of the mapping.
@@ -69,69 +75,69 @@ class Script:
 
     def __init__(self, entries: Mapping[int, Sequence[Prompts | None]], *, clamp: float = 32.0) -> None:
         """`clamp` bounds the logits that are handed back as a prompt (SAM 2's interactive predictor: 32)."""
-        for t, said in entries.items():
-            if any(entry is None for entry in said[1:]):
+        for t, prompts in entries.items():
+            if any(entry is None for entry in prompts[1:]):
                 raise ValueError(f"Frame {t} of the script: only the first entry may be None, it means 'track first'.")
-        self.entries = {t: tuple(said) for t, said in entries.items()}
+        self.entries = {t: tuple(prompts) for t, prompts in entries.items()}
         self.clamp = clamp
 
     def order(self, num_frames: int) -> Sequence[int]:
-        return _first([t for t, said in self.entries.items() if said and said[0] is not None], num_frames)
+        return _first([t for t, prompts in self.entries.items() if prompts and prompts[0] is not None], num_frames)
 
     def at(self, t: int) -> PromptFn:
         entries = iter(self.entries.get(t, ()))
 
         def ask(answer: Decoded | None) -> Prompts | None:
-            said = next(entries, None)
-            if said is None or answer is None or said.mask is not None or said.previous is not None:
-                return said  # the first words, or words that leave nothing to add
-            return correct(answer, said, clamp=self.clamp)
+            prompts = next(entries, None)
+            if prompts is None or answer is None or prompts.mask is not None or prompts.previous is not None:
+                return prompts  # the first prompt, or one that leaves nothing to add
+            return correct(answer, prompts, clamp=self.clamp)
 
         return ask
 
 
 class Replay:
-    """Repeats what was said to another tracker: the teacher hears what the student heard.
+    """Repeats the prompts given to another tracker: the teacher gets what the student got.
 
-    Points, boxes and masks are the ones the other was given, the logits to improve on are the listener's own.
+    Points, boxes and masks are the ones the other was given, the logits to improve on are the tracker's own.
     """
 
     def __init__(self, outputs: Sequence[FrameOutput], order: Sequence[int] = (), *, own_logits: bool = True) -> None:
         """`order` is the order in which the other visited the frames; empty: prompted frames first, all in time order.
         Without `own_logits` the logits to improve on are the other's as well."""
-        self.words = words_of(outputs)
+        self.prompts = prompts_of(outputs)
         self.visited = tuple(order)
         self.own_logits = own_logits
 
     @classmethod
-    def of_words(cls, words: Sequence[Sequence[Prompts | None]], order: Sequence[int] = ()) -> Replay:
-        """A replay of `words_of` another tracker's outputs, for instance from a file."""
+    def of_prompts(cls, prompts: Sequence[Sequence[Prompts | None]], order: Sequence[int] = ()) -> Replay:
+        """A replay of `prompts_of` another tracker's outputs, for instance from a file."""
         replay = cls((), order)
-        replay.words = tuple(tuple(said) for said in words)
+        replay.prompts = tuple(tuple(given) for given in prompts)
         return replay
 
     def order(self, num_frames: int) -> Sequence[int]:
-        return self.visited or _first([t for t, said in enumerate(self.words) if said[0] is not None], num_frames)
+        return self.visited or _first([t for t, given in enumerate(self.prompts) if given[0] is not None], num_frames)
 
     def at(self, t: int) -> PromptFn:
-        words: Iterator[Prompts | None] = iter(self.words[t])
+        prompts: Iterator[Prompts | None] = iter(self.prompts[t])
 
         def ask(answer: Decoded | None) -> Prompts | None:
-            said = next(words, None)
-            if said is None or said.previous is None or answer is None:
-                return said
-            return said._replace(previous=answer.best if self.own_logits else said.previous.detach())
+            given = next(prompts, None)
+            if given is None or given.previous is None or answer is None:
+                return given
+            return given._replace(previous=answer.best if self.own_logits else given.previous.detach())
 
         return ask
 
 
-def words_of(outputs: Sequence[FrameOutput]) -> tuple[tuple[Prompts | None, ...], ...]:
-    """For each frame, what was said before each of its answers; None where the tracker answered by itself."""
+def prompts_of(outputs: Sequence[FrameOutput]) -> tuple[tuple[Prompts | None, ...], ...]:
+    """For each frame, the prompt before each of its answers; None where the tracker answered by itself."""
     return tuple(tuple(answer.prompts for answer in output.rounds) for output in outputs)
 
 
 class PromptMix(Protocol):
-    """How often a person does what; `config.PromptConfig` is one."""
+    """How often users do what; `config.PromptConfig` is one."""
 
     point_prob: float
     box_prob: float
@@ -143,7 +149,7 @@ class PromptMix(Protocol):
 
 @dataclass(frozen=True)
 class PromptPlan:
-    """What a person will do in one batch, without the coordinates: the same on all ranks, so that all take the same path
+    """What the user will do in one batch, without the coordinates: the same on all ranks, so that all take the same path
     and none waits for another."""
 
     initial: tuple[int, ...]
@@ -164,10 +170,12 @@ def draw_plan(mix: PromptMix, num_frames: int, generator: torch.Generator) -> Pr
     Frame 0 is always prompted. With the release's values the kinds are: masks on 1 or 2 frames, 1/4 each; points on 1
     frame with 1 or 2 corrected, 1/8 each; points on 2 frames, both corrected, 1/4. Images are always prompted by points.
     """
+    # which frames are prompted before being seen, and how
     by_points = num_frames == 1 or _chance(mix.point_prob, generator)
     num_initial = _integer(1, min(mix.max_prompted_frames, num_frames), generator)
     initial = (0, *_some(range(1, num_frames), num_initial - 1, generator))
     boxed = tuple(_chance(mix.box_prob, generator) for _ in initial) if by_points else ()
+    # which frames are corrected: the prompted ones first, then others at random
     most = min(mix.max_corrected_frames, num_frames) if by_points and mix.corrections > 0 else 0
     num_corrected = _integer(min(num_initial, most), most, generator)
     others = [t for t in range(num_frames) if t not in initial]
@@ -177,7 +185,7 @@ def draw_plan(mix: PromptMix, num_frames: int, generator: torch.Generator) -> Pr
 
 
 class SimulatedClicks:
-    """The person of training: follows a plan, looks for errors, clicks on them (SAM 2 release, training sampler).
+    """The simulated user of training: follows a plan, looks for errors, clicks on them (SAM 2 release, training sampler).
 
     `generator` gives the coordinates and should differ from rank to rank. Errors are looked for at the resolution of the
     truth, in the up-sampled logits of the last answer.
@@ -198,7 +206,7 @@ class SimulatedClicks:
 
         def ask(answer: Decoded | None) -> Prompts | None:
             if answer is None:
-                return self._first_words(t) if t in self.plan.initial else None
+                return self._first_prompt(t) if t in self.plan.initial else None
             from_truth = next(clicks, None)
             if from_truth is None:
                 return None
@@ -207,7 +215,7 @@ class SimulatedClicks:
 
         return ask
 
-    def _first_words(self, t: int) -> Prompts:
+    def _first_prompt(self, t: int) -> Prompts:
         truth = self.masks[t]
         if self.plan.boxed[self.plan.initial.index(t)]:
             return noisy_box(truth, generator=self.generator, among=self.among)
@@ -229,11 +237,6 @@ def _predicted(answer: Decoded, size: int) -> Tensor:
 def _first(prompted: Sequence[int], num_frames: int) -> tuple[int, ...]:
     """Prompted frames in their order, then the others in time order."""
     return (*prompted, *(t for t in range(num_frames) if t not in prompted))
-
-
-def _once(prompts: Prompts) -> PromptFn:
-    """Say it before the first answer, then nothing."""
-    return lambda answer: prompts if answer is None else None
 
 
 def _chance(probability: float, generator: torch.Generator) -> bool:

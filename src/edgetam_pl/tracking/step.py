@@ -12,14 +12,14 @@ from edgetam_pl.tracking.bank import MemoryBank
 from edgetam_pl.types import EMPTY_RECALL, Decoded, FrameOutput, ImageFeatures, Memory, Prompts, Recall
 
 PromptFn = Callable[[Decoded | None], Prompts | None]
-"""The person at one frame: sees the last answer, or None when there is none yet, and may say something about it."""
+"""The user at one frame: given the last answer, or None when there is none yet, returns a prompt or None."""
 
 Features = Callable[[int], ImageFeatures]
 """Image features of frame t, batch 1 (shared by all objects) or one row per object. Eager or lazy: `step` cannot tell."""
 
 
 class Tracker(Protocol):
-    """Anything with these three verbs tracks (the fourth, `encode`, is behind `Features`)."""
+    """Anything with these three methods tracks (the fourth, `encode`, is behind `Features`)."""
 
     def attend(self, f16: Tensor, recall: Recall) -> Tensor:
         """Eq. 2: F_M = A(F16, M_1 ... M_T). With EMPTY_RECALL recalled: F16 plus the no-memory embedding."""
@@ -34,6 +34,39 @@ class Tracker(Protocol):
         ...
 
 
+class VideoModel(Tracker, Protocol):
+    """A tracker that starts from frames, as `FrameTracker` needs it: `TrackAnything`, `FastTracker`."""
+
+    @property
+    def image_size(self) -> int:
+        """S, side of the square input in pixels."""
+        ...
+
+    def normalise(self, frames: Tensor) -> Tensor:
+        """(..., 3, S, S) uint8 RGB -> float, as `encode` wants it."""
+        ...
+
+    def encode(self, images: Tensor) -> ImageFeatures:
+        """Eq. 1: F4, F8, F16 = E_img(I)."""
+        ...
+
+    def decode(
+        self,
+        f_m: Tensor,
+        features: ImageFeatures,
+        prompts: Prompts | None,
+        *,
+        gate: bool = True,
+        dynamic_multimask: bool = False,
+    ) -> Decoded:
+        """Eq. 3. `gate`: masks of objects judged absent become ABSENT_LOGIT; `dynamic_multimask`: see `most_stable`."""
+        ...
+
+    def memorize(self, f16: Tensor, decoded: Decoded, *, binarize: bool = False) -> Memory:
+        """Eq. 4 to 6. `binarize`: the mask that is remembered is black and white."""
+        ...
+
+
 class Prompter(Protocol):
     """Who prompts, and in which order frames are visited."""
 
@@ -42,12 +75,12 @@ class Prompter(Protocol):
         ...
 
     def at(self, t: int) -> PromptFn:
-        """The person at frame t."""
+        """The user at frame t."""
         ...
 
 
 def observe(tracker: Tracker, bank: MemoryBank, features: ImageFeatures, t: int, ask: PromptFn) -> FrameOutput:
-    """Answer for frame t until the person asks no more."""
+    """Answer for frame t until no more prompts come."""
     first = ask(None)
     recall = bank.recall(t) if first is None else EMPTY_RECALL  # prompted before being seen: a fresh start
     f_m = tracker.attend(features.f16, recall)

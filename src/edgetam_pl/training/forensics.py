@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from edgetam_pl.losses.objective import Losses
-from edgetam_pl.tracking.prompters import Replay, words_of
+from edgetam_pl.tracking.prompters import Replay, prompts_of
 from edgetam_pl.types import FrameOutput, Prompts, VideoBatch
 
 VERSION = 1
@@ -139,7 +139,7 @@ class Case:
 
     batch: VideoBatch
     words: tuple[tuple[Prompts | None, ...], ...]
-    """What was said about each frame before each answer (`prompters.words_of`); the logits that corrections improve on are
+    """What was said about each frame before each answer (`prompters.prompts_of`); the logits that corrections improve on are
     left out, a replay has its own."""
     order: tuple[int, ...]
     """The order in which the frames were visited."""
@@ -157,7 +157,7 @@ class Case:
 
     def prompter(self, device: torch.device | str = "cpu") -> Replay:
         moved = [[None if said is None else _to(said, device) for said in frame] for frame in self.words]
-        return Replay.of_words(moved, self.order)
+        return Replay.of_prompts(moved, self.order)
 
 
 def save_case(folder: Path, case: Case) -> Path:
@@ -270,7 +270,7 @@ class Watch:
         self, batch: VideoBatch, outputs: Sequence[FrameOutput], order: Sequence[int], losses: Losses, seeds: dict[str, int]
     ) -> None:
         """Remember a batch until the optimiser has stepped. No host synchronisation, and no graph is held."""
-        words = tuple(tuple(_without_logits(said) for said in frame) for frame in words_of(outputs))
+        words = tuple(tuple(_without_logits(said) for said in frame) for frame in prompts_of(outputs))
         self.taken.append(RecordedBatch(batch, words, tuple(order), Losses(*(term.detach() for term in losses)), seeds))
 
     def check_finite(

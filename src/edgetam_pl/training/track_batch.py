@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,15 +16,8 @@ from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.tracking.bank import MemoryBank, RecallPolicy
 from edgetam_pl.tracking.prompters import Replay
 from edgetam_pl.tracking.step import Features, Prompter, Tracker, observe, rollout
+from edgetam_pl.training.activation_checkpointing import Recomputed
 from edgetam_pl.types import Decoded, FrameOutput, ImageFeatures, Prompts, VideoBatch
-
-
-class Encoder(Protocol):
-    """Anything that makes features of images: a model, or one that is recomputed."""
-
-    def normalise(self, frames: Tensor) -> Tensor: ...
-
-    def encode(self, images: Tensor) -> ImageFeatures: ...
 
 
 class Track(NamedTuple):
@@ -53,7 +46,9 @@ class Teacher:
         return self  # it never changes, so whoever copies the module (a moving average) need not copy it
 
 
-def encode(model: Encoder, frames: Tensor, *, chunk: int = 0, channels_last: bool = False) -> ImageFeatures:
+def encode(
+    model: TrackAnything | Recomputed, frames: Tensor, *, chunk: int = 0, channels_last: bool = False
+) -> ImageFeatures:
     """Features of uint8 frames (B, T, 3, S, S), B*T rows, clip-major; `chunk` images at a time (0: all).
 
     Chunks are for models in evaluation mode: BatchNorm in training would see other batches.

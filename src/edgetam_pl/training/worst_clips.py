@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgetam_pl.evaluation.clip_tracker import EvaluatedModel, Eyes, Precision, evaluating
 from edgetam_pl.evaluation.clips import Clip, Masks
-from edgetam_pl.evaluation.protocols import Answer, follow
+from edgetam_pl.evaluation.protocols import Answer, clip_tracker, follow
 from edgetam_pl.evaluation.reporting.pictures import decode_jpeg
 from edgetam_pl.evaluation.scoring import ScoreRule, mean_j_by_frame
 from edgetam_pl.evaluation.vos import collect, evaluate_clip
+from edgetam_pl.tracking.frame_tracker import evaluating
+from edgetam_pl.tracking.step import VideoModel
 
 if TYPE_CHECKING:
     import wandb
@@ -50,14 +51,14 @@ class Look(NamedTuple):
     """Of each clip, the worst clip first."""
 
 
-def look(model: EvaluatedModel, clips: Iterable[Clip], *, device: torch.device) -> Look:
+def look(model: VideoModel, clips: Iterable[Clip], *, device: torch.device) -> Look:
     """Follow clips from their first masks. The model comes back as it was."""
     results, frames = [], []
     rule = ScoreRule()
     with evaluating(model):
         for clip in clips:
             kept: dict[int, NDArray[np.uint8]] = {}
-            answers = follow(Eyes(model, clip, Precision(device, None)), clip)
+            answers = follow(clip_tracker(model, clip, device=device), clip)
             sequence, rows = evaluate_clip(clip, _noting(answers, kept), rule)
             results.append((sequence, rows))
             if not rows:
