@@ -227,7 +227,7 @@ def _logits(clip: JudgedClip, objective: Objective) -> Tensor | None:
 
 
 def test_a_term_is_added_by_its_entry_and_its_weight_and_adds_up_over_parts() -> None:
-    """CONTRIBUTING, "add a loss term": one entry, one weight. Its reduction holds for objects in parts without further work."""
+    """CONTRIBUTING, "add a loss term": one entry, one weight. Its reduction also holds for objects in parts."""
     truth, frames = _golden_clip()
     objective = Objective(_MoreWeights(), terms=(*TERMS, AnswerTerm("area", _area), ClipTerm("logits", _logits)))
     whole = objective(truth, frames, num_objects=2.0)

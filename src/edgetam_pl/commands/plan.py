@@ -27,8 +27,8 @@ from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.tracking.prompters import draw_plan
 from edgetam_pl.training.activation_checkpointing import MemoryOptions
 from edgetam_pl.training.check import check, ranks, with_accumulation
-from edgetam_pl.training.distillation import STAGES, frozen_parts
 from edgetam_pl.training.phases import ProgressiveFrames
+from edgetam_pl.training.step import StepOptions, StepSeeds, compute_losses, frozen_parts
 from edgetam_pl.training.track_batch import Teacher
 from edgetam_pl.types import FrameOutput, Recall, VideoBatch
 
@@ -176,7 +176,7 @@ def kept_for_backward(cfg: TrainConfig) -> Kept:
         f_m, attend = saved_bytes(lambda: model.attend(features.f16, recall), own)
         decoded, decode = saved_bytes(lambda: model.decode(f_m, features, None), own)
         _, memorize = saved_bytes(lambda: model.memorize(features.f16, decoded), own)
-        objective = Objective(cfg.stage.weights, cfg.stage.distance, cfg.stage.mask_size, cfg.stage.candidates)
+        objective = Objective.of(cfg.stage)
         truth = torch.empty(1, 1, side, side, dtype=torch.bool)
         output = FrameOutput((decoded,), f_m, recalled=True)
         _, loss = saved_bytes(lambda: objective(truth, (output,), num_objects=1.0), own)
@@ -211,23 +211,23 @@ def measure(cfg: TrainConfig, index: int) -> Measured:
     torch.manual_seed(0)
     # The teacher's weights do not matter to time, so none are read.
     teacher = None if cfg.teacher is None else Teacher(build_model(cfg.teacher), cfg.teacher.name, "random")
-    module = STAGES[cfg.stage.name](
-        build_model(cfg.model), stage=cfg.stage, teacher=teacher, memory_options=MemoryOptions.of(cfg)
-    )
-    module.enter(index)
-    module.train()
-    phase = cfg.stage.phases[index]
+    student, phase = build_model(cfg.model).train(), cfg.stage.phases[index]
+    options = StepOptions(cfg.stage, phase, MemoryOptions.of(cfg))
+    for part in frozen_parts(student):
+        part.requires_grad_(not phase.freeze_encoder)
     side, objects = cfg.model.image_size, cfg.stage.max_objects * phase.batch
     masks = torch.zeros(phase.frames, objects, side, side, dtype=torch.bool)
     masks[..., side // 4 : side // 2, side // 4 : side // 2] = True
     frames = torch.randint(0, 256, (phase.batch, phase.frames, 3, side, side), dtype=torch.uint8)
     video_of = torch.arange(phase.batch).repeat_interleave(cfg.stage.max_objects)
     batch = VideoBatch(frames, masks, video_of, tuple(f"made-up {b}" for b in range(phase.batch)))
+    seeds = StepSeeds.of(0, phase=index, batch=0, rank=0)
 
     def forward() -> Tensor:
-        return module.compute_losses(batch).losses.weighted(cfg.stage.weights).total
+        taught = teacher if phase.distil else None
+        return compute_losses(student, taught, batch, seeds, options).losses.weighted(cfg.stage.weights).total
 
-    own = {_storage(tensor) for tensor in (*module.student.parameters(), *module.student.buffers())}
+    own = {_storage(tensor) for tensor in (*student.parameters(), *student.buffers())}
     forward().backward()
     started = time.perf_counter()
     loss, kept = saved_bytes(forward, own)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from edgetam_pl.types import FrameOutput
 
+
 def _one_minus_cosine(student: Tensor, teacher: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(student, teacher, dim=1).mean()
 
