@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 from steps import clips, gradients, module_of, small, taken
+from trainings import losses, training
 
-from edgetam_pl.config import PhaseConfig, StageConfig
+from edgetam_pl.config import LossWeights, PhaseConfig, StageConfig
 from edgetam_pl.inference.compiled import compile_parts
+from edgetam_pl.training import fit
 from edgetam_pl.training.activation_checkpointing import MemoryOptions
 from edgetam_pl.training.distillation import Distillation
 from edgetam_pl.training.step import freeze_eval, student_features, teacher_features
 from edgetam_pl.training.teacher_cache import TeacherFeatureCache
 from edgetam_pl.training.track_batch import Teacher, encode_frames, parts_of
-from edgetam_pl.types import VideoBatch
+from edgetam_pl.types import ABSENT_LOGIT, VideoBatch
 
 
 def test_parts_cover_all_objects_once() -> None:
@@ -62,6 +64,30 @@ def test_f20_a_part_is_all_that_is_kept_for_the_backward_pass() -> None:
         module.student.image_encoder.requires_grad_(False)
         _, kept[chunk] = saved_bytes(lambda module=module: taken(module, batch), set())
     assert kept[1] < kept[0] / 4
+
+
+def test_objects_in_parts_train_as_objects_at_once_over_two_phases(shards: Path, tmp_path: Path) -> None:
+    """The second phase has a frozen encoder. Parts are computed again after the batch was counted: with the same clicks."""
+    phases = "{frames:2,steps:2,batch:1,distil:false},{frames:3,steps:2,batch:1,freeze_encoder:true,distil:false}"
+    words = ["stage.prompts.point_prob=1", "stage.prompts.corrections=2", "model.dropout=0"]
+    for name, chunk in (("whole", 0), ("parts", 1)):
+        fit.run(training(shards, tmp_path / name, *words, f"object_chunk={chunk}", phases=phases))
+    assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), rel=1e-3)
+
+
+def test_masks_are_gated_by_presence_only_where_presence_is_trained() -> None:
+    """Stage 1 gives presence no weight: an untrained verdict would take the gradient of masks away."""
+    batch, found = clips(1), {}
+    for weight in (0.0, 1.0):
+        module = module_of(1, name="image", weights=LossWeights(presence=weight))
+        torch.nn.init.constant_(module.student.mask_decoder.presence_head.layers[-1].bias, -50.0)  # type: ignore[arg-type]
+        step = taken(module, batch)
+        found[weight] = step.student.outputs[0].rounds[0].logits
+        step.losses["dice"].backward()
+        slope = module.student.mask_decoder.mask_tokens.weight.grad
+        assert (slope is not None and bool(slope.any())) == (weight == 0.0)
+    assert (found[1.0] == ABSENT_LOGIT).all()
+    assert (found[0.0] > ABSENT_LOGIT).all()
 
 
 def test_a_frozen_encoder_and_a_teacher_see_images_in_chunks_with_the_same_result() -> None:

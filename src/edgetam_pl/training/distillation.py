@@ -151,8 +151,7 @@ class Distillation(L.LightningModule):
     def validation_step(self, index: int, batch_idx: int) -> None:
         """`index` is that of a clip; below 0 this rank has none left, while others do."""
         assert self.validation is not None
-        if index >= 0:
-            self.validation.add(self.student, index)
+        self.validation.add(self.student, index)
 
     def on_validation_epoch_end(self) -> None:
         assert self.validation is not None

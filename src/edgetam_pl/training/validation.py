@@ -94,14 +94,16 @@ class Validation:
         self.metric = JF().to(device if device.type == "cuda" else "cpu")
 
     def add(self, model: EvaluatedModel, index: int) -> None:
-        """Track and score one clip."""
+        """Track and score one clip; below 0 there is none left for this rank."""
+        if index < 0:
+            return self.metric.update([], [])
         clip = self.clips[index]
         predicted: dict[int, NDArray[np.uint8]] = {}
         with evaluating(model), torch.autocast(self.device.type, enabled=False):
             answers = follow(Eyes(model, clip, Precision(self.device, None)), clip)
             noted = (_noted(answer, predicted) if self.pictures else answer for answer in answers)
             sequence, rows = evaluate_clip(clip, noted, ScoreRule(), pictures=self.pictures)
-        self.metric.add(np.array([row.mean_j for row in rows]) / 100, np.array([row.mean_f for row in rows]) / 100)
+        self.metric.update([row.mean_j / 100 for row in rows], [row.mean_f / 100 for row in rows])
         if rows and sequence.picture is not None:
             self.shown.append(_worst_frame(index, clip, rows, predicted, sequence.picture))
 
