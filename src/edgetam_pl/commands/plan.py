@@ -21,14 +21,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from edgetam_pl.build import build_model
 from edgetam_pl.commands.show import FULL_FRAMES, FULL_POINTERS, verbs
-from edgetam_pl.config import DataSource, ModelConfig, PhaseConfig, PromptConfig, TrainConfig
+from edgetam_pl.config import DataSource, PhaseConfig, PromptConfig, TrainConfig
 from edgetam_pl.losses.objective import Objective
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.tracking.prompters import draw_plan
 from edgetam_pl.training.activation_checkpointing import MemoryOptions
 from edgetam_pl.training.check import check, ranks, with_accumulation
 from edgetam_pl.training.phases import ProgressiveFrames
-from edgetam_pl.training.step import StepOptions, StepSeeds, compute_losses, frozen_parts
+from edgetam_pl.training.step import StepOptions, StepSeeds, compute_losses, freeze, frozen_parts
 from edgetam_pl.training.track_batch import Teacher
 from edgetam_pl.types import FrameOutput, Recall, VideoBatch
 
@@ -90,10 +90,11 @@ def describe(cfg: TrainConfig) -> str:
     """The plan as text: parameters, then for each phase memory, FLOPs, time, and the knob to turn."""
     with torch.device("meta"):
         student = build_model(cfg.model)
+        taught_by = None if cfg.teacher is None else build_model(cfg.teacher)
     flops, keeps = _flops(student), kept_for_backward(cfg)
-    teacher = _teacher_flops(cfg)
+    teacher = {} if taught_by is None else _flops(taught_by)
     world, rate, words, memory = ranks(cfg), *_device(cfg)
-    count, listened = _parameters(student), 0 if cfg.teacher is None else _parameters_of(cfg.teacher)
+    count, listened = _parameters(student), 0 if taught_by is None else _parameters(taught_by)
     lines = [
         f"model      {cfg.model.name}, {cfg.model.image_size} px, {count:,} parameters"
         + (f"; teacher {cfg.teacher.name}, {listened:,}" if cfg.teacher is not None else "; no teacher"),
@@ -213,8 +214,7 @@ def measure(cfg: TrainConfig, index: int) -> Measured:
     teacher = None if cfg.teacher is None else Teacher(build_model(cfg.teacher), cfg.teacher.name, "random")
     student, phase = build_model(cfg.model).train(), cfg.stage.phases[index]
     options = StepOptions(cfg.stage, phase, MemoryOptions.of(cfg))
-    for part in frozen_parts(student):
-        part.requires_grad_(not phase.freeze_encoder)
+    freeze(student, phase)
     side, objects = cfg.model.image_size, cfg.stage.max_objects * phase.batch
     masks = torch.zeros(phase.frames, objects, side, side, dtype=torch.bool)
     masks[..., side // 4 : side // 2, side // 4 : side // 2] = True
@@ -285,20 +285,8 @@ def _flops(model: TrackAnything) -> Counts:
     return {verb.name: float(verb.flops) for verb in verbs(model)}
 
 
-def _teacher_flops(cfg: TrainConfig) -> Counts:
-    if cfg.teacher is None:
-        return {}
-    with torch.device("meta"):
-        return _flops(build_model(cfg.teacher))
-
-
 def _parameters(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _parameters_of(model: ModelConfig) -> int:
-    with torch.device("meta"):
-        return _parameters(build_model(model))
 
 
 def _storage(tensor: Tensor) -> int:

@@ -12,7 +12,7 @@ from edgetam_pl.build import build_model
 from edgetam_pl.config import ModelConfig, StageConfig
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.training.forensics import Case, Finding, diagnose, first_nonfinite_module, load_case
-from edgetam_pl.training.step import StepOptions, freeze_eval, frozen_parts, measure, repeat_step
+from edgetam_pl.training.step import StepOptions, freeze, measure, repeat_step
 
 T = TypeVar("T")
 
@@ -61,9 +61,7 @@ def rebuilt(case: Case) -> tuple[TrackAnything, StepOptions]:
     student.load_state_dict(case.weights)
     stage = _config(StageConfig, case.card["stage"])
     phase = stage.phases[case.card["phase"]]
-    for part in frozen_parts(student):
-        part.requires_grad_(not phase.freeze_encoder)
-    freeze_eval(student.train(), phase)
+    freeze(student.train(), phase)
     return student, StepOptions(stage, phase)
 
 

@@ -8,27 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edgetam_pl.config import StageConfig
 from edgetam_pl.losses.distill import DISTANCES, FRAMES, distance, memory_distance
 from edgetam_pl.losses.masks import Scores, presence, score
 from edgetam_pl.types import GIVEN_LOGIT, Decoded, FrameOutput
 
 CANDIDATES = ("best", "all")
-
-
-class StageSettings(Protocol):
-    """What the objective reads of a stage; `config.StageConfig` is one."""
-
-    weights: object
-    distance: str
-    mask_size: int
-    candidates: str
-    memory_frames: str
 
 
 class Losses(dict[str, Tensor]):
@@ -122,7 +113,7 @@ class Objective:
     """Empty: `TERMS`."""
 
     @classmethod
-    def of(cls, stage: StageSettings) -> Objective:
+    def of(cls, stage: StageConfig) -> Objective:
         return cls(stage.weights, stage.distance, stage.mask_size, stage.candidates, stage.memory_frames)
 
     def __post_init__(self) -> None:

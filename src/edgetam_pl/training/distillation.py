@@ -21,8 +21,8 @@ from edgetam_pl.training.step import (
     StepOptions,
     StepSeeds,
     compute_losses,
+    freeze,
     freeze_eval,
-    frozen_parts,
     repeat_step,
 )
 from edgetam_pl.training.teacher_cache import TeacherFeatureCache
@@ -86,8 +86,7 @@ class Distillation(L.LightningModule):
         self.options = StepOptions(self.stage, phase, before.memory, before.teacher_cache)
         self.phase_index, self.first_step = index, sum(one.steps for one in self.stage.phases[:index])
         self.batches_seen, self.last_step = 0, None
-        for part in frozen_parts(self.student):
-            part.requires_grad_(not phase.freeze_encoder)
+        freeze(self.student, phase)
 
     @property
     def teacher(self) -> Teacher | None:

@@ -211,6 +211,13 @@ def frozen_parts(model: TrackAnything) -> list[nn.Module]:
     return [encoder.trunk, *(part for name, part in encoder.neck.named_children() if not name.startswith("project_f"))]
 
 
+def freeze(model: TrackAnything, phase: PhaseConfig) -> None:
+    """Train what the phase trains."""
+    for part in frozen_parts(model):
+        part.requires_grad_(not phase.freeze_encoder)
+    freeze_eval(model, phase)
+
+
 def freeze_eval(model: TrackAnything, phase: PhaseConfig) -> None:
     """A frozen encoder is also in eval mode: its BatchNorm statistics do not move."""
     if phase.freeze_encoder:

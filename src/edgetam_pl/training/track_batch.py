@@ -66,8 +66,7 @@ def encode_frames(
         made.append((verb or model.encode)(floats.contiguous(memory_format=layout) if channels_last else floats))
     if len(made) == 1:
         return made[0]
-    f4, f8, f16 = (None if levels[0] is None else torch.cat(levels) for levels in zip(*made, strict=True))
-    return ImageFeatures(f4, f8, f16)
+    return ImageFeatures(*(None if levels[0] is None else torch.cat(levels) for levels in zip(*made, strict=True)))  # type: ignore[arg-type]
 
 
 def per_object(features: ImageFeatures, batch: VideoBatch) -> Features:

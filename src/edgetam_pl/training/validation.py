@@ -46,7 +46,7 @@ NEVER = sys.maxsize
 class WorstFrame(NamedTuple):
     """The frame of a clip on which regions agree least."""
 
-    index: int
+    number: int
     """Of the clip."""
     clip: str
     score: float
@@ -110,7 +110,7 @@ class Validation:
     def finish(self, trainer: L.Trainer, *, step: int) -> None:
         """Add up over ranks; rank 0 writes and logs. Called on every rank."""
         values = {f"val/{name}": float(value) for name, value in self.metric.compute().items()}
-        shown = sorted(gathered(self.shown), key=lambda frame: frame.index) if self.pictures else []
+        shown = sorted(gathered(self.shown), key=lambda frame: frame.number) if self.pictures else []
         if not trainer.is_global_zero:
             return
         write_line(self.path, {STEP: step, **values})
@@ -183,13 +183,13 @@ def _noted(answer: Any, predicted: dict[int, NDArray[np.uint8]]) -> Any:
 
 
 def _worst_frame(
-    index: int, clip: Clip, rows: Sequence[ObjectScore], predicted: dict[int, NDArray[np.uint8]], strip: bytes
+    number: int, clip: Clip, rows: Sequence[ObjectScore], predicted: dict[int, NDArray[np.uint8]], strip: bytes
 ) -> WorstFrame:
     by_stem = mean_j_by_frame(rows)
     stem = min(by_stem, key=lambda stem: by_stem[stem])
     t = list(clip.stems).index(stem)
     return WorstFrame(
-        index=index,
+        number=number,
         clip=clip.name,
         score=float(np.mean([row.score for row in rows])),
         stem=stem,
