@@ -90,21 +90,21 @@ def describe(cfg: TrainConfig) -> str:
     """The plan as text: parameters, then for each phase memory, FLOPs, time, and the knob to turn."""
     with torch.device("meta"):
         student = build_model(cfg.model)
-        taught_by = None if cfg.teacher is None else build_model(cfg.teacher)
+        teacher_model = None if cfg.teacher is None else build_model(cfg.teacher)
     flops, keeps = _flops(student), kept_for_backward(cfg)
-    teacher = {} if taught_by is None else _flops(taught_by)
+    teacher = {} if teacher_model is None else _flops(teacher_model)
     world, rate, words, memory = ranks(cfg), *_device(cfg)
-    count, listened = _parameters(student), 0 if taught_by is None else _parameters(taught_by)
+    count, teacher_count = _parameters(student), 0 if teacher_model is None else _parameters(teacher_model)
     lines = [
         f"model      {cfg.model.name}, {cfg.model.image_size} px, {count:,} parameters"
-        + (f"; teacher {cfg.teacher.name}, {listened:,}" if cfg.teacher is not None else "; no teacher"),
+        + (f"; teacher {cfg.teacher.name}, {teacher_count:,}" if cfg.teacher is not None else "; no teacher"),
         f"ranks      {world}, {_precision(cfg)}",
         f"device     {words}",
     ]
     total = 0.0
     for index, phase in enumerate(cfg.stage.phases):
         costs = [_cost(cfg, phase, source, flops, teacher, keeps) for source in _shares(cfg)]
-        fixed = fixed_bytes(cfg, student, phase, teacher=listened, world=world)
+        fixed = fixed_bytes(cfg, student, phase, teacher=teacher_count, world=world)
         peak = fixed + max(cost.kept for cost in costs)
         step = phase.accumulate * sum(cost.share * sum(cost.flops.values()) for cost in costs)
         measured = measure(cfg, index) if step / phase.accumulate < SMALL else None
