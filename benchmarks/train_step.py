@@ -10,7 +10,7 @@ convolutions channel by channel); all candidates of all answers up-sampled and c
 backward; a memory written after the last frame, which nobody reads; unfused AdamW; and on the CPU, memory attention with its
 scores written out, the only kernel that the release allows there (--plain-attention any lifts that).
 
-"ours, thrifty" recomputes some verbs in the backward pass (`training/recompute.py`, --thrifty names them).
+"ours, thrifty" recomputes some verbs in the backward pass (`training/activation_checkpointing.py`, --thrifty names them).
 
 Before anything is timed, all take the step without dropout and must agree in loss and in gradient norm. Each contestant runs
 in processes of its own, in turn with the others, round after round. On the CPU, time is the CPU time of the process (other
@@ -30,7 +30,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -47,10 +47,11 @@ from edgetam_pl.model.trunks import ChannelScale
 from edgetam_pl.tracking.bank import MemoryBank, RecallPolicy
 from edgetam_pl.tracking.prompters import PromptPlan, Replay, SimulatedClicks
 from edgetam_pl.tracking.step import Prompter, observe, remember
-from edgetam_pl.training.activation_checkpointing import THRIFTY, VERBS, MemoryOptions, Recomputed
-from edgetam_pl.training.distillation import VideoDistillation
+from edgetam_pl.training.activation_checkpointing import THRIFTY, VERBS, MemoryOptions
+from edgetam_pl.training.distillation import Distillation
 from edgetam_pl.training.optim import parameter_groups
-from edgetam_pl.training.track_batch import Teacher, Track, encode, follow
+from edgetam_pl.training.step import measure, teacher_features, teacher_outputs, track_student
+from edgetam_pl.training.track_batch import Teacher, TrackedClip
 from edgetam_pl.types import Decoded, FrameOutput, ImageFeatures, Memory, Prompts, Recall, VideoBatch
 
 CONTESTANTS = ("plain", "ours", "ours, thrifty")
@@ -82,17 +83,17 @@ def main() -> None:
 # --- the contestants ---
 
 
-def our_step(module: VideoDistillation, batch: VideoBatch, prompter: Prompter, verbs: Sequence[str] = ()) -> Tensor:
+def our_step(module: Distillation, batch: VideoBatch, prompter: Prompter, verbs: Sequence[str] = ()) -> Tensor:
     """The loss of one step as training takes it, with these verbs recomputed in the backward pass."""
-    model = Recomputed(module.student, tuple(verbs))
-    features = encode(model, batch.frames, channels_last=module.memory_options.channels_last)
-    outputs = follow(model, features, batch, prompter)
-    heard = module.teacher_features(batch)
-    student, teacher = Track(features, outputs), Track(heard, module.teacher_outputs(batch, heard, outputs))
-    return module.measure(batch, student, teacher, batch.num_objects).weighted(module.stage.weights).total
+    assert module.teacher is not None
+    options = replace(module.options, memory=replace(module.options.memory, recompute=tuple(verbs)))
+    student = track_student(module.student, batch, prompter, options)
+    features = teacher_features(module.teacher, batch, options)
+    teacher = TrackedClip(features, teacher_outputs(module.teacher, features, batch, student.outputs, options))
+    return measure(batch, student, teacher, options, batch.num_objects).weighted(module.stage.weights).total
 
 
-def plain_step(module: VideoDistillation, batch: VideoBatch, prompter: Prompter, attention: str) -> Tensor:
+def plain_step(module: Distillation, batch: VideoBatch, prompter: Prompter, attention: str) -> Tensor:
     """The same loss, the plain way."""
     assert module.teacher is not None
     f16, ours = _plain_track(PlainTracker(module.student, attention), batch, prompter)
@@ -139,7 +140,7 @@ def _plain_track(tracker: PlainTracker, batch: VideoBatch, prompter: Prompter) -
     return features.f16, tuple(outputs[t] for t in range(batch.num_frames))
 
 
-def _plain_loss(module: VideoDistillation, truth: Tensor, output: FrameOutput) -> Tensor:
+def _plain_loss(module: Distillation, truth: Tensor, output: FrameOutput) -> Tensor:
     weights, present = module.stage.weights, truth.flatten(1).any(dim=1)
     total = truth.new_zeros((), dtype=torch.float32)
     for answer in output.rounds:
@@ -170,7 +171,7 @@ def _as_timm_makes_it(model: nn.Module) -> None:
 # --- one contestant in a process of its own ---
 
 
-def _build(args: argparse.Namespace, name: str, dropout: float) -> VideoDistillation:
+def _build(args: argparse.Namespace, name: str, dropout: float) -> Distillation:
     torch.manual_seed(0)
     student = build_model(ModelConfig(image_size=args.size, dropout=dropout))
     teacher = build_model(
@@ -190,7 +191,7 @@ def _build(args: argparse.Namespace, name: str, dropout: float) -> VideoDistilla
     stage = StageConfig(phases=[PhaseConfig(frames=args.frames, steps=20_000)])
     stage.optim.warmup = 100
     laid_out = args.channels_last and name != "plain"
-    module = VideoDistillation(
+    module = Distillation(
         student,
         stage=stage,
         teacher=Teacher(teacher, args.teacher, ""),
@@ -229,7 +230,7 @@ def _prompter(args: argparse.Namespace, prompts: str, batch: VideoBatch) -> Simu
     return SimulatedClicks(batch.masks, plan, torch.Generator().manual_seed(2))
 
 
-def _step_of(args: argparse.Namespace, name: str) -> Callable[[VideoDistillation, VideoBatch, Prompter], Tensor]:
+def _step_of(args: argparse.Namespace, name: str) -> Callable[[Distillation, VideoBatch, Prompter], Tensor]:
     if name == "plain":
         attention = args.plain_attention if args.device == "cpu" else "any"
         return lambda module, batch, prompter: plain_step(module, batch, prompter, attention)

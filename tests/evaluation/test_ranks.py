@@ -31,10 +31,10 @@ def _rank(rank: int, place: str, results: torch.multiprocessing.SimpleQueue) -> 
     torch.distributed.init_process_group("gloo", init_method=f"file://{place}", rank=rank, world_size=2)
     metric = JF()
     if rank == 0:
-        metric.update(SQUARE, SQUARE)
-        metric.update(torch.zeros_like(SQUARE), SQUARE)
+        metric.update_masks(SQUARE, SQUARE)
+        metric.update_masks(torch.zeros_like(SQUARE), SQUARE)
     else:
-        metric._update_count = 1  # an epoch without a video is no forgotten call
+        metric.update([], [])  # an epoch without a video is no forgotten call
     found = metric.compute()
     results.put([found["jf"].item(), found["j"].item()])
     torch.distributed.destroy_process_group()

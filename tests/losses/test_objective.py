@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from edgetam_pl.config import LossWeights
 from edgetam_pl.losses.masks import dice, focal, iou, upsampled
-from edgetam_pl.losses.objective import Losses, Objective
+from edgetam_pl.losses.objective import TERMS, AnswerTerm, ClipTerm, JudgedAnswer, JudgedClip, Losses, Objective
 from edgetam_pl.types import Decoded, FrameOutput, Prompts
 
 
@@ -43,10 +45,10 @@ def test_the_golden_clip_costs_27_7409630() -> None:
     """Numbers of the SAM 2 release's loss on the same arrays (reference fixtures, golden_small.json)."""
     truth, frames = _golden_clip()
     losses = Objective(LossWeights())(truth, frames, num_objects=2.0)
-    assert losses.focal.item() == pytest.approx(1.0894930, abs=1e-6)
-    assert losses.dice.item() == pytest.approx(1.8558671, abs=1e-6)
-    assert losses.iou.item() == pytest.approx(1.3713701, abs=1e-6)
-    assert losses.presence.item() == pytest.approx(2.7238650, abs=1e-6)
+    assert losses["focal"].item() == pytest.approx(1.0894930, abs=1e-6)
+    assert losses["dice"].item() == pytest.approx(1.8558671, abs=1e-6)
+    assert losses["iou"].item() == pytest.approx(1.3713701, abs=1e-6)
+    assert losses["presence"].item() == pytest.approx(2.7238650, abs=1e-6)
     assert losses.weighted(LossWeights()).total.item() == pytest.approx(27.7409630, abs=1e-5)
 
 
@@ -132,8 +134,8 @@ def test_an_absent_object_is_only_asked_for_its_absence() -> None:
     truth = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
     answer = _answer(torch.randn(1, 3, 4, 4), torch.rand(1, 3), torch.zeros(1, 1))
     losses = Objective(LossWeights())(truth, (_frame(answer),), num_objects=1.0)
-    assert losses.focal == losses.dice == losses.iou == 0
-    assert losses.presence.item() == pytest.approx(np.log(2))
+    assert losses["focal"] == losses["dice"] == losses["iou"] == 0
+    assert losses["presence"].item() == pytest.approx(np.log(2))
 
 
 def test_terms_are_summed_over_frames_and_answers_and_divided_by_objects_alone() -> None:
@@ -167,8 +169,8 @@ def test_masks_may_be_compared_at_a_lower_resolution() -> None:
     losses = Objective(LossWeights(), mask_size=4)(
         truth, (_frame(_answer(logits, torch.ones(1, 1), torch.ones(1, 1))),), num_objects=1.0
     )
-    assert losses.focal == 0
-    assert losses.iou == 0
+    assert losses["focal"] == 0
+    assert losses["iou"] == 0
 
 
 def test_losses_are_computed_in_fp32_under_autocast() -> None:
@@ -182,7 +184,7 @@ def test_distillation_terms_count_only_when_there_is_a_teacher() -> None:
     truth, frames = _golden_clip()
     objective = Objective(LossWeights())
     alone = objective(truth, frames, student_f16=torch.ones(2, 4, 1, 1), num_objects=2.0)
-    assert alone.img == alone.mem == 0
+    assert alone["img"] == alone["mem"] == 0
     taught_frames = tuple(frame._replace(f_m=torch.full((1, 4, 1, 1), 2.0)) for frame in frames)
     taught = objective(
         truth,
@@ -192,12 +194,12 @@ def test_distillation_terms_count_only_when_there_is_a_teacher() -> None:
         teacher_outputs=taught_frames,
         num_objects=2.0,
     )
-    assert (taught.img.item(), taught.mem.item()) == (1.0, 4.0)
+    assert (taught["img"].item(), taught["mem"].item()) == (1.0, 4.0)
 
 
 def test_named_terms_carry_the_prefix_and_no_graph() -> None:
-    losses = Losses(*(torch.ones((), requires_grad=True) for _ in range(6)))
-    assert set(losses.named("train")) == {f"train/{name}" for name in Losses._fields}
+    losses = Losses({term.name: torch.ones((), requires_grad=True) for term in TERMS})
+    assert list(losses.named("train")) == [f"train/{name}" for name in ("focal", "dice", "iou", "presence", "img", "mem")]
     assert not any(value.requires_grad for value in losses.named("train").values())
 
 
@@ -205,3 +207,53 @@ def test_one_output_per_frame_is_demanded() -> None:
     truth, frames = _golden_clip()
     with pytest.raises(ValueError, match="2 true frames and 1 outputs"):
         Objective(LossWeights())(truth, frames[:1], num_objects=1.0)
+
+
+@dataclass
+class _MoreWeights(LossWeights):
+    """What `config.LossWeights` would hold."""
+
+    area: float = 0.5
+    logits: float = 0.25
+
+
+def _area(one: JudgedAnswer) -> Tensor:
+    """How many pixels too many or too few, as a share."""
+    return one.answer.best.flatten(1).sigmoid().mean(dim=1) * one.present
+
+
+def _logits(clip: JudgedClip, objective: Objective) -> Tensor | None:
+    return torch.stack([frame.final.best.abs().mean() for frame in clip.outputs]).mean()
+
+
+def test_a_term_is_added_by_its_entry_and_its_weight_and_adds_up_over_parts() -> None:
+    """CONTRIBUTING, "add a loss term": one entry, one weight. Its reduction also holds for objects in parts."""
+    truth, frames = _golden_clip()
+    objective = Objective(_MoreWeights(), terms=(*TERMS, AnswerTerm("area", _area), ClipTerm("logits", _logits)))
+    whole = objective(truth, frames, num_objects=2.0)
+    assert list(whole) == [*(term.name for term in TERMS), "area", "logits"]
+    before = Objective(LossWeights())(truth, frames, num_objects=2.0)
+    assert {name: whole[name] for name in before} == before, "the other terms do not change"
+    total = before.weighted(LossWeights()).total + 0.5 * whole["area"] + 0.25 * whole["logits"]
+    torch.testing.assert_close(whole.weighted(_MoreWeights()).total, total)
+
+    parts = [
+        objective(truth[:, o : o + 1], tuple(_one_object(frame, o) for frame in frames), num_objects=2.0, share=0.5)
+        for o in range(2)
+    ]
+    added = Losses.added(parts)
+    for name, value in whole.items():
+        torch.testing.assert_close(added[name], value, msg=name)
+
+
+def _one_object(frame: FrameOutput, o: int) -> FrameOutput:
+    rounds = tuple(Decoded(*(value[o : o + 1] for value in answer[:4]), prompts=None) for answer in frame.rounds)
+    return FrameOutput(rounds, frame.f_m, frame.recalled)
+
+
+@pytest.mark.parametrize(
+    ("key", "named"), [("distance", "mse, cosine"), ("candidates", "best, all"), ("memory_frames", "recalled, all")]
+)
+def test_a_choice_that_there_is_not_is_refused_with_those_that_there_are(key: str, named: str) -> None:
+    with pytest.raises(ValueError, match=f"{key} is 'manhattan'; use one of {named}"):
+        Objective(LossWeights(), **{key: "manhattan"})  # type: ignore[arg-type]

@@ -131,15 +131,15 @@ def test_metric_averages_objects_not_videos() -> None:
     metric = JF()
     one = torch.from_numpy(TRUTH)[None, None].expand(4, 1, -1, -1)
     three = torch.from_numpy(TRUTH)[None, None].expand(2, 3, -1, -1)
-    metric.update(one, one)
-    metric.update(torch.zeros_like(three), three)
+    metric.update_masks(one, one)
+    metric.update_masks(torch.zeros_like(three), three)
     assert metric.compute()["jf"].item() == pytest.approx(25.0)  # one object of four is right
 
 
 def test_metric_of_two_ranks_reduces_even_when_one_saw_nothing() -> None:
     busy, idle = JF(), JF()
     masks = torch.from_numpy(TRUTH)[None, None]
-    busy.update(masks, masks)
+    busy.update_masks(masks, masks)
     for name in ("sum_j", "sum_f", "num_objects"):  # what torchmetrics does with states that reduce by summing
         setattr(idle, name, torch.stack([getattr(busy, name), getattr(idle, name)]).sum())
     idle._update_count = 1
@@ -148,13 +148,13 @@ def test_metric_of_two_ranks_reduces_even_when_one_saw_nothing() -> None:
 
 def test_metric_without_any_object_is_not_a_number() -> None:
     metric = JF()
-    metric._update_count = 1
+    metric.update([], [])
     assert math.isnan(metric.compute()["jf"].item())
 
 
 def test_metric_refuses_a_video_without_a_scored_frame() -> None:
     with pytest.raises(ValueError, match="No frame to score"):
-        JF().update(torch.zeros(0, 1, 4, 4, dtype=torch.bool), torch.zeros(0, 1, 4, 4, dtype=torch.bool))
+        JF().update_masks(torch.zeros(0, 1, 4, 4, dtype=torch.bool), torch.zeros(0, 1, 4, 4, dtype=torch.bool))
 
 
 def _blot(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:

@@ -40,7 +40,7 @@ def observed(run: dict[str, Any]) -> None:
         if run["accident"] == "nan" and step == run["at"] and RANK == 1:
             with torch.no_grad():
                 self.student.mask_decoder.iou_token.weight.mul_(float("nan"))
-        plan = asdict(self.plan(batch.num_frames))
+        plan = asdict(self.options.plan(batch.num_frames, self.seeds))
         with notes.open("a") as file:
             line = {"step": step, "phase": self.phase_index, "plan": plan, "source": batch.source, "keys": batch.keys}
             file.write(json.dumps(line) + "\n")

@@ -11,7 +11,8 @@ from edgetam_pl.config import PhaseConfig, PromptConfig, StageConfig
 from edgetam_pl.data.toy import toy_clip
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.training.activation_checkpointing import MemoryOptions
-from edgetam_pl.training.distillation import Distillation, StepResult, VideoDistillation
+from edgetam_pl.training.distillation import Distillation
+from edgetam_pl.training.step import StepResult, compute_losses
 from edgetam_pl.training.track_batch import Teacher
 from edgetam_pl.types import VideoBatch
 
@@ -42,9 +43,14 @@ def module_of(
     prompts = PromptConfig(point_prob=points, corrections=2, max_corrected_frames=1)
     settings = StageConfig(phases=[PhaseConfig(frames=frames, steps=10)], prompts=prompts, **stage)  # type: ignore[arg-type]
     teacher = Teacher(small(1), "toy", "0" * 64)
-    return VideoDistillation(small(0), stage=settings, teacher=teacher, memory_options=memory_options).train()
+    return Distillation(small(0), stage=settings, teacher=teacher, memory_options=memory_options).train()
 
 
-def gradients(module: Distillation, taken: StepResult) -> dict[str, Tensor]:
-    taken.losses.weighted(module.stage.weights).total.backward()
+def taken(module: Distillation, batch: VideoBatch) -> StepResult:
+    """The step that `training_step` takes."""
+    return compute_losses(module.student, module.teacher, batch, module.seeds, module.options)
+
+
+def gradients(module: Distillation, found: StepResult) -> dict[str, Tensor]:
+    found.losses.weighted(module.stage.weights).total.backward()
     return {name: p.grad for name, p in module.student.named_parameters() if p.grad is not None}

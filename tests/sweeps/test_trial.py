@@ -136,7 +136,7 @@ def test_wandbs_troubles_do_not_end_a_run(
     for name in ("init", "Artifact", "finish"):
         monkeypatch.setattr(wandb, name, broken)
     monkeypatch.setattr(WandbLogger, "log_image", broken)
-    monkeypatch.setattr(wandb_runs, "_SAID", set())
+    monkeypatch.setattr(wandb_runs, "_PRINTED", set())
     assert wandb_runs.make_logger(cfg, tmp_path) is None
     for _ in range(2):
         logger.log_metrics({"val/jf": 1.0})

@@ -14,7 +14,7 @@ from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.tracking.bank import MemoryBank
 from edgetam_pl.tracking.prompters import PromptPlan, SimulatedClicks
 from edgetam_pl.tracking.step import rollout
-from edgetam_pl.training.activation_checkpointing import VERBS, Recomputed, statistics_kept
+from edgetam_pl.training.activation_checkpointing import VERBS, CheckpointedTracker, statistics_kept
 
 SIDE, FRAMES, OBJECTS = 64, 3, 2
 
@@ -45,7 +45,7 @@ def _loss(model: TrackAnything, verbs: tuple[str, ...]) -> Tensor:
     noise = torch.Generator().manual_seed(2)
     masks = torch.rand(FRAMES, OBJECTS, SIDE, SIDE, generator=noise) > 0.5
     plan = PromptPlan((0,), by_points=True, boxed=(False,), corrected=(0,), from_truth=((False, False),))
-    tracker = Recomputed(model, verbs)
+    tracker = CheckpointedTracker(model, verbs)
     features = tracker.encode(torch.randn(FRAMES, 3, SIDE, SIDE, generator=noise))
     outputs = rollout(
         tracker,
@@ -108,4 +108,4 @@ def test_kept_statistics_still_normalise_by_the_batch() -> None:
 
 def test_an_unknown_verb_is_refused(model: TrackAnything) -> None:
     with pytest.raises(ValueError, match="nothing called forget"):
-        Recomputed(model, ("forget",))
+        CheckpointedTracker(model, ("forget",))

@@ -13,8 +13,9 @@ from zoo import toy
 from edgetam_pl.config import PhaseConfig, StageConfig
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.tracking.prompters import GivenMasks, PromptPlan, SimulatedClicks
-from edgetam_pl.training.distillation import VideoDistillation
-from edgetam_pl.training.track_batch import Teacher, encode, follow, per_object
+from edgetam_pl.training.distillation import Distillation
+from edgetam_pl.training.step import StepOptions, teacher_features, teacher_outputs, track_student
+from edgetam_pl.training.track_batch import Teacher, encode_frames, per_object, track_objects
 from edgetam_pl.types import FrameOutput, ImageFeatures, Recall, VideoBatch
 
 S, FRAMES = 64, 6
@@ -51,8 +52,9 @@ def test_the_features_that_are_compared_know_nothing_of_memory(model: TrackAnyth
     other = toy(**SMALL)
     other.memory_attention.no_memory.fill_(50.0)
     for one in (model, other):
-        module = VideoDistillation(one, stage=StageConfig(), teacher=Teacher(copy.deepcopy(one), "toy", "0" * 64))
-        ours, theirs = module.track(batch, GivenMasks(batch.masks)).f16, module.teacher_features(batch).f16
+        teacher, options = Teacher(copy.deepcopy(one), "toy", "0" * 64), StepOptions(StageConfig(), PhaseConfig())
+        ours = track_student(one, batch, GivenMasks(batch.masks), options).f16
+        theirs = teacher_features(teacher, batch, options).f16
         torch.testing.assert_close(ours, expected)
         torch.testing.assert_close(theirs, expected)
 
@@ -60,12 +62,13 @@ def test_the_features_that_are_compared_know_nothing_of_memory(model: TrackAnyth
 def test_student_and_teacher_recall_the_same_frames_and_pointers() -> None:
     """The student is in training mode and the teacher is not; both read pointers of prompted frames that lie ahead."""
     student, teacher = toy(**SMALL).train(), toy(seed=1, **SMALL)
-    module = VideoDistillation(student, stage=StageConfig(), teacher=Teacher(teacher, "toy", "0" * 64))
+    options = StepOptions(StageConfig(), PhaseConfig())
     batch = _batch(clips=1, video_of=(0, 0))
     plan = PromptPlan((0, 4), by_points=True, boxed=(False, True), corrected=(0, 2), from_truth=((False,), (True,)))
     ours, theirs = _diary(student), _diary(teacher)
-    learnt = module.track(batch, SimulatedClicks(batch.masks, plan, torch.Generator().manual_seed(0)))
-    taught = module.teacher_outputs(batch, module.teacher_features(batch), learnt.outputs)
+    learnt = track_student(student, batch, SimulatedClicks(batch.masks, plan, torch.Generator().manual_seed(0)), options)
+    listener = Teacher(teacher, "toy", "0" * 64)
+    taught = teacher_outputs(listener, teacher_features(listener, batch, options), batch, learnt.outputs, options)
     assert ours == theirs
     assert ours[:2] == [([], [], 15), ([], [], 15)], "frames prompted before being seen start afresh"
     assert ours[2] == ([0, 0], [1, -3], FRAMES - 1)  # frame 1 reads frames 0 and 4
@@ -79,7 +82,7 @@ def test_student_and_teacher_recall_the_same_frames_and_pointers() -> None:
 
 
 def test_ranks_draw_one_plan_and_clicks_of_their_own() -> None:
-    class OnRank(VideoDistillation):
+    class OnRank(Distillation):
         rank = 0
 
         @property
@@ -92,7 +95,7 @@ def test_ranks_draw_one_plan_and_clicks_of_their_own() -> None:
     plans = []
     for step in range(8):
         first.batches_seen = second.batches_seen = step
-        ours, theirs = first.prompter(batch), second.prompter(batch)
+        ours, theirs = (one.options.prompter(batch, one.seeds) for one in (first, second))
         assert ours.plan == theirs.plan
         assert ours.generator.initial_seed() != theirs.generator.initial_seed()
         plans.append(ours.plan)
@@ -102,7 +105,7 @@ def test_ranks_draw_one_plan_and_clicks_of_their_own() -> None:
 def test_what_is_frozen_stays_in_evaluation_mode_when_everything_is_told_to_train() -> None:
     """BatchNorm statistics of a frozen encoder, and dropout of the teacher: Lightning calls `train` on the whole module."""
     teacher = Teacher(toy(seed=1, **SMALL).train(), "toy", "0" * 64)
-    module = VideoDistillation(toy(**SMALL), stage=StageConfig(phases=[PhaseConfig(freeze_encoder=True)]), teacher=teacher)
+    module = Distillation(toy(**SMALL), stage=StageConfig(phases=[PhaseConfig(freeze_encoder=True)]), teacher=teacher)
     module.enter(0)
     module.train()
     module.on_train_batch_start(_batch(clips=1, video_of=(0,)), 0)
@@ -127,7 +130,7 @@ def _batch(*, clips: int, video_of: tuple[int, ...]) -> VideoBatch:
 
 
 def _follow(model: TrackAnything, batch: VideoBatch) -> tuple[FrameOutput, ...]:
-    return follow(model, encode(model, batch.frames), batch, GivenMasks(batch.masks))
+    return track_objects(model, encode_frames(model, batch.frames), batch, GivenMasks(batch.masks))
 
 
 def _diary(model: TrackAnything) -> list[tuple[list[int], list[int], int]]:

@@ -12,13 +12,16 @@ from typing import Any
 
 import pytest
 import torch
-from trainings import SMALL, losses, training
+from trainings import SMALL, config, losses, training
 
+from edgetam_pl import weights
+from edgetam_pl.build import build_model
 from edgetam_pl.commands.main import main
 from edgetam_pl.commands.replay import replay
 from edgetam_pl.config import PhaseConfig, StageConfig
+from edgetam_pl.evaluation.vos import clips_of, evaluate_vos
 from edgetam_pl.training import fit
-from edgetam_pl.training.curves import read_lines
+from edgetam_pl.training.curves import STEP, read_lines
 from edgetam_pl.training.forensics import load_case
 from edgetam_pl.training.phases import progress_of, read_card
 from edgetam_pl.training.preemption import TRY_AGAIN
@@ -66,7 +69,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Runs:
     runs = Runs(tmp_path_factory.mktemp("ranks"), shards)
     done = runs.launch(
         runs.plan("whole", "logger=wandb"),
-        runs.plan("recomputed", "activation_checkpointing=true"),
+        runs.plan("recomputed", "activation_checkpointing=true", "validation.every=3", "validation.root=toy:7:3"),
         runs.plan("disturbed", "checkpoint_every=100", accident="sigterm", at=1),
         runs.plan("poisoned", "object_chunk=1", accident="nan", at=1),
         runs.plan("disturbed", accident="sigkill", at=4),
@@ -91,6 +94,19 @@ def test_f12_every_phase_runs_with_and_without_recomputation(runs: Runs) -> None
     whole, recomputed = losses(runs.root / "whole"), losses(runs.root / "recomputed")
     assert sorted(whole) == list(range(1, STEPS + 1))
     assert recomputed == pytest.approx(whole, rel=1e-4)
+
+
+def test_two_ranks_share_the_clips_of_a_validation_and_find_what_one_finds(runs: Runs) -> None:
+    """Three clips: one rank has two of them, the other one. The value is that of evaluating the saved weights alone."""
+    out = runs.root / "recomputed"
+    lines = read_lines(out / "validation" / "jf.jsonl")
+    assert [line[STEP] for line in lines] == [3, 6]
+    model = config("toy").model
+    for line, name in zip(lines, ("phase1-done.ckpt", "phase2-done.ckpt"), strict=True):
+        student = weights.load_into(build_model(model), out / "checkpoints" / name)
+        report = evaluate_vos(student, clips_of("toy:7:3", size=64))
+        found = {"val/j": report.j, "val/f": report.f, "val/jf": report.jf}
+        assert {key: line[key] for key in found} == pytest.approx(found, rel=1e-2)
 
 
 def test_f19_two_ranks_are_one_run(runs: Runs) -> None:

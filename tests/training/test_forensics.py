@@ -13,45 +13,45 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from edgetam_pl.losses.objective import Losses
+from edgetam_pl.losses.objective import TERMS, Losses
 from edgetam_pl.tracking.prompters import prompts_of
-from edgetam_pl.training.distillation import mean_over_ranks
 from edgetam_pl.training.forensics import (
     Case,
     Finding,
-    broken,
-    broken_gradients,
     diagnose,
-    first_broken_module,
+    first_nonfinite_module,
+    gradient_is_nonfinite,
     gradient_shares,
     load_case,
+    loss_is_nonfinite,
     loss_shares,
     on_any_rank,
     save_case,
 )
+from edgetam_pl.training.step import mean_over_ranks
 from edgetam_pl.types import Decoded, FrameOutput, Prompts, VideoBatch
 
 NAN = float("nan")
 
 
 def _losses(**terms: float) -> Losses:
-    return Losses(**{name: torch.tensor(terms.get(name, 1.0)) for name in Losses._fields})
+    return Losses({term.name: torch.tensor(terms.get(term.name, 1.0)) for term in TERMS})
 
 
 def test_one_term_that_is_no_number_breaks_the_step() -> None:
-    assert not broken(_losses())
-    assert broken(_losses(dice=NAN))
-    assert broken(_losses(mem=float("inf")))
+    assert not loss_is_nonfinite(_losses())
+    assert loss_is_nonfinite(_losses(dice=NAN))
+    assert loss_is_nonfinite(_losses(mem=float("inf")))
 
 
 def test_one_gradient_that_is_no_number_breaks_the_step() -> None:
     model = nn.Linear(2, 2)
-    assert not broken_gradients(model.parameters()), "no gradient at all is not a broken one"
+    assert not gradient_is_nonfinite(model.parameters()), "no gradient at all is not a broken one"
     model(torch.ones(1, 2)).sum().backward()
-    assert not broken_gradients(model.parameters())
+    assert not gradient_is_nonfinite(model.parameters())
     assert model.bias.grad is not None
     model.bias.grad[1] = NAN
-    assert broken_gradients(model.parameters())
+    assert gradient_is_nonfinite(model.parameters())
 
 
 def test_the_diagnosis_names_terms_gradients_and_weights() -> None:
@@ -67,22 +67,22 @@ def test_the_diagnosis_names_terms_gradients_and_weights() -> None:
     assert str(Finding((), (), ())) == "nothing on this rank"
 
 
-def test_the_first_broken_module_is_the_innermost_that_broke() -> None:
+def test_the_first_nonfinite_module_is_the_innermost_that_broke() -> None:
     class Logarithm(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x.log()
 
     model = nn.Sequential(nn.Identity(), nn.Sequential(nn.Identity(), Logarithm()), nn.Linear(2, 2))
-    assert first_broken_module(model, lambda: model(torch.ones(1, 2))) is None
-    assert first_broken_module(model, lambda: model(-torch.ones(1, 2))) == "1.1"
+    assert first_nonfinite_module(model, lambda: model(torch.ones(1, 2))) is None
+    assert first_nonfinite_module(model, lambda: model(-torch.ones(1, 2))) == "1.1"
     assert not any(module._forward_hooks for module in model.modules()), "hooks are taken off again"
 
 
 def _two_ranks(rank: int, port: int, folder: str) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("gloo", rank=rank, world_size=2)
-    fine = on_any_rank(broken(_losses()))
-    bad = on_any_rank(broken(_losses(dice=NAN if rank == 1 else 1.0)))
+    fine = on_any_rank(loss_is_nonfinite(_losses()))
+    bad = on_any_rank(loss_is_nonfinite(_losses(dice=NAN if rank == 1 else 1.0)))
     objects = mean_over_ranks((1, 4)[rank], device=torch.device("cpu"))
     (Path(folder) / f"rank{rank}").write_text(f"{fine} {bad} {float(objects)}")
     dist.destroy_process_group()
@@ -175,7 +175,7 @@ def test_gradient_shares_say_which_term_pulls_and_leave_the_graph_usable() -> No
     zero = torch.zeros(())
     losses = Losses(focal=3 * x.sum(), dice=x.sum(), iou=zero, presence=zero, img=zero, mem=zero)
     shares = gradient_shares(losses, [x])
-    assert [shares[name].item() for name in Losses._fields] == pytest.approx([0.75, 0.25, 0, 0, 0, 0])
+    assert [shares[name].item() for name in losses] == pytest.approx([0.75, 0.25, 0, 0, 0, 0])
     losses.total.backward()
     assert x.grad is not None
     assert x.grad.tolist() == [4.0] * 3

@@ -1,4 +1,4 @@
-"""SLURM jobs through submitit: handed in with what was asked, trained, and put back into the queue when told to stop."""
+"""SLURM jobs through submitit: submitted with what was asked, trained, and put back into the queue when stopped."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_job_has_a_task_a_gpu_and_is_warned_in_time(monkeypatch: pytest.Monkey
     assert {"nodes": 4, "tasks_per_node": 8, "gpus_per_node": 8, "slurm_partition": "gpu"}.items() <= made.arguments.items()
     assert made.arguments["slurm_signal_delay_s"] == launch.SIGNAL_DELAY
     assert (made.cfg.launcher.kind, made.cfg.trainer["devices"], made.cfg.trainer["num_nodes"]) == ("local", 8, 4)
-    assert made.function is launch.train_in_job
+    assert made.function is fit.train_in_job
 
 
 @pytest.mark.parametrize(("rank", "status", "requeued"), [(0, TRY_AGAIN, True), (1, TRY_AGAIN, False), (0, 1, False)])
@@ -76,7 +76,7 @@ def test_f18_a_job_that_was_told_to_stop_goes_back_into_the_queue_once(
     monkeypatch.setattr(submitit, "JobEnvironment", Place)
     monkeypatch.setattr(fit, "run", stopped)
     with pytest.raises(SystemExit) as end:
-        launch.train_in_job(compose())
+        fit.train_in_job(compose())
     assert end.value.code == status
     assert called.exists() == requeued
     if requeued:

@@ -21,14 +21,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from edgetam_pl.build import build_model
 from edgetam_pl.commands.show import FULL_FRAMES, FULL_POINTERS, verbs
-from edgetam_pl.config import DataSource, ModelConfig, PhaseConfig, PromptConfig, TrainConfig
+from edgetam_pl.config import DataSource, PhaseConfig, PromptConfig, TrainConfig
 from edgetam_pl.losses.objective import Objective
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.tracking.prompters import draw_plan
 from edgetam_pl.training.activation_checkpointing import MemoryOptions
 from edgetam_pl.training.check import check, ranks, with_accumulation
-from edgetam_pl.training.distillation import STAGES, frozen_parts
 from edgetam_pl.training.phases import ProgressiveFrames
+from edgetam_pl.training.step import StepOptions, StepSeeds, compute_losses, freeze, frozen_parts
 from edgetam_pl.training.track_batch import Teacher
 from edgetam_pl.types import FrameOutput, Recall, VideoBatch
 
@@ -90,20 +90,21 @@ def describe(cfg: TrainConfig) -> str:
     """The plan as text: parameters, then for each phase memory, FLOPs, time, and the knob to turn."""
     with torch.device("meta"):
         student = build_model(cfg.model)
+        teacher_model = None if cfg.teacher is None else build_model(cfg.teacher)
     flops, keeps = _flops(student), kept_for_backward(cfg)
-    teacher = _teacher_flops(cfg)
+    teacher = {} if teacher_model is None else _flops(teacher_model)
     world, rate, words, memory = ranks(cfg), *_device(cfg)
-    count, listened = _parameters(student), 0 if cfg.teacher is None else _parameters_of(cfg.teacher)
+    count, teacher_count = _parameters(student), 0 if teacher_model is None else _parameters(teacher_model)
     lines = [
         f"model      {cfg.model.name}, {cfg.model.image_size} px, {count:,} parameters"
-        + (f"; teacher {cfg.teacher.name}, {listened:,}" if cfg.teacher is not None else "; no teacher"),
+        + (f"; teacher {cfg.teacher.name}, {teacher_count:,}" if cfg.teacher is not None else "; no teacher"),
         f"ranks      {world}, {_precision(cfg)}",
         f"device     {words}",
     ]
     total = 0.0
     for index, phase in enumerate(cfg.stage.phases):
         costs = [_cost(cfg, phase, source, flops, teacher, keeps) for source in _shares(cfg)]
-        fixed = fixed_bytes(cfg, student, phase, teacher=listened, world=world)
+        fixed = fixed_bytes(cfg, student, phase, teacher=teacher_count, world=world)
         peak = fixed + max(cost.kept for cost in costs)
         step = phase.accumulate * sum(cost.share * sum(cost.flops.values()) for cost in costs)
         measured = measure(cfg, index) if step / phase.accumulate < SMALL else None
@@ -176,7 +177,7 @@ def kept_for_backward(cfg: TrainConfig) -> Kept:
         f_m, attend = saved_bytes(lambda: model.attend(features.f16, recall), own)
         decoded, decode = saved_bytes(lambda: model.decode(f_m, features, None), own)
         _, memorize = saved_bytes(lambda: model.memorize(features.f16, decoded), own)
-        objective = Objective(cfg.stage.weights, cfg.stage.distance, cfg.stage.mask_size, cfg.stage.candidates)
+        objective = Objective.of(cfg.stage)
         truth = torch.empty(1, 1, side, side, dtype=torch.bool)
         output = FrameOutput((decoded,), f_m, recalled=True)
         _, loss = saved_bytes(lambda: objective(truth, (output,), num_objects=1.0), own)
@@ -211,23 +212,22 @@ def measure(cfg: TrainConfig, index: int) -> Measured:
     torch.manual_seed(0)
     # The teacher's weights do not matter to time, so none are read.
     teacher = None if cfg.teacher is None else Teacher(build_model(cfg.teacher), cfg.teacher.name, "random")
-    module = STAGES[cfg.stage.name](
-        build_model(cfg.model), stage=cfg.stage, teacher=teacher, memory_options=MemoryOptions.of(cfg)
-    )
-    module.enter(index)
-    module.train()
-    phase = cfg.stage.phases[index]
+    student, phase = build_model(cfg.model).train(), cfg.stage.phases[index]
+    options = StepOptions(cfg.stage, phase, MemoryOptions.of(cfg))
+    freeze(student, phase)
     side, objects = cfg.model.image_size, cfg.stage.max_objects * phase.batch
     masks = torch.zeros(phase.frames, objects, side, side, dtype=torch.bool)
     masks[..., side // 4 : side // 2, side // 4 : side // 2] = True
     frames = torch.randint(0, 256, (phase.batch, phase.frames, 3, side, side), dtype=torch.uint8)
     video_of = torch.arange(phase.batch).repeat_interleave(cfg.stage.max_objects)
     batch = VideoBatch(frames, masks, video_of, tuple(f"made-up {b}" for b in range(phase.batch)))
+    seeds = StepSeeds.of(0, phase=index, batch=0, rank=0)
 
     def forward() -> Tensor:
-        return module.compute_losses(batch).losses.weighted(cfg.stage.weights).total
+        taught = teacher if phase.distil else None
+        return compute_losses(student, taught, batch, seeds, options).losses.weighted(cfg.stage.weights).total
 
-    own = {_storage(tensor) for tensor in (*module.student.parameters(), *module.student.buffers())}
+    own = {_storage(tensor) for tensor in (*student.parameters(), *student.buffers())}
     forward().backward()
     started = time.perf_counter()
     loss, kept = saved_bytes(forward, own)
@@ -285,20 +285,8 @@ def _flops(model: TrackAnything) -> Counts:
     return {verb.name: float(verb.flops) for verb in verbs(model)}
 
 
-def _teacher_flops(cfg: TrainConfig) -> Counts:
-    if cfg.teacher is None:
-        return {}
-    with torch.device("meta"):
-        return _flops(build_model(cfg.teacher))
-
-
 def _parameters(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _parameters_of(model: ModelConfig) -> int:
-    with torch.device("meta"):
-        return _parameters(build_model(model))
 
 
 def _storage(tensor: Tensor) -> int:

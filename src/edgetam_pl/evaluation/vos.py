@@ -75,7 +75,7 @@ def glance(model: VideoModel, clips: Iterable[Clip]) -> Glance:
     """Follow a few clips from their first masks: for callbacks, every so many steps. The model comes back as it was.
 
     Any rank may look alone: nothing is communicated. To share clips among ranks, give each its own, and put the means of
-    `evaluate_vos(...).rows` into a `JF` with `add`, which reduces.
+    `evaluate_vos(...).rows` into a `JF` with `update`, which reduces.
     """
     report = evaluate_vos(model, clips)
     pictures = {item.name: decode_jpeg(item.picture) for item in report.sequences if item.picture is not None}

@@ -10,14 +10,23 @@ from torch import Tensor
 
 from edgetam_pl.types import FrameOutput
 
-DISTANCES = ("mse", "cosine")
+
+def _one_minus_cosine(student: Tensor, teacher: Tensor) -> Tensor:
+    return 1 - F.cosine_similarity(student, teacher, dim=1).mean()
+
+
+DISTANCES = {"mse": F.mse_loss, "cosine": _one_minus_cosine}
 FRAMES = ("recalled", "all")
 
 
 def distance(student: Tensor, teacher: Tensor, kind: str) -> Tensor:
     """Scalar distance of two maps (N, C, h, w): mse (the paper), or cosine, one minus the similarity along C.
 
-    The teacher gets no gradient. A batch of 1 on one side stands for all rows of the other.
+    The teacher gets no gradient. A batch of 1 on one side stands for all rows of the other. L_img is this distance of F16
+    (B*T, C, h, w): once per image, not per object, before the no-memory embedding.
+
+    Raises:
+        ValueError: the maps have other channels or another size.
     """
     if student.shape[1:] != teacher.shape[1:]:
         raise ValueError(
@@ -27,16 +36,7 @@ def distance(student: Tensor, teacher: Tensor, kind: str) -> Tensor:
     if teacher.is_inference():
         teacher = teacher.clone()  # backward may not keep what was made under inference mode
     student, teacher = torch.broadcast_tensors(student.float(), teacher.detach().float())
-    if kind == "mse":
-        return F.mse_loss(student, teacher)
-    if kind == "cosine":
-        return 1 - F.cosine_similarity(student, teacher, dim=1).mean()
-    raise ValueError(f"There is no distance {kind!r}; choose one of {', '.join(DISTANCES)}.")
-
-
-def image_distance(student_f16: Tensor, teacher_f16: Tensor, kind: str) -> Tensor:
-    """L_img on F16 (B*T, C, h, w): once per image, not per object, before the no-memory embedding."""
-    return distance(student_f16, teacher_f16, kind)
+    return DISTANCES[kind](student, teacher)
 
 
 def memory_distance(

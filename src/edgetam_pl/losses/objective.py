@@ -1,88 +1,127 @@
-"""The objective of training: all answers against the truth and against the teacher (Eq. 7 and 8, Table 5; SAM 2 release)."""
+"""The objective of training: all answers against the truth and against the teacher (Eq. 7 and 8, Table 5; SAM 2 release).
+
+A term is a name, a function, and how it is reduced; `TERMS` lists them. A new one is an entry here, its weight in
+`config.LossWeights`, and a value in the stage's YAML.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgetam_pl.losses.distill import DISTANCES, FRAMES, image_distance, memory_distance
-from edgetam_pl.losses.masks import presence, score
+from edgetam_pl.config import StageConfig
+from edgetam_pl.losses.distill import DISTANCES, FRAMES, distance, memory_distance
+from edgetam_pl.losses.masks import Scores, presence, score
 from edgetam_pl.types import GIVEN_LOGIT, Decoded, FrameOutput
 
-
-class Weights(Protocol):
-    """Weights of the terms; `config.LossWeights` is one."""
-
-    focal: float
-    dice: float
-    iou: float
-    presence: float
-    img: float
-    mem: float
+CANDIDATES = ("best", "all")
 
 
-class Losses(NamedTuple):
-    """The six terms, scalars in fp32. Unweighted as the objective returns them."""
+class Losses(dict[str, Tensor]):
+    """Scalars in fp32 by the name of their term. Unweighted as the objective returns them."""
 
-    focal: Tensor
-    dice: Tensor
-    iou: Tensor
-    presence: Tensor
-    img: Tensor
-    mem: Tensor
-
-    def weighted(self, weights: Weights) -> Losses:
-        return Losses(
-            focal=weights.focal * self.focal,
-            dice=weights.dice * self.dice,
-            iou=weights.iou * self.iou,
-            presence=weights.presence * self.presence,
-            img=weights.img * self.img,
-            mem=weights.mem * self.mem,
-        )
+    def weighted(self, weights: object) -> Losses:
+        """Each term times the attribute of its name, for instance of `config.LossWeights`."""
+        return Losses({name: getattr(weights, name) * value for name, value in self.items()})
 
     @property
     def total(self) -> Tensor:
-        return torch.stack(self).sum()
+        return self.stacked().sum()
+
+    def stacked(self) -> Tensor:
+        """(K,): the terms in their order."""
+        return torch.stack(list(self.values()))
+
+    def detached(self) -> Losses:
+        """The same values without the graph."""
+        return Losses({name: value.detach() for name, value in self.items()})
 
     def named(self, prefix: str) -> dict[str, Tensor]:
         """Detached, by name, for the log: train/focal and so on."""
-        return {f"{prefix}/{name}": value.detach() for name, value in self._asdict().items()}
+        return {f"{prefix}/{name}": value for name, value in self.detached().items()}
+
+    @classmethod
+    def added(cls, parts: Iterable[Losses]) -> Losses:
+        """The losses of a batch from those of its parts, each of which was given its share (`Objective`)."""
+        every = list(parts)
+        return cls({name: torch.stack([part[name] for part in every]).sum() for name in every[0]})
 
 
+class JudgedAnswer(NamedTuple):
+    """One answer of the student beside the truth, for O objects."""
+
+    answer: Decoded
+    candidates: Scores  # (O, M) of every candidate, without gradient where one of several was chosen
+    chosen: Scores  # (O, 1), or (O, M) when every candidate is held to the truth
+    present: Tensor  # (O,) bool: is the object in the frame?
+
+
+class JudgedClip(NamedTuple):
+    """What student and teacher made of a clip; None where there is no teacher, or it was not asked."""
+
+    outputs: Sequence[FrameOutput]
+    teacher_outputs: Sequence[FrameOutput] | None
+    f16: Tensor | None  # (B*T, C, h, w)
+    teacher_f16: Tensor | None
+
+
+@dataclass(frozen=True)
+class AnswerTerm:
+    """A term of every answer: (O,) values, summed over objects, answers and frames and divided by the number of objects,
+    averaged over ranks. Of a batch in parts the sums add up."""
+
+    name: str
+    value: Callable[[JudgedAnswer], Tensor]
+
+
+@dataclass(frozen=True)
+class ClipTerm:
+    """A term of the clip as a whole: a mean, or None where it does not apply. DDP averages it over ranks. Of a batch in
+    parts each part counts by its share of the objects."""
+
+    name: str
+    value: Callable[[JudgedClip, Objective], Tensor | None]
+
+
+@dataclass(frozen=True)
 class Objective:
     """What a clip costs.
 
-    Every answer counts, up to eight on a corrected frame: terms are summed over objects, answers and frames, and divided
-    by the number of objects alone. Of several candidates only the best, by the weighted sum of focal and dice, is held to
-    the truth; every candidate's predicted IoU is. An absent object is asked for its absence only.
+    Every answer counts, up to eight on a corrected frame. Of several candidates only the best, by the weighted sum of focal
+    and dice, is held to the truth; every candidate's predicted IoU is. An absent object is asked for its absence only.
+
+    Raises:
+        ValueError: a setting has no such choice.
     """
 
-    def __init__(
-        self,
-        weights: Weights,
-        distance: str = "mse",
-        mask_size: int = 0,
-        candidates: str = "best",
-        memory_frames: str = "recalled",
-    ) -> None:
-        """`mask_size` is the side at which masks are compared; 0: that of the truth. `candidates` is best (SAM 2) or all:
-        every candidate is held to the truth, so that it matters less which one is taken. `memory_frames`: where L_mem
-        counts (`memory_distance`)."""
-        if candidates not in {"best", "all"}:
-            raise ValueError(f"candidates is {candidates!r}; use best (SAM 2's rule) or all.")
-        if distance not in DISTANCES:
-            raise ValueError(f"There is no distance {distance!r}; choose one of {', '.join(DISTANCES)}.")
-        if mask_size < 0:
-            raise ValueError(f"mask_size is {mask_size}; give a side in pixels, or 0 for the full input resolution.")
-        if memory_frames not in FRAMES:
-            raise ValueError(f"memory_frames is {memory_frames!r}; choose one of {', '.join(FRAMES)}.")
-        self.weights, self.distance, self.mask_size, self.candidates = weights, distance, mask_size, candidates
-        self.memory_frames = memory_frames
+    weights: Any
+    """Attributes named as the terms; `focal` and `dice` also choose the best candidate."""
+    distance: str = "mse"
+    """Of L_img and L_mem: a key of `DISTANCES`."""
+    mask_size: int = 0
+    """Side at which masks are compared; 0: that of the truth."""
+    candidates: str = "best"
+    """best (SAM 2), or all: every candidate is held to the truth, so that it matters less which one is taken."""
+    memory_frames: str = "recalled"
+    """Where L_mem counts (`memory_distance`)."""
+    terms: tuple[AnswerTerm | ClipTerm, ...] = ()
+    """Empty: `TERMS`."""
+
+    @classmethod
+    def of(cls, stage: StageConfig) -> Objective:
+        return cls(stage.weights, stage.distance, stage.mask_size, stage.candidates, stage.memory_frames)
+
+    def __post_init__(self) -> None:
+        for key, legal in (("distance", DISTANCES), ("candidates", CANDIDATES), ("memory_frames", FRAMES)):
+            if (value := getattr(self, key)) not in legal:
+                raise ValueError(f"{key} is {value!r}; use one of {', '.join(legal)}.")
+        if self.mask_size < 0:
+            raise ValueError(f"mask_size is {self.mask_size}; give a side in pixels, or 0 for the full input resolution.")
 
     def __call__(
         self,
@@ -93,34 +132,49 @@ class Objective:
         teacher_f16: Tensor | None = None,
         teacher_outputs: Sequence[FrameOutput] | None = None,
         num_objects: float | Tensor,
+        share: float = 1.0,
     ) -> Losses:
-        """Unweighted losses of a clip.
+        """Unweighted losses of a clip, in the order of the terms.
 
-        `masks` (T, O, S, S) bool is the truth of the T outputs, F16 is (B*T, C, h, w), `num_objects` the mean of O over
-        the ranks (below 1 it counts as 1; a tensor spares the host a wait). Computed in fp32, whatever autocast says.
+        Args:
+            masks: (T, O, S, S) bool, the truth of the T outputs.
+            outputs: the student's answers, one `FrameOutput` a frame.
+            student_f16: (B*T, C, h, w); None: L_img is 0.
+            teacher_f16: likewise.
+            teacher_outputs: one a frame; None: L_mem is 0.
+            num_objects: mean of O over the ranks (below 1 it counts as 1; a tensor spares the host a wait).
+            share: of the batch's objects that these are, when it is taken in parts.
+
+        Computed in fp32, whatever autocast says.
+
+        Raises:
+            ValueError: not one output per frame.
         """
         if len(masks) != len(outputs):
             raise ValueError(f"There are {len(masks)} true frames and {len(outputs)} outputs; give one output per frame.")
+        terms = self.terms or TERMS
+        of_answers = [term for term in terms if isinstance(term, AnswerTerm)]
+        clip = JudgedClip(outputs, teacher_outputs, student_f16, teacher_f16)
         with torch.autocast(device_type=masks.device.type, enabled=False):
-            task = torch.stack([self._frame(truth, frame) for truth, frame in zip(masks, outputs, strict=True)])  # (T, 4)
+            frames = [self._frame(truth, frame, of_answers) for truth, frame in zip(masks, outputs, strict=True)]
             count = num_objects.clamp(min=1) if isinstance(num_objects, Tensor) else max(num_objects, 1.0)
-            focal, dice, iou, present = (task.sum(dim=0) / count).unbind()
-            zero = torch.zeros_like(focal.detach())
-            img = mem = zero
-            if student_f16 is not None and teacher_f16 is not None:
-                img = image_distance(student_f16, teacher_f16, self.distance)
-            if teacher_outputs is not None:
-                mem = memory_distance(outputs, teacher_outputs, self.distance, self.memory_frames)
-        return Losses(focal, dice, iou, present, img, mem)
+            values = (torch.stack(frames).sum(dim=0) / count).unbind()  # (T, K) -> K scalars
+            found = dict(zip((term.name for term in of_answers), values, strict=True))
+            for term in terms:
+                if isinstance(term, ClipTerm):
+                    value = term.value(clip, self)
+                    found[term.name] = torch.zeros_like(values[0].detach()) if value is None else value * share
+        return Losses({term.name: found[term.name] for term in terms})
 
-    def _frame(self, truth: Tensor, frame: FrameOutput) -> Tensor:
-        """(4,): the task terms of one frame, summed over its answers and objects. `truth` is (O, S, S) bool."""
+    def _frame(self, truth: Tensor, frame: FrameOutput, terms: Sequence[AnswerTerm]) -> Tensor:
+        """(K,): the answer terms of one frame, summed over its answers and objects. `truth` is (O, S, S) bool."""
         present = truth.flatten(1).any(dim=1)  # (O,); at full resolution, where thin objects still exist
         truth = self._resized(truth)
-        return torch.stack([self._answer(truth, present, answer) for answer in frame.rounds]).sum(dim=0)
+        judged = [self._judged(truth, present, answer) for answer in frame.rounds]
+        return torch.stack([torch.stack([term.value(one) for term in terms]).sum(dim=1) for one in judged]).sum(dim=0)
 
-    def _answer(self, truth: Tensor, present: Tensor, answer: Decoded) -> Tensor:
-        """(4,): focal, dice, iou, presence of one answer, summed over objects."""
+    def _judged(self, truth: Tensor, present: Tensor, answer: Decoded) -> JudgedAnswer:
+        """One answer compared with the truth (O, s, s), candidate by candidate."""
         logits = answer.logits
         if answer.prompts is not None and answer.prompts.mask is not None:
             # A mask given as the answer is known at full resolution; it has no gradient (SAM 2 release).
@@ -130,12 +184,11 @@ class Objective:
         candidates = score(logits.detach() if choose else logits, truth)  # (O, M)
         chosen = candidates
         if choose:
-            best = (self.weights.focal * candidates.focal + self.weights.dice * candidates.dice).argmin(dim=1)  # (O,)
+            ranked = self.weights.focal * candidates.focal + self.weights.dice * candidates.dice
+            best = ranked.argmin(dim=1)  # (O,)
             # Only the best candidate has a gradient, so only it is differentiated: once more, alone.
             chosen = score(logits[torch.arange(len(best), device=best.device), best][:, None], truth)  # (O, 1)
-        wrong_iou = (answer.iou.float() - candidates.iou).abs().mean(dim=1)  # (O, M) -> (O,)
-        terms = torch.stack([chosen.focal.mean(dim=1), chosen.dice.mean(dim=1), wrong_iou]) * present  # (3, O)
-        return torch.cat([terms, presence(answer.presence, present).T]).sum(dim=1)  # (4, O) -> (4,)
+        return JudgedAnswer(answer, candidates, chosen, present)
 
     def _resized(self, masks: Tensor) -> Tensor:
         """Bool masks (O, S, S) at the side of the comparison; a pixel is object where at least half of it is."""
@@ -143,3 +196,42 @@ class Objective:
         if size == masks.shape[-1]:
             return masks
         return F.interpolate(masks[:, None].float(), size=(size, size), mode="area")[:, 0] >= 0.5
+
+
+def _focal(one: JudgedAnswer) -> Tensor:
+    return one.chosen.focal.mean(dim=1) * one.present
+
+
+def _dice(one: JudgedAnswer) -> Tensor:
+    return one.chosen.dice.mean(dim=1) * one.present
+
+
+def _iou(one: JudgedAnswer) -> Tensor:
+    return (one.answer.iou.float() - one.candidates.iou).abs().mean(dim=1) * one.present
+
+
+def _presence(one: JudgedAnswer) -> Tensor:
+    return presence(one.answer.presence, one.present)[:, 0]
+
+
+def _img(clip: JudgedClip, objective: Objective) -> Tensor | None:
+    if clip.f16 is None or clip.teacher_f16 is None:
+        return None
+    return distance(clip.f16, clip.teacher_f16, objective.distance)
+
+
+def _mem(clip: JudgedClip, objective: Objective) -> Tensor | None:
+    if clip.teacher_outputs is None:
+        return None
+    return memory_distance(clip.outputs, clip.teacher_outputs, objective.distance, objective.memory_frames)
+
+
+TERMS: tuple[AnswerTerm | ClipTerm, ...] = (
+    AnswerTerm("focal", _focal),
+    AnswerTerm("dice", _dice),
+    AnswerTerm("iou", _iou),
+    AnswerTerm("presence", _presence),
+    ClipTerm("img", _img),
+    ClipTerm("mem", _mem),
+)
+"""The terms of Eq. 7 and 8."""

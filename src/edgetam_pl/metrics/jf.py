@@ -8,7 +8,7 @@ a handful of shifts. Words are little-endian along a row: bit i of word w is pix
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -98,7 +98,7 @@ class JF(Metric):
     >>> metric = JF()
     >>> square = torch.zeros(3, 1, 60, 80, dtype=torch.bool)
     >>> square[:, :, 10:40, 10:50] = True
-    >>> metric.update(square, square)
+    >>> metric.update_masks(square, square)
     >>> {name: value.item() for name, value in metric.compute().items()}
     {'j': 100.0, 'f': 100.0, 'jf': 100.0}
     """
@@ -117,8 +117,18 @@ class JF(Metric):
         for name in ("sum_j", "sum_f", "num_objects"):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, prediction: Tensor, truth: Tensor) -> None:
-        """Add the objects of one video: masks (T, O, H, W) bool, the T frames that are scored."""
+    def update(self, j: Scores | Sequence[float], f: Scores | Sequence[float]) -> None:
+        """Add objects by their means over frames in 0 ... 1: (O,) each; none where a rank has no video left."""
+        self.sum_j += float(np.sum(j))
+        self.sum_f += float(np.sum(f))
+        self.num_objects += len(j)
+
+    def update_masks(self, prediction: Tensor, truth: Tensor) -> None:
+        """Add the objects of one video: masks (T, O, H, W) bool, the T frames that are scored.
+
+        Raises:
+            ValueError: the shapes differ, or no frame is scored.
+        """
         if prediction.ndim != 4 or prediction.shape != truth.shape:
             raise ValueError(
                 f"Masks of {tuple(prediction.shape)} and {tuple(truth.shape)}; expected (T, O, H, W) twice the same."
@@ -128,15 +138,7 @@ class JF(Metric):
         scores = region_and_boundary(
             prediction.cpu().numpy().astype(bool), truth.cpu().numpy().astype(bool), tolerance=self.tolerance
         )
-        self.add(scores.j.mean(axis=0), scores.f.mean(axis=0))
-
-    def add(self, j: Scores, f: Scores) -> None:
-        """Add objects whose means over frames, in 0 ... 1, are known already: (O,) each."""
-        self._update_count += 1  # to torchmetrics this is an update, after which a result that was kept is old
-        self._computed = None
-        self.sum_j += float(np.sum(j))
-        self.sum_f += float(np.sum(f))
-        self.num_objects += len(j)
+        self.update(scores.j.mean(axis=0), scores.f.mean(axis=0))
 
     def compute(self) -> dict[str, Tensor]:
         """`j`, `f` and `jf` in 0 ... 100; NaN when no rank has seen an object."""

@@ -1,4 +1,4 @@
-"""Memory for time: verbs whose intermediate values are computed again in the backward pass instead of being kept.
+"""Memory for time: model verbs whose intermediate values are computed again in the backward pass instead of being kept.
 
 What pays differs from verb to verb. The encoder's values are most of a short clip's memory and its backward comes last, when
 everything else is gone; decoding keeps much and costs little; memory attention costs most to do twice.
@@ -6,10 +6,11 @@ everything else is gone; decoding keeps much and costs little; memory attention 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -18,6 +19,8 @@ from torch.utils.checkpoint import checkpoint
 from edgetam_pl.config import TrainConfig
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.types import Decoded, ImageFeatures, Memory, Prompts, Recall
+
+T = TypeVar("T")
 
 VERBS = ("encode", "attend", "decode", "memorize")
 THRIFTY = ("encode",)
@@ -40,43 +43,36 @@ class MemoryOptions:
 
 
 @dataclass(frozen=True)
-class Recomputed:
-    """The same model, some of whose verbs are recomputed in the backward pass. Values and gradients do not change, nor do
+class CheckpointedTracker:
+    """The student's verbs, some of them recomputed in the backward pass. Values and gradients do not change, nor do
     BatchNorm statistics: the second pass does not count."""
 
     model: TrackAnything
     verbs: tuple[str, ...] = VERBS
+    gate: bool = True
+    """Masks of objects judged absent become ABSENT_LOGIT, which has no gradient."""
 
     def __post_init__(self) -> None:
         unknown = [verb for verb in self.verbs if verb not in VERBS]
         if unknown:
             raise ValueError(f"There is nothing called {', '.join(unknown)} to recompute; choose from {', '.join(VERBS)}.")
 
-    def normalise(self, frames: Tensor) -> Tensor:
-        return self.model.normalise(frames)
-
     def encode(self, images: Tensor) -> ImageFeatures:
-        return self._run("encode", images)
+        return self._run("encode", self.model.encode, images)
 
     def attend(self, f16: Tensor, recall: Recall) -> Tensor:
-        return self._run("attend", f16, recall)
+        return self._run("attend", self.model.attend, f16, recall)
 
     def decode(self, f_m: Tensor, features: ImageFeatures, prompts: Prompts | None) -> Decoded:
-        return self._run("decode", f_m, features, prompts)
+        return self._run("decode", partial(self.model.decode, gate=self.gate), f_m, features, prompts)
 
     def memorize(self, f16: Tensor, decoded: Decoded) -> Memory:
-        return self._run("memorize", f16, decoded)
+        return self._run("memorize", self.model.memorize, f16, decoded)
 
-    def _run(self, name: str, *arguments: Any) -> Any:
-        verb = {
-            "encode": self.model.encode,
-            "attend": self.model.attend,
-            "decode": self.model.decode,
-            "memorize": self.model.memorize,
-        }[name]
+    def _run(self, name: str, verb: Callable[..., T], *arguments: Any) -> T:
         if name not in self.verbs:
             return verb(*arguments)
-        return checkpoint(verb, *arguments, use_reentrant=False, context_fn=self._contexts)
+        return checkpoint(verb, *arguments, use_reentrant=False, context_fn=self._contexts)  # type: ignore[return-value]
 
     def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """Around the first pass, and around the second."""

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, replace
+from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from edgetam_pl.build import validate
 from edgetam_pl.config import PhaseConfig, TrainConfig
 from edgetam_pl.data.loader import build_loader
-from edgetam_pl.losses.distill import DISTANCES, FRAMES
+from edgetam_pl.losses.objective import Objective
 from edgetam_pl.training.activation_checkpointing import VERBS
-from edgetam_pl.training.distillation import STAGES
-from edgetam_pl.training.optim import schedule
+from edgetam_pl.training.optim import schedule_of
+from edgetam_pl.training.step import STAGES
 
 CHOICES = {
-    "stage.name": tuple(STAGES),
-    "stage.distance": DISTANCES,
-    "stage.memory_frames": FRAMES,
+    "stage.name": STAGES,
     "stage.teacher_memory": ("own", "student"),
     "stage.teacher_logits": ("own", "student"),
-    "stage.candidates": ("best", "all"),
     "logger.kind": ("none", "wandb"),
     "launcher.kind": ("local", "slurm"),
 }
@@ -36,15 +33,19 @@ def check(cfg: TrainConfig) -> None:
         ValueError: naming keys, values and the cure.
     """
     for key, legal in CHOICES.items():
-        if (value := _value(cfg, key)) not in legal:
+        if (value := attrgetter(key)(cfg)) not in legal:
             raise ValueError(f"{key} is {value!r}; use one of {', '.join(legal)}.")
+    try:
+        Objective.of(cfg.stage)
+    except ValueError as error:
+        raise ValueError(f"stage.{error}") from error
     validate(cfg.model)
     if not cfg.stage.phases:
         raise ValueError("stage.phases is empty; give at least one phase.")
     for number, phase in enumerate(cfg.stage.phases):
         _check_phase(cfg, number, phase)
     _check_teacher(cfg)
-    _check_thrift(cfg)
+    _check_memory_options(cfg)
 
 
 def check_data(cfg: TrainConfig) -> None:
@@ -55,7 +56,7 @@ def check_data(cfg: TrainConfig) -> None:
         ValueError: naming the key and the file, or the phase, the source, and what they hold.
     """
     for key in ("weights", "trunk_weights", "teacher_weights"):
-        path = _value(cfg, key)
+        path = getattr(cfg, key)
         if path is not None and not Path(path).is_file():
             raise ValueError(f"There is no checkpoint at {key}={path}; give the path of a file that exists.")
     for number, phase in enumerate(cfg.stage.phases):
@@ -116,22 +117,14 @@ def with_accumulation(cfg: TrainConfig) -> TrainConfig:
 def _check_phase(cfg: TrainConfig, number: int, phase: PhaseConfig) -> None:
     name, stage = f"stage.phases[{number}]", cfg.stage
     for key in ("frames", "steps", "batch", "accumulate"):
-        if (value := asdict(phase)[key]) < 1:
+        if (value := getattr(phase, key)) < 1:
             raise ValueError(f"{name}.{key} is {value}; it must be at least 1.")
     if phase.total_batch < 0:
         raise ValueError(f"{name}.total_batch is {phase.total_batch}; give the clips of a step over all ranks, or 0.")
     if stage.name == "image" and phase.frames != 1:
         raise ValueError(f"stage=image trains on single frames; {name}.frames is {phase.frames}, use 1.")
-    optim = stage.optim
     try:
-        schedule(
-            optim.schedule,
-            total_steps=phase.steps,
-            warmup=optim.warmup if phase.warmup is None else phase.warmup,
-            cooldown=optim.cooldown,
-            timescale=optim.timescale,
-            end_factor=optim.end_factor,
-        )
+        schedule_of(stage.optim, phase)
     except ValueError as error:
         raise ValueError(f"{name} (steps={phase.steps}) with stage.optim: {error}") from error
     accumulation(cfg, number)
@@ -163,7 +156,7 @@ def _check_teacher(cfg: TrainConfig) -> None:
         )
 
 
-def _check_thrift(cfg: TrainConfig) -> None:
+def _check_memory_options(cfg: TrainConfig) -> None:
     for key, value in (("object_chunk", cfg.object_chunk), ("encoder_chunk", cfg.encoder_chunk)):
         if value < 0:
             raise ValueError(f"{key} is {value}; give a number at a time, or 0 for all at once.")
@@ -179,9 +172,3 @@ def _check_thrift(cfg: TrainConfig) -> None:
             f"{started} processes were started (WORLD_SIZE), but trainer.devices x trainer.num_nodes is {ranks(cfg)}; "
             "make them equal."
         )
-
-
-def _value(cfg: Any, key: str) -> Any:
-    for part in key.split("."):
-        cfg = asdict(cfg)[part] if not isinstance(cfg, dict) else cfg[part]
-    return cfg

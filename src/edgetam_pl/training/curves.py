@@ -2,14 +2,14 @@
 
 Lightning counts steps per fit, and a resumed run goes back to its last checkpoint. The x-axis here is the number of
 optimiser steps over all phases; lines beyond the step a run resumes from are dropped, so the file never runs twice
-over the same step.
+over the same step. Lightning's CSVLogger and LearningRateMonitor know neither: they count per fit, and append on resume.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
@@ -17,9 +17,12 @@ import torch.nn.functional as F
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
-from edgetam_pl.training.distillation import Distillation
-from edgetam_pl.training.track_batch import Track
+from edgetam_pl.io.atomic import write_text
+from edgetam_pl.training.track_batch import TrackedClip
 from edgetam_pl.types import VideoBatch
+
+if TYPE_CHECKING:
+    from edgetam_pl.training.distillation import Distillation
 
 STEP = "progress/step"
 """The x-axis."""
@@ -31,46 +34,34 @@ class Curves(L.Callback):
     def __init__(self, path: Path, *, every: int) -> None:
         self.path, self.every, self.written = path, every, -1
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, Distillation)
+    def on_train_start(self, trainer: L.Trainer, pl_module: Distillation) -> None:  # type: ignore[override]
         if not trainer.is_global_zero:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in read_lines(self.path) if line[STEP] <= pl_module.steps_done]
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        partial.replace(self.path)
+        keep_lines(self.path, pl_module.steps_done)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.experiment.define_metric(STEP)
                 logger.experiment.define_metric("*", step_metric=STEP)
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: VideoBatch, batch_idx: int
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: L.Trainer, pl_module: Distillation, outputs: Any, batch: VideoBatch, batch_idx: int
     ) -> None:
-        assert isinstance(pl_module, Distillation)
         step = pl_module.steps_done
         if not trainer.is_global_zero or step == self.written or step % self.every:
             return
         self.written = step
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        values |= {f"lr/{name}": rate for name, rate in learning_rates(trainer).items()}
-        if pl_module.last_track is not None:
-            _, student, teacher = pl_module.last_track
-            values |= agreement(student, teacher)
+        rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        values |= {"lr/max": max(rates), "lr/min": min(rates)}
+        if pl_module.last_step is not None:
+            values |= agreement(pl_module.last_step.student, pl_module.last_step.teacher)
         write_line(self.path, {STEP: step, "progress/phase": pl_module.phase_index, **values})
         for logger in trainer.loggers:
             logger.log_metrics({STEP: float(step), **values})
 
 
-def learning_rates(trainer: L.Trainer) -> dict[str, float]:
-    """Highest and lowest learning rate over the parameter groups."""
-    rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
-    return {"max": max(rates), "min": min(rates)}
-
-
 @torch.no_grad()
-def agreement(student: Track, teacher: Track | None) -> dict[str, float]:
+def agreement(student: TrackedClip, teacher: TrackedClip | None) -> dict[str, float]:
     """Mean squared error and cosine between student and teacher, per level (F4, F8, F16) and for F_M where recalled."""
     if teacher is None:
         return {}
@@ -96,8 +87,16 @@ def _cosine(ours: Tensor, theirs: Tensor) -> Tensor:
 
 
 def write_line(path: Path, values: dict[str, float]) -> None:
+    """Append a line; the folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         file.write(json.dumps(values) + "\n")
+
+
+def keep_lines(path: Path, step: int) -> None:
+    """Drop the lines beyond `step`, and an unfinished last one."""
+    if path.is_file():
+        write_text(path, "".join(json.dumps(line) + "\n" for line in read_lines(path) if line[STEP] <= step))
 
 
 def read_lines(path: Path) -> list[dict[str, float]]:

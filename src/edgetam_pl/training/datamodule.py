@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 
 from edgetam_pl.config import DataConfig, PhaseConfig, StageConfig
 from edgetam_pl.data.device import augmented
 from edgetam_pl.data.loader import ShardLoader, build_loader
+from edgetam_pl.training.validation import Validation
 from edgetam_pl.types import VideoBatch
+
+T = TypeVar("T")
 
 
 class ShardDataModule(L.LightningDataModule):
     """Owns the loader of the current phase. Its state is the number of batches that training has consumed."""
 
-    def __init__(self, data: DataConfig, *, stage: StageConfig, image_size: int, seed: int) -> None:
+    def __init__(
+        self, data: DataConfig, *, stage: StageConfig, image_size: int, seed: int, validation: Validation | None = None
+    ) -> None:
+        """`validation` has the clips that the trainer validates on."""
         super().__init__()
+        self.validation = validation
         self.data = data
         self.stage = stage
         self.image_size = image_size
@@ -51,10 +58,17 @@ class ShardDataModule(L.LightningDataModule):
         if self.resume is not None:
             loader.load_state_dict(self.resume)
         self.loader = loader
-        return _Batches(loader)
+        return _Iterated(loader)
 
-    def on_after_batch_transfer(self, batch: VideoBatch, dataloader_idx: int) -> VideoBatch:
-        return augmented(batch)
+    def val_dataloader(self) -> Iterable[int]:
+        """Indices of this rank's clips; the module's `Validation` has the clips themselves."""
+        assert self.trainer is not None
+        if self.validation is None:
+            return []
+        return _Iterated(self.validation.indices(self.trainer.global_rank, self.trainer.world_size))
+
+    def on_after_batch_transfer(self, batch: VideoBatch | int, dataloader_idx: int) -> VideoBatch | int:
+        return augmented(batch) if isinstance(batch, VideoBatch) else batch
 
     def state_dict(self) -> dict[str, Any]:
         assert self.trainer is not None
@@ -65,12 +79,12 @@ class ShardDataModule(L.LightningDataModule):
         self.phase_index, self.resume = state_dict["phase"], state_dict["loader"]
 
 
-class _Batches:
-    """A loader without its state methods. Lightning fetches one batch ahead and would save the loader's own count, which
-    runs ahead of what was trained on; the count that matters is the module's."""
+class _Iterated(Iterable[T]):
+    """Items, and nothing else that they come with: no state methods. Lightning fetches one batch ahead and would save the
+    loader's own count, which runs ahead of what was trained on; the count that matters is the module's."""
 
-    def __init__(self, loader: Iterable[VideoBatch]) -> None:
-        self.loader = loader
+    def __init__(self, items: Iterable[T]) -> None:
+        self.items = items
 
-    def __iter__(self) -> Iterator[VideoBatch]:
-        return iter(self.loader)
+    def __iter__(self) -> Iterator[T]:
+        return iter(self.items)

@@ -1,55 +1,60 @@
-"""Teach a TrackAnything, optionally by another: Eq. 7 (images) and Eq. 8 (video).
-
-The modules move values between functions that know nothing of Lightning: `rollout` tracks, `Objective` measures,
-`optim` schedules. The teacher is no sub-module: no key of it is ever saved, no parameter of it is ever optimised.
-"""
+"""The LightningModule: holds student, teacher, optimiser and phase, and logs. What a step computes is in `step.py`."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
 import torch
-import torch.distributed as dist
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor
 
-from edgetam_pl.config import OptimConfig, StageConfig
-from edgetam_pl.losses.objective import Losses, Objective
+from edgetam_pl.config import StageConfig
+from edgetam_pl.losses.objective import Losses
 from edgetam_pl.model.track_anything import TrackAnything
-from edgetam_pl.tracking.clicks import Among
-from edgetam_pl.tracking.prompters import PromptPlan, Replay, SimulatedClicks, draw_plan
-from edgetam_pl.tracking.step import Prompter
 from edgetam_pl.training import optim
-from edgetam_pl.training.activation_checkpointing import MemoryOptions, Recomputed
+from edgetam_pl.training.activation_checkpointing import MemoryOptions
 from edgetam_pl.training.forensics import Case, Watch, gradient_shares, loss_shares
-from edgetam_pl.training.teacher_cache import TeacherFeatureCache
-from edgetam_pl.training.track_batch import (
-    Teacher,
-    Track,
-    detached,
-    encode,
-    follow,
-    follow_with_memory_of,
-    objects_of,
-    together,
+from edgetam_pl.training.step import (
+    StepOptions,
+    StepSeeds,
+    compute_losses,
+    freeze,
+    freeze_eval,
+    repeat_step,
 )
-from edgetam_pl.types import FrameOutput, ImageFeatures, VideoBatch
+from edgetam_pl.training.teacher_cache import TeacherFeatureCache
+from edgetam_pl.training.track_batch import Teacher, TrackedClip
+from edgetam_pl.training.validation import Validation
+from edgetam_pl.types import VideoBatch
 
 
-class StepResult(NamedTuple):
-    """A batch as it was taken: what both models made of it, and what that cost."""
+class LastStep(NamedTuple):
+    """The batch of the step just taken and what both models made of it, for pictures and curves."""
 
-    student: Track
-    teacher: Track | None
-    losses: Losses
+    batch: VideoBatch
+    student: TrackedClip
+    teacher: TrackedClip | None
 
 
 class Distillation(L.LightningModule):
-    """Holds the student, the teacher and the objective; knows no formula."""
+    """Trains the student, optionally by a teacher: Eq. 7 (stage.name=image) and Eq. 8 (video).
+
+    Args:
+        student: it is trained; the only part whose keys are saved.
+        stage: losses, prompts, optimiser and the phases, of which the first is entered.
+        teacher: no sub-module: no key of it is ever saved, no parameter of it is ever optimised.
+        seed: of everything random in a step.
+        card: what checkpoints say about the model: its configuration and version (plain values only).
+        memory_options: how memory is saved.
+        teacher_cache: remembers the teacher's F16 of images (stage 1).
+        forensics: folder of the cases of steps whose loss or gradient was not finite; None: none are written.
+        gradient_shares_every: steps between logs of how much each term pulls; 0: never. Costs one backward pass a term.
+        fused: one kernel for all of AdamW. Not with a loss scaler, which must get at the gradients first.
+        validation: tracks a few clips when the trainer validates.
+    """
 
     def __init__(
         self,
@@ -60,191 +65,111 @@ class Distillation(L.LightningModule):
         seed: int = 0,
         card: dict[str, Any] | None = None,
         memory_options: MemoryOptions | None = None,
-        teacher_features_cache: TeacherFeatureCache | None = None,
+        teacher_cache: TeacherFeatureCache | None = None,
+        forensics: Path | None = None,
+        gradient_shares_every: int = 0,
+        fused: bool = True,
+        validation: Validation | None = None,
     ) -> None:
-        """`card` is what checkpoints say about the model: its configuration and name (plain values only).
-        `teacher_features_cache` remembers the teacher's F16 of images (stage 1)."""
         super().__init__()
-        self.student = student
-        self.stage = stage
-        self.phase = stage.phases[0]
-        self.phase_index = 0
-        self.first_step = 0
-        self.batches_seen = 0
-        self.seed = seed
-        self.card = card or {}
-        self.memory_options = memory_options or MemoryOptions()
-        self.teacher_features_cache = teacher_features_cache
-        self.objective = Objective(
-            stage.weights, stage.distance, stage.mask_size, stage.candidates, memory_frames=stage.memory_frames
-        )
-        self.last_track: tuple[VideoBatch, Track, Track | None] | None = None
+        self.student, self.stage, self.seed, self.card = student, stage, seed, card or {}
+        self.options = StepOptions(stage, stage.phases[0], memory_options or MemoryOptions(), teacher_cache)
+        self.phase_index = self.first_step = self.batches_seen = 0
+        self.gradient_shares_every, self.fused = gradient_shares_every, fused
+        self.watch, self.validation = Watch(forensics), validation
+        self.last_step: LastStep | None = None
         self._teacher = teacher
-        self.watch = Watch()
-        self.fused = True
-        """One kernel for all of AdamW. Not with a loss scaler, which must get at the gradients first."""
-        self.gradient_shares_every = 0
-        """Steps between logs of how much each term pulls; 0: never. Costs one backward pass a term."""
 
     def enter(self, index: int) -> None:
         """Begin phase `index`: what is trained, counted from which step. Called before the strategy wraps the module."""
-        self.phase_index, self.phase = index, self.stage.phases[index]
-        self.first_step = sum(phase.steps for phase in self.stage.phases[:index])
-        self.batches_seen = 0
-        self.last_track = None
-        for part in frozen_parts(self.student):
-            part.requires_grad_(not self.phase.freeze_encoder)
+        phase, before = self.stage.phases[index], self.options
+        self.options = StepOptions(self.stage, phase, before.memory, before.teacher_cache)
+        self.phase_index, self.first_step = index, sum(one.steps for one in self.stage.phases[:index])
+        self.batches_seen, self.last_step = 0, None
+        freeze(self.student, phase)
 
     @property
     def teacher(self) -> Teacher | None:
         """The teacher when this phase distils, else None."""
-        return self._teacher if self.phase.distil else None
+        return self._teacher if self.options.phase.distil else None
 
     @property
     def steps_done(self) -> int:
         """Optimiser steps over all phases: the x-axis of every curve."""
         return self.first_step + self.global_step
 
+    @property
+    def seeds(self) -> StepSeeds:
+        """Of the next batch."""
+        return StepSeeds.of(self.seed, phase=self.phase_index, batch=self.batches_seen, rank=self.global_rank)
+
+    # --- a step ---
+
     def training_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:
-        self.last_track = None  # or the outputs of two steps are alive at once
-        torch.manual_seed(self._key("dropout", per_rank=True))
-        taken = self.compute_losses(batch)
-        self.last_track = (batch, taken.student, taken.teacher)
-        order = self.prompter(batch).order(batch.num_frames)
-        self.watch.note(batch, taken.student.outputs, order, taken.losses, self._seeds())
-        total = taken.losses.weighted(self.stage.weights).total
-        self._log(taken.losses, total, batch)
+        self.last_step = None  # or the outputs of two steps are alive at once
+        seeds = self.seeds
+        found = compute_losses(self.student, self.teacher, batch, seeds, self.options)
+        self.last_step = LastStep(batch, found.student, found.teacher)
+        self.watch.note(batch, found.student.outputs, found.order, found.losses, seeds._asdict())
         self.batches_seen += 1
-        return total
+        return self._log(found.losses, batch.num_objects)
+
+    def _log(self, losses: Losses, num_objects: int) -> Tensor:
+        """The total. Values go to the trainer; `curves.Curves` takes them to the loggers with the step of the whole run."""
+        weighted = losses.weighted(self.stage.weights)
+        self.log_dict(losses.named("train"), batch_size=num_objects, logger=False)
+        if self.gradient_shares_every and (self.steps_done + 1) % self.gradient_shares_every == 0:
+            trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+            shares = {"loss_share": loss_shares(weighted), "gradient_share": gradient_shares(weighted, trained)}
+            self.log_dict({f"{kind}/{n}": v for kind, of in shares.items() for n, v in of.items()}, logger=False)
+        self.log("train/total", weighted.total.detach(), batch_size=num_objects, prog_bar=True, logger=False)
+        return weighted.total
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """All ranks stop together when a loss or gradient of one of them is not finite (`forensics`)."""
+
+        def again(case: Case) -> TrackedClip:
+            with self.trainer.precision_plugin.forward_context():
+                return repeat_step(self.student, case, self.options, self.device)
+
         self.watch.check_finite(
             self.student,
-            self._again,
+            again,
             gradients=self.trainer.precision != "16-mixed",
             step=self.steps_done,
             rank=self.global_rank,
             card={"model": self.card.get("model"), "stage": asdict(self.stage), "phase": self.phase_index},
         )
 
-    def _again(self, case: Case) -> Track:
-        with self.trainer.precision_plugin.forward_context():
-            return repeat_step(self, case)
+    # --- validation: every rank tracks its share of the clips ---
 
-    def compute_losses(self, batch: VideoBatch) -> StepResult:
-        """Student, teacher and losses of a batch; more than `memory_options.object_chunk` objects are taken in parts."""
-        features = self.encode(batch)
-        heard = None if self.teacher is None else self.teacher_features(batch)
-        count = mean_over_ranks(batch.num_objects, device=batch.masks.device)
-        parts = parts_of(batch.num_objects, self.memory_options.object_chunk)
-        if len(parts) > 1:
-            return self._take_in_parts(batch, parts, features, heard, count)
-        student = Track(features, follow(self.tracker, features, batch, self.prompter(batch)))
-        teacher = None if heard is None else Track(heard, self.teacher_outputs(batch, heard, student.outputs))
-        return StepResult(student, teacher, self.measure(batch, student, teacher, count))
+    def on_validation_epoch_start(self) -> None:
+        assert self.validation is not None
+        self.validation.start(self.device)
 
-    def _take_in_parts(
-        self,
-        batch: VideoBatch,
-        parts: list[Among],
-        features: ImageFeatures,
-        heard: ImageFeatures | None,
-        count: Tensor | float,
-    ) -> StepResult:
-        """Each part is computed again in the backward pass, so that only one part's values are in memory at a time."""
-        made: dict[int, tuple[tuple[FrameOutput, ...], tuple[FrameOutput, ...]]] = {}
+    def validation_step(self, index: int, batch_idx: int) -> None:
+        """`index` is that of a clip; below 0 this rank has none left, while others do."""
+        assert self.validation is not None
+        self.validation.add(self.student, index)
 
-        def part(among: Among) -> Losses:
-            some = objects_of(batch, among.rows)
-            outputs = follow(self.tracker, features, some, self.prompter(batch, among))
-            if (key := among.rows.start) not in made:  # the second time the teacher's answers are known
-                made[key] = detached(outputs), () if heard is None else self.teacher_outputs(some, heard, outputs)
-            student, teacher = Track(features, outputs), None if heard is None else Track(heard, made[key][1])
-            losses = self.measure(some, student, teacher, count)
-            share = some.num_objects / batch.num_objects  # L_mem is a mean over objects, L_img has none: it counts once
-            return losses._replace(mem=losses.mem * share, img=losses.img * share)
+    def on_validation_epoch_end(self) -> None:
+        assert self.validation is not None
+        self.validation.finish(self.trainer, step=self.steps_done)
 
-        every = [checkpoint(part, among, use_reentrant=False) for among in parts]
-        ours, theirs = [outputs for outputs, _ in made.values()], [replies for _, replies in made.values()]
-        losses = Losses(*(torch.stack(terms).sum() for terms in zip(*every, strict=True)))
-        return StepResult(Track(features, together(ours)), None if heard is None else Track(heard, together(theirs)), losses)
-
-    @property
-    def tracker(self) -> Recomputed:
-        return Recomputed(self.student, tuple(self.memory_options.recompute))
-
-    def encode(self, batch: VideoBatch) -> ImageFeatures:
-        """All frames at once, or, frozen, some at a time: there is no backward pass then."""
-        frozen = self.phase.freeze_encoder
-        encoder = self.student if frozen else self.tracker
-        chunk = self.memory_options.encoder_chunk if frozen else 0
-        return encode(encoder, batch.frames, chunk=chunk, channels_last=self.memory_options.channels_last)
-
-    def track(self, batch: VideoBatch, prompter: Prompter) -> Track:
-        """The student on a batch, all objects at once."""
-        features = self.encode(batch)
-        return Track(features, follow(self.tracker, features, batch, prompter))
-
-    def teacher_features(self, batch: VideoBatch) -> ImageFeatures:
-        """The teacher's features of all frames."""
-        return self._taught(batch.frames)
-
-    @torch.inference_mode()
-    def _taught(self, frames: Tensor) -> ImageFeatures:
-        assert self._teacher is not None
-        memory_options = self.memory_options
-        return encode(
-            self._teacher.model, frames, chunk=memory_options.encoder_chunk, channels_last=memory_options.channels_last
-        )
-
-    def teacher_outputs(
-        self, batch: VideoBatch, heard: ImageFeatures, student: tuple[FrameOutput, ...]
-    ) -> tuple[FrameOutput, ...]:
-        """The teacher's answers to what the student was told; empty where nothing is learned from them."""
-        raise NotImplementedError
-
-    def measure(self, batch: VideoBatch, student: Track, teacher: Track | None, num_objects: Tensor | float) -> Losses:
-        return self.objective(
-            batch.masks,
-            student.outputs,
-            student_f16=student.f16,
-            teacher_f16=None if teacher is None else teacher.f16,
-            teacher_outputs=None if teacher is None else (teacher.outputs or None),
-            num_objects=num_objects,
-        )
-
-    def prompter(self, batch: VideoBatch, among: Among | None = None) -> SimulatedClicks:
-        """The simulated person, for some of the objects or all. What kind of prompts: the same on every rank. Where they
-        fall: not."""
-        masks = batch.masks if among is None else batch.masks[:, among.rows]
-        clicks = self._generator("clicks", per_rank=True)
-        return SimulatedClicks(masks, self.plan(batch.num_frames), clicks, among=among)
-
-    def plan(self, num_frames: int) -> PromptPlan:
-        return draw_plan(self.stage.prompts, num_frames, self._generator("plan", per_rank=False))
+    # --- optimiser ---
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        cfg: OptimConfig = self.stage.optim
-        factor = self.phase.lr_factor
+        cfg, phase = self.stage.optim, self.options.phase
         groups = optim.parameter_groups(
             self.student,
-            lr=cfg.lr * factor,
-            encoder_lr=None if cfg.encoder_lr is None else cfg.encoder_lr * factor,
+            lr=cfg.lr * phase.lr_factor,
+            encoder_lr=None if cfg.encoder_lr is None else cfg.encoder_lr * phase.lr_factor,
             weight_decay=cfg.weight_decay,
             layer_decay=cfg.layer_decay,
         )
         fused = self.fused and self.device.type in ("cuda", "cpu")
         optimizer = torch.optim.AdamW(groups, betas=(cfg.betas[0], cfg.betas[1]), fused=fused)
-        factor_at = optim.schedule(
-            cfg.schedule,
-            total_steps=self.phase.steps,
-            warmup=cfg.warmup if self.phase.warmup is None else self.phase.warmup,
-            cooldown=cfg.cooldown,
-            timescale=cfg.timescale,
-            end_factor=cfg.end_factor,
-        )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor_at)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, optim.schedule_of(cfg, phase))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(
@@ -258,13 +183,17 @@ class Distillation(L.LightningModule):
         if gradient_clip_val:
             torch.nn.utils.clip_grad_norm_(self.student.parameters(), float(gradient_clip_val))
 
+    # --- modes and checkpoints ---
+
     def on_train_start(self) -> None:
         if self._teacher is not None:
             self._teacher.model.to(self.device)
-        self.freeze_eval()
 
     def on_train_batch_start(self, batch: VideoBatch, batch_idx: int) -> None:
-        self.freeze_eval()  # Lightning returns the whole module to train mode after every validation
+        freeze_eval(self.student, self.options.phase)  # Lightning returns the whole module to train mode after a validation
+
+    def on_train_end(self) -> None:
+        self.last_step = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         teacher = None if self._teacher is None else {"name": self._teacher.name, "sha256": self._teacher.sha256}
@@ -284,95 +213,3 @@ class Distillation(L.LightningModule):
                 f"The run was taught by {recorded['name']} ({recorded['sha256'][:12]}); the teacher given now is "
                 f"{self._teacher.name} ({self._teacher.sha256[:12]}). Give the same teacher, or start a new run (out=...)."
             )
-
-    def freeze_eval(self) -> None:
-        """A frozen encoder is also in eval mode: its BatchNorm statistics do not move."""
-        if self.phase.freeze_encoder:
-            for part in frozen_parts(self.student):
-                part.eval()
-
-    def _key(self, purpose: str, *, per_rank: bool) -> int:
-        """A seed that depends on the batch's place in the run alone, so that a resumed run draws what it would have."""
-        rank = self.global_rank if per_rank else -1
-        words = (self.seed, self.phase_index, self.batches_seen, rank, *purpose.encode())
-        return int.from_bytes(hashlib.blake2b(repr(words).encode(), digest_size=8).digest(), "little") >> 1
-
-    def _generator(self, purpose: str, *, per_rank: bool) -> torch.Generator:
-        return torch.Generator().manual_seed(self._key(purpose, per_rank=per_rank))
-
-    def _seeds(self) -> dict[str, int]:
-        return {
-            "dropout": self._key("dropout", per_rank=True),
-            "clicks": self._key("clicks", per_rank=True),
-            "plan": self._key("plan", per_rank=False),
-        }
-
-    def _log(self, losses: Losses, total: Tensor, batch: VideoBatch) -> None:
-        """Values go to the trainer; `curves.Curves` takes them to the loggers with the step of the whole run."""
-        self.log_dict(losses.named("train"), batch_size=batch.num_objects, logger=False)
-        if self.gradient_shares_every and (self.steps_done + 1) % self.gradient_shares_every == 0:
-            weighted, trained = losses.weighted(self.stage.weights), [p for p in self.parameters() if p.requires_grad]
-            self.log_dict({f"loss_share/{name}": share for name, share in loss_shares(weighted).items()}, logger=False)
-            self.log_dict({f"gradient_share/{n}": s for n, s in gradient_shares(weighted, trained).items()}, logger=False)
-        self.log("train/total", total.detach(), batch_size=batch.num_objects, prog_bar=True, logger=False)
-
-
-class ImageDistillation(Distillation):
-    """Stage 1, Eq. 7: one frame, memory parts idle, L_task + gamma * L_img. The teacher only encodes."""
-
-    def teacher_features(self, batch: VideoBatch) -> ImageFeatures:
-        if self.teacher_features_cache is None:
-            return super().teacher_features(batch)
-        return ImageFeatures(None, None, self.teacher_features_cache.of(batch.frames, lambda some: self._taught(some).f16))
-
-    def teacher_outputs(
-        self, batch: VideoBatch, heard: ImageFeatures, student: tuple[FrameOutput, ...]
-    ) -> tuple[FrameOutput, ...]:
-        return ()
-
-
-class VideoDistillation(Distillation):
-    """Stage 2 and longer clips, Eq. 8: T frames through the bank, L_task + alpha * L_img + beta * L_mem."""
-
-    @torch.inference_mode()
-    def teacher_outputs(
-        self, batch: VideoBatch, heard: ImageFeatures, student: tuple[FrameOutput, ...]
-    ) -> tuple[FrameOutput, ...]:
-        assert self._teacher is not None
-        if batch.num_frames == 1 and self.stage.memory_frames == "recalled":
-            return ()  # an image recalls nothing
-        replay = Replay(student, own_logits=self.stage.teacher_logits == "own")
-        if self.stage.teacher_memory == "student":
-            return follow_with_memory_of(self._teacher.model, heard, batch, student, replay)
-        return follow(self._teacher.model, heard, batch, replay)
-
-
-STAGES: dict[str, type[Distillation]] = {"image": ImageDistillation, "video": VideoDistillation}
-
-
-def repeat_step(module: Distillation, case: Case) -> Track:
-    """The student's part of a saved step: the same batch, words and dropout."""
-    torch.manual_seed(case.seeds["dropout"])
-    return module.track(case.batch.to(module.device), case.prompter(module.device))
-
-
-def frozen_parts(model: TrackAnything) -> list[nn.Module]:
-    """What `freeze_encoder` freezes: trunk and neck. The projections of F4 and F8 run once an image, but are the decoder's
-    in the release, and go on learning."""
-    encoder = model.image_encoder
-    return [encoder.trunk, *(part for name, part in encoder.neck.named_children() if not name.startswith("project_f"))]
-
-
-def parts_of(num_objects: int, chunk: int) -> list[Among]:
-    """All objects, `chunk` at a time (0: all at once)."""
-    size = chunk or num_objects
-    return [Among(slice(at, min(at + size, num_objects)), num_objects) for at in range(0, num_objects, max(size, 1))]
-
-
-def mean_over_ranks(count: int, *, device: torch.device) -> Tensor | float:
-    """Objects per rank, averaged over ranks: the divisor of every task loss (SAM 2 release). The host does not wait."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return float(count)
-    total = torch.full((), float(count), device=device)
-    dist.all_reduce(total)
-    return total / dist.get_world_size()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
 import traceback
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
 from edgetam_pl.config import ExportConfig
+from edgetam_pl.io.atomic import write_json
 from edgetam_pl.model.track_anything import TrackAnything
 
 SUMMARY = "export_summary.json"
@@ -60,12 +59,5 @@ def export_quietly(model: nn.Module, cfg: ExportConfig) -> dict[str, Any]:
     else:
         summary = {"passed": True, "message": f"packages in {out}", "out": str(out), "sizes": report.sizes}
         print(f"export: packages in {out}", flush=True)
-    _write(out.with_name(SUMMARY), summary | {"config": dataclasses.asdict(cfg)})
+    write_json(out.with_name(SUMMARY), summary | {"config": asdict(cfg)}, indent=1)
     return summary
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(draft, path)

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
+import subprocess
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from lightning.pytorch.loggers import Logger
 
 from edgetam_pl import weights
 from edgetam_pl.build import build_model
-from edgetam_pl.config import ExportConfig, ModelConfig, TrainConfig
+from edgetam_pl.config import ExportConfig, TrainConfig
 from edgetam_pl.inference.compiled import compile_parts
 from edgetam_pl.inference.onednn import use_onednn
 from edgetam_pl.io.environment import VERSION
@@ -31,15 +33,16 @@ from edgetam_pl.training.activation_checkpointing import MemoryOptions
 from edgetam_pl.training.check import check, check_data, with_accumulation
 from edgetam_pl.training.curves import Curves
 from edgetam_pl.training.datamodule import ShardDataModule
-from edgetam_pl.training.distillation import STAGES, Distillation
+from edgetam_pl.training.distillation import Distillation
 from edgetam_pl.training.export_callback import ExportOnFitEnd
 from edgetam_pl.training.launch import submit
 from edgetam_pl.training.panels import MaskPanels
 from edgetam_pl.training.phases import ProgressiveFrames, progress_of
-from edgetam_pl.training.preemption import StopOnSignal, WholeCheckpoints
+from edgetam_pl.training.preemption import TRY_AGAIN, AtomicCheckpoints, StopOnSignal
 from edgetam_pl.training.teacher_cache import TeacherFeatureCache
 from edgetam_pl.training.throughput import Throughput
 from edgetam_pl.training.track_batch import Teacher
+from edgetam_pl.training.validation import NEVER, ValidateEvery, Validation
 from edgetam_pl.training.wandb_runs import finish, keep_artifacts, make_logger
 
 
@@ -53,14 +56,16 @@ def run(cfg: TrainConfig) -> Path:
     """
     check(cfg)
     if cfg.launcher.kind == "slurm":
-        submit(cfg)
+        submit(cfg, train_in_job)
         return Path(cfg.out) / "weights.pt"
     check_data(cfg)
     cfg = with_accumulation(cfg)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its greetings and hints say nothing of this run
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its hints say nothing of this run
     out = Path(cfg.out)
     module = build_module(cfg)
-    datamodule = ShardDataModule(cfg.data, stage=cfg.stage, image_size=cfg.model.image_size, seed=cfg.seed)
+    datamodule = ShardDataModule(
+        cfg.data, stage=cfg.stage, image_size=cfg.model.image_size, seed=cfg.seed, validation=module.validation
+    )
     if cfg.dry_run:
         print(describe(cfg, module))
         return out / "weights.pt"
@@ -80,8 +85,22 @@ def run(cfg: TrainConfig) -> Path:
     return out / "weights.pt"
 
 
+def train_in_job(cfg: TrainConfig) -> str:
+    """What every task of a SLURM job does: `run`, and where a signal stopped that, put the job back into the queue."""
+    import submitit
+
+    place = submitit.JobEnvironment()
+    try:
+        return str(run(cfg))
+    except SystemExit as end:
+        if end.code == TRY_AGAIN and place.global_rank == 0 and (job := os.environ.get("SLURM_JOB_ID")):
+            subprocess.run(["scontrol", "requeue", job], check=True)
+        raise
+
+
 def build_module(cfg: TrainConfig) -> Distillation:
     """Student, teacher and stage as one LightningModule."""
+    out = Path(cfg.out)
     torch.manual_seed(cfg.seed)
     student = build_model(cfg.model)
     if cfg.weights is not None:
@@ -91,18 +110,8 @@ def build_module(cfg: TrainConfig) -> Distillation:
         weights.load_trunk(student, cfg.trunk_weights)
     teacher = None
     if cfg.teacher is not None and cfg.teacher_weights is not None:
-        teacher = load_teacher(cfg.teacher, cfg.teacher_weights)
-    module = STAGES[cfg.stage.name](
-        student,
-        stage=cfg.stage,
-        teacher=teacher,
-        seed=cfg.seed,
-        card={"model": asdict(cfg.model), "version": VERSION},
-        memory_options=MemoryOptions.of(cfg),
-        teacher_features_cache=TeacherFeatureCache(Path(cfg.teacher_cache), teacher=teacher.sha256)
-        if cfg.teacher_cache and teacher
-        else None,
-    )
+        digest = hashlib.sha256(Path(cfg.teacher_weights).read_bytes()).hexdigest()
+        teacher = Teacher(weights.load_into(build_model(cfg.teacher), cfg.teacher_weights), cfg.teacher.name, digest)
     for model in (student, teacher.model) if teacher else (student,):
         if cfg.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -112,16 +121,25 @@ def build_module(cfg: TrainConfig) -> Distillation:
         use_onednn(student, trained=True)
         if teacher is not None:
             use_onednn(teacher.model)
-    module.watch.folder = Path(cfg.out) / "forensics"
-    module.gradient_shares_every = cfg.logger.gradient_shares_every
-    module.fused = str(cfg.trainer.get("precision", "32-true")) not in {"16", "16-mixed"}
-    return module
-
-
-def load_teacher(model: ModelConfig, path: str) -> Teacher:
-    teacher = build_model(model)
-    weights.load_into(teacher, path)
-    return Teacher(teacher, model.name, hashlib.sha256(Path(path).read_bytes()).hexdigest())
+    cache, validation = None, None
+    if cfg.teacher_cache and teacher is not None:
+        cache = TeacherFeatureCache(Path(cfg.teacher_cache), teacher=teacher.sha256)
+    if cfg.validation.every:
+        pictures = cfg.logger.kind == "wandb"
+        validation = Validation(cfg.validation, out / "validation", size=cfg.model.image_size, pictures=pictures)
+    return Distillation(
+        student,
+        stage=cfg.stage,
+        teacher=teacher,
+        seed=cfg.seed,
+        card={"model": asdict(cfg.model), "version": VERSION},
+        memory_options=MemoryOptions.of(cfg),
+        teacher_cache=cache,
+        forensics=out / "forensics",
+        gradient_shares_every=cfg.logger.gradient_shares_every,
+        fused=str(cfg.trainer.get("precision", "32-true")) not in {"16", "16-mixed"},
+        validation=validation,
+    )
 
 
 def fit_phase(
@@ -147,7 +165,10 @@ def fit_phase(
             "enable_model_summary": False,
             "num_sanity_val_steps": 0,
             "use_distributed_sampler": False,
-            "plugins": [WholeCheckpoints()],
+            "val_check_interval": NEVER,
+            "check_val_every_n_epoch": None,
+            "limit_val_batches": 1.0 if cfg.validation.every else 0,
+            "plugins": [AtomicCheckpoints()],
             **cfg.trainer,
         },
         callbacks=[progressive, *callbacks(cfg, index)],
@@ -161,7 +182,8 @@ def fit_phase(
 
 def callbacks(cfg: TrainConfig, index: int) -> list[Callback]:
     """What watches and saves a phase."""
-    folder, phase = Path(cfg.out) / "checkpoints", cfg.stage.phases[index]
+    out, phase = Path(cfg.out), cfg.stage.phases[index]
+    folder = out / "checkpoints"
     chosen: list[Callback] = [
         ModelCheckpoint(
             dirpath=folder,
@@ -174,18 +196,16 @@ def callbacks(cfg: TrainConfig, index: int) -> list[Callback]:
         ),
         PhaseDone(folder / f"phase{index + 1}-done.ckpt"),
         Throughput(),
-        Curves(Path(cfg.out) / "curves.jsonl", every=cfg.logger.log_every),
+        Curves(out / "curves.jsonl", every=cfg.logger.log_every),
     ]
     if cfg.trainer.get("enable_progress_bar", True):
         chosen.append(StepsBar(phase.steps * phase.accumulate))
     if cfg.logger.panels_every:
-        chosen.append(MaskPanels(Path(cfg.out) / "panels", every=cfg.logger.panels_every))
+        chosen.append(MaskPanels(out / "panels", every=cfg.logger.panels_every))
     if cfg.validation.every:
-        from edgetam_pl.training.validation import EvaluateDuringTraining
-
-        chosen.append(EvaluateDuringTraining(cfg.validation, Path(cfg.out) / "validation"))
+        chosen.append(ValidateEvery(cfg.validation.every, out / "validation" / "jf.jsonl"))
     if cfg.export_on_end and index == len(cfg.stage.phases) - 1:
-        chosen.append(ExportOnFitEnd(ExportConfig(model=cfg.model, out=str(Path(cfg.out) / "packages"))))
+        chosen.append(ExportOnFitEnd(ExportConfig(model=cfg.model, out=str(out / "packages"))))
     if cfg.stage.ema:
         chosen.append(EMAWeightAveraging(decay=cfg.stage.ema))
     return [*chosen, StopOnSignal(folder, index + 1)]  # the last, so that the others have written what they know

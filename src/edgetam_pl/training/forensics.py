@@ -1,13 +1,12 @@
-"""What to do when a number is no number: agree across ranks, name the culprit, keep what is needed to see it again.
+"""What to do about a loss or gradient that is not finite: stop all ranks, name the cause, keep what repeats the step.
 
-The order of a step is: `broken` after the losses, `broken_gradients` after backward, `on_any_rank` once before the optimiser
-steps, and then either nothing, or `diagnose`, `save_case` and a stop on every rank. A rank that stopped alone would leave
-the others waiting for it for ever.
+The order of a step is: `loss_is_nonfinite` after the losses, `gradient_is_nonfinite` after backward, `on_any_rank` once
+before the optimiser steps, and then either nothing, or `diagnose`, `save_case` and a stop on every rank. A rank that stopped
+alone would leave the others waiting for it for ever.
 """
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,12 +17,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from edgetam_pl.io.atomic import atomic_path, write_json
 from edgetam_pl.losses.objective import Losses
 from edgetam_pl.tracking.prompters import Replay, prompts_of
 from edgetam_pl.types import FrameOutput, Prompts, VideoBatch
 
 VERSION = 1
 """Of the case file."""
+
+ClipPrompts = tuple[tuple[Prompts | None, ...], ...]
+"""For each frame, the prompts before each answer; None where the tracker answered by itself."""
 
 
 class NonFiniteError(RuntimeError):
@@ -33,12 +36,12 @@ class NonFiniteError(RuntimeError):
 # --- is something wrong, and does every rank know? ---
 
 
-def broken(losses: Losses) -> Tensor:
+def loss_is_nonfinite(losses: Losses) -> Tensor:
     """Scalar bool on the losses' device: is any term not finite? No host synchronisation."""
-    return ~torch.isfinite(torch.stack([term.detach() for term in losses])).all()
+    return ~torch.isfinite(losses.detached().stacked()).all()
 
 
-def broken_gradients(parameters: Iterable[nn.Parameter]) -> Tensor:
+def gradient_is_nonfinite(parameters: Iterable[nn.Parameter]) -> Tensor:
     """Scalar bool: is any gradient not finite? One norm per tensor, no host synchronisation."""
     every = list(parameters)
     gradients = [p.grad for p in every if p.grad is not None]
@@ -79,9 +82,9 @@ class Finding(NamedTuple):
 
 
 def diagnose(model: nn.Module, losses: Losses) -> Finding:
-    """Name what is not finite. Slow: only when `on_any_rank` said so."""
+    """Name what is not finite. Slow: only when `on_any_rank` is true."""
     return Finding(
-        terms=tuple(name for name, term in losses._asdict().items() if not torch.isfinite(term)),
+        terms=tuple(name for name, term in losses.items() if not torch.isfinite(term)),
         gradients=tuple(n for n, p in model.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()),
         weights=tuple(
             n for n, value in model.state_dict().items() if ".running_" not in n and not torch.isfinite(value).all()
@@ -89,29 +92,29 @@ def diagnose(model: nn.Module, losses: Losses) -> Finding:
     )
 
 
-def first_broken_module(model: nn.Module, forward: Callable[[], object]) -> str | None:
+def first_nonfinite_module(model: nn.Module, forward: Callable[[], object]) -> str | None:
     """The innermost module that first turned finite inputs into something not finite while `forward` ran; None if none did.
 
-    For a replayed case: `first_broken_module(student, lambda: rollout(student, ...))`.
+    For a replayed case: `first_nonfinite_module(student, lambda: rollout(student, ...))`.
     """
-    culprits: list[str] = []
+    found: list[str] = []
 
-    def watch(name: str) -> Callable[[nn.Module, tuple[object, ...], object], None]:
-        def look(module: nn.Module, given: tuple[object, ...], made: object) -> None:
-            if not culprits and _all_finite(given) and not _all_finite(made):
-                culprits.append(name)
+    def hook(name: str) -> Callable[[nn.Module, tuple[object, ...], object], None]:
+        def compare(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+            if not found and _all_finite(inputs) and not _all_finite(output):
+                found.append(name)
 
-        return look
+        return compare
 
     # A parent's hook runs after its children's, so the first to report is the innermost.
-    handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules()]
+    handles = [module.register_forward_hook(hook(name)) for name, module in model.named_modules()]
     try:
         with torch.no_grad():
             forward()
     finally:
         for handle in handles:
             handle.remove()
-    return culprits[0] if culprits else None
+    return found[0] if found else None
 
 
 def _all_finite(value: object) -> bool:
@@ -122,11 +125,8 @@ def _tensors(value: object) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         if value.is_floating_point():
             yield value
-    elif isinstance(value, Mapping):
-        for inner in value.values():
-            yield from _tensors(inner)
-    elif isinstance(value, (tuple, list)):
-        for inner in value:
+    elif isinstance(value, Mapping | tuple | list):
+        for inner in value.values() if isinstance(value, Mapping) else value:
             yield from _tensors(inner)
 
 
@@ -138,61 +138,44 @@ class Case:
     """One step of one rank, complete enough to be taken again."""
 
     batch: VideoBatch
-    words: tuple[tuple[Prompts | None, ...], ...]
-    """What was said about each frame before each answer (`prompters.prompts_of`); the logits that corrections improve on are
-    left out, a replay has its own."""
+    prompts: ClipPrompts
+    """The logits that corrections improve on are left out, a replay has its own."""
     order: tuple[int, ...]
     """The order in which the frames were visited."""
     step: int
     rank: int
     seeds: dict[str, int]
-    """Whatever the trainer seeded for the step, by name."""
+    """Of the step, by name (`step.StepSeeds`)."""
     finding: Finding
     module: str | None = None
-    """The module that broke first, where it is known."""
+    """The module that was the first to make something not finite, where it is known."""
     weights: dict[str, Tensor] | None = None
     """The student before the step."""
     card: dict[str, Any] | None = None
     """Configurations of model and stage, plain values: what it takes to build the student again."""
 
     def prompter(self, device: torch.device | str = "cpu") -> Replay:
-        moved = [[None if said is None else _to(said, device) for said in frame] for frame in self.words]
+        moved = [[_changed(prompts, lambda value: value.to(device)) for prompts in frame] for frame in self.prompts]
         return Replay.of_prompts(moved, self.order)
 
 
 def save_case(folder: Path, case: Case) -> Path:
-    """Write stepNNNNNN-rankN.pt for `load_case`, and a .json beside it for people. Written elsewhere first, then renamed."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write stepNNNNNN-rankN.pt for `load_case`, and a .json beside it for people."""
     path = folder / f"step{case.step:06d}-rank{case.rank}.pt"
-    content: dict[str, Any] = {
-        "version": VERSION,
-        "batch": dict(vars(case.batch)),
-        "words": [[_packed(said) for said in frame] for frame in case.words],
-        "order": list(case.order),
+    facts: dict[str, Any] = {
         "step": case.step,
         "rank": case.rank,
         "seeds": case.seeds,
         "finding": {name: list(names) for name, names in case.finding._asdict().items()},
         "module": case.module,
-        "weights": case.weights,
-        "card": case.card,
+        "order": list(case.order),
     }
-    partial = path.with_suffix(".partial")
-    torch.save(content, partial)
-    partial.replace(path)
-    summary = {
-        "step": case.step,
-        "rank": case.rank,
-        "keys": list(case.batch.keys),
-        "source": case.batch.source,
-        "finding": content["finding"],
-        "module": case.module,
-        "seeds": case.seeds,
-        "prompts": [[_summary(said) for said in frame] for frame in case.words],
-        "order": content["order"],
-    }
-    partial.write_text(json.dumps(summary, indent=1))
-    partial.replace(path.with_suffix(".json"))
+    kept = {"version": VERSION, "batch": dict(vars(case.batch)), "weights": case.weights, "card": case.card}
+    with atomic_path(path) as draft:
+        torch.save({**facts, **kept, "words": [[_packed(prompts) for prompts in frame] for frame in case.prompts]}, draft)
+    shown = [[_summary(prompts) for prompts in frame] for frame in case.prompts]
+    clips = {"keys": list(case.batch.keys), "source": case.batch.source}
+    write_json(path.with_suffix(".json"), {**clips, **facts, "prompts": shown}, indent=1)
     return path
 
 
@@ -212,66 +195,62 @@ def load_case(path: Path) -> Case:
         raise ValueError(f"{path} is not a case of version {VERSION}; give a step*.pt that this version of training wrote.")
     return Case(
         batch=VideoBatch(**content["batch"]),
-        words=tuple(tuple(_unpacked(said) for said in frame) for frame in content["words"]),
+        prompts=tuple(tuple(_unpacked(kept) for kept in frame) for frame in content["words"]),
         order=tuple(content["order"]),
-        step=content["step"],
-        rank=content["rank"],
-        seeds=content["seeds"],
         finding=Finding(**{name: tuple(names) for name, names in content["finding"].items()}),
-        module=content["module"],
-        weights=content["weights"],
-        card=content["card"],
+        **{name: content[name] for name in ("step", "rank", "seeds", "module", "weights", "card")},
     )
 
 
-def _packed(said: Prompts | None) -> dict[str, Any] | None:
-    if said is None:
-        return None
-    kept = {name: None if value is None else value.detach().cpu() for name, value in said._asdict().items()}
-    return kept | {"previous": said.previous is not None}
+def _changed(prompts: Prompts | None, change: Callable[[Tensor], Tensor]) -> Prompts | None:
+    return None if prompts is None else Prompts(*(None if value is None else change(value) for value in prompts))
+
+
+def _packed(prompts: Prompts | None) -> dict[str, Any] | None:
+    kept = _changed(prompts, lambda value: value.detach().cpu())
+    return None if kept is None else {**kept._asdict(), "previous": kept.previous is not None}
 
 
 def _unpacked(kept: dict[str, Any] | None) -> Prompts | None:
-    if kept is None:
-        return None
     # An empty tensor marks a correction; whoever replays it puts its own logits there.
-    return Prompts(**(kept | {"previous": torch.empty(0) if kept["previous"] else None}))
+    return None if kept is None else Prompts(**{**kept, "previous": torch.empty(0) if kept["previous"] else None})
 
 
-def _summary(said: Prompts | None) -> dict[str, Any] | None:
-    if said is None:
+def _summary(prompts: Prompts | None) -> dict[str, Any] | None:
+    """For people: points and labels as they are, of masks the number of pixels."""
+    if prompts is None:
         return None
-    if said.mask is not None:
-        return {"mask": said.mask.flatten(1).sum(dim=1).tolist()}
-    assert said.points is not None
-    assert said.labels is not None
-    return {"points": said.points.tolist(), "labels": said.labels.tolist()}
+    if prompts.mask is not None:
+        return {"mask": prompts.mask.flatten(1).sum(dim=1).tolist()}
+    assert prompts.points is not None
+    assert prompts.labels is not None
+    return {"points": prompts.points.tolist(), "labels": prompts.labels.tolist()}
 
 
 class RecordedBatch(NamedTuple):
     """One batch of the step under way: enough to make a case of it."""
 
     batch: VideoBatch
-    words: tuple[tuple[Prompts | None, ...], ...]
+    prompts: ClipPrompts
     order: tuple[int, ...]
     losses: Losses  # detached
     seeds: dict[str, int]
 
 
 class Watch:
-    """Keeps the batches of the optimiser step under way, and stops all ranks when one of them made no number of its loss."""
+    """Keeps the batches of the optimiser step under way, and stops all ranks when a loss of one of them is not finite."""
 
     def __init__(self, folder: Path | None = None) -> None:
         """`folder` receives the cases; None: nothing is written, ranks stop all the same."""
         self.folder = folder
-        self.taken: list[RecordedBatch] = []
+        self.recorded: list[RecordedBatch] = []
 
     def note(
         self, batch: VideoBatch, outputs: Sequence[FrameOutput], order: Sequence[int], losses: Losses, seeds: dict[str, int]
     ) -> None:
         """Remember a batch until the optimiser has stepped. No host synchronisation, and no graph is held."""
-        words = tuple(tuple(_without_logits(said) for said in frame) for frame in prompts_of(outputs))
-        self.taken.append(RecordedBatch(batch, words, tuple(order), Losses(*(term.detach() for term in losses)), seeds))
+        prompts = tuple(tuple(_without_logits(one) for one in frame) for frame in prompts_of(outputs))
+        self.recorded.append(RecordedBatch(batch, prompts, tuple(order), losses.detached(), seeds))
 
     def check_finite(
         self,
@@ -286,38 +265,34 @@ class Watch:
         """Before the optimiser steps: go on, or stop every rank. Called on every rank; one answer travels between them.
 
         `gradients`: look at them too (not under fp16 loss scaling, where infinities are part of the method). `forward`
-        takes a case again, to find the module that broke first.
+        takes a case again, to find the module that was first.
 
         Raises:
-            NonFiniteError: on all ranks together; the ranks whose own loss broke have saved a case.
+            NonFiniteError: on all ranks together; the ranks whose own loss was not finite have saved a case.
         """
-        taken, self.taken = self.taken, []
-        lost = torch.stack([broken(one.losses) for one in taken]) if taken else torch.zeros(1, dtype=torch.bool)
-        flag = lost.any()
+        recorded, self.recorded = self.recorded, []
+        bad = torch.stack([loss_is_nonfinite(one.losses) for one in recorded]) if recorded else torch.zeros(1).bool()
+        flag = bad.any()
         if gradients:
-            flag = flag | broken_gradients(model.parameters()).to(flag.device)
+            flag = flag | gradient_is_nonfinite(model.parameters()).to(flag.device)
         if not on_any_rank(flag):
             return
-        said, mine, anyone = "nothing on this rank", bool(lost.any()), on_any_rank(lost.any())
-        if taken and (mine or not anyone):  # gradients are averaged: when only they are broken, every rank saves
-            one = taken[int(lost.int().argmax())]
+        message, mine, anyone = "nothing on this rank", bool(bad.any()), on_any_rank(bad.any())
+        if recorded and (mine or not anyone):  # gradients are averaged: when only they are not finite, every rank saves
+            one = recorded[int(bad.int().argmax())]
             case = Case(
-                one.batch.to("cpu"), one.words, one.order, step, rank, one.seeds, diagnose(model, one.losses),
+                one.batch.to("cpu"), one.prompts, one.order, step, rank, one.seeds, diagnose(model, one.losses),
                 weights={name: value.detach().cpu().clone() for name, value in model.state_dict().items()}, card=card,
             )  # fmt: skip
-            case = replace(case, module=first_broken_module(model, lambda: forward(case)))
-            said = f"{case.finding}; first broken module: {case.module or 'none in the forward pass'}"
+            case = replace(case, module=first_nonfinite_module(model, lambda: forward(case)))
+            message = f"{case.finding}; first module: {case.module or 'none in the forward pass'}"
             if self.folder is not None:
-                said += f". Look again with: edgetam replay {save_case(self.folder, case)}"
-        raise NonFiniteError(f"Step {step}, rank {rank}: a loss or gradient is not finite: {said}")
+                message += f". Look again with: edgetam replay {save_case(self.folder, case)}"
+        raise NonFiniteError(f"Step {step}, rank {rank}: a loss or gradient is not finite: {message}")
 
 
-def _to(said: Prompts, device: torch.device | str) -> Prompts:
-    return Prompts(*(None if value is None else value.to(device) for value in said))
-
-
-def _without_logits(said: Prompts | None) -> Prompts | None:
-    return said if said is None or said.previous is None else said._replace(previous=torch.empty(0))
+def _without_logits(prompts: Prompts | None) -> Prompts | None:
+    return prompts if prompts is None or prompts.previous is None else prompts._replace(previous=torch.empty(0))
 
 
 # --- whose loss is it? ---
@@ -325,8 +300,7 @@ def _without_logits(said: Prompts | None) -> Prompts | None:
 
 def loss_shares(weighted: Losses) -> dict[str, Tensor]:
     """The share of each weighted term in their sum, by name."""
-    terms = torch.stack([term.detach() for term in weighted])
-    return dict(zip(Losses._fields, terms / terms.sum().clamp(min=torch.finfo(terms.dtype).tiny), strict=True))
+    return _shares(weighted, weighted.detached().stacked())
 
 
 def gradient_shares(weighted: Losses, at: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -335,7 +309,7 @@ def gradient_shares(weighted: Losses, at: Sequence[Tensor]) -> dict[str, Tensor]
     One backward pass per term, through a graph that stays usable for the step's own backward; call it now and then, before.
     """
     norms = []
-    for term in weighted:
+    for term in weighted.values():
         norm = torch.zeros((), device=term.device)
         if term.requires_grad:
             slopes = torch.autograd.grad(term, at, retain_graph=True, allow_unused=True)
@@ -343,5 +317,8 @@ def gradient_shares(weighted: Losses, at: Sequence[Tensor]) -> dict[str, Tensor]
             if found:
                 norm = torch.stack(torch._foreach_norm(found)).norm().float()
         norms.append(norm)
-    stacked = torch.stack(norms)
-    return dict(zip(Losses._fields, stacked / stacked.sum().clamp(min=torch.finfo(stacked.dtype).tiny), strict=True))
+    return _shares(weighted, torch.stack(norms))
+
+
+def _shares(names: Iterable[str], values: Tensor) -> dict[str, Tensor]:
+    return dict(zip(names, values / values.sum().clamp(min=torch.finfo(values.dtype).tiny), strict=True))

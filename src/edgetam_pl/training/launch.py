@@ -1,27 +1,25 @@
-"""`edgetam train launcher=slurm`: the training as a SLURM job, handed in through submitit.
+"""`edgetam train launcher=slurm`: the training as a SLURM job, submitted through submitit.
 
 The job is the same command with launcher=local, one task a GPU. Before its time is over, or when it is pre-empted, SLURM
-sends a signal; the step is finished and saved, every task leaves with TRY_AGAIN, and the first one puts the job back into
-the queue. It continues with the next step, in the same run directory and W&B run.
+sends a signal; the step is finished and saved, every task exits with TRY_AGAIN, and the first one puts the job back into
+the queue (`fit.train_in_job`). It continues with the next step, in the same run directory and W&B run.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from edgetam_pl.config import LauncherConfig, TrainConfig
 from edgetam_pl.training.check import check_data
-from edgetam_pl.training.preemption import TRY_AGAIN
 
 SIGNAL_DELAY = 300
 """Seconds between SLURM's signal and the end: longer than an optimiser step and a checkpoint."""
 
 
-def submit(cfg: TrainConfig) -> str:
-    """Hand in the job and return its id. What the job would refuse is refused here.
+def submit(cfg: TrainConfig, task: Callable[[TrainConfig], str]) -> str:
+    """Hand in a job in which every task does `task`, and return its id. What the job would refuse is refused here.
 
     Raises:
         ValueError: submitit is not installed, or the configuration cannot work.
@@ -42,21 +40,6 @@ def submit(cfg: TrainConfig) -> str:
     executor.update_parameters(
         name=Path(cfg.out).name, nodes=launcher.nodes, tasks_per_node=launcher.tasks_per_node, **arguments
     )
-    job = executor.submit(train_in_job, job_cfg)
-    print(f"job {job.job_id} was handed in; it writes to {cfg.out}, its words go to {executor.folder}.")
+    job = executor.submit(task, job_cfg)
+    print(f"Job {job.job_id} was submitted; it writes to {cfg.out}, its output goes to {executor.folder}.")
     return job.job_id
-
-
-def train_in_job(cfg: TrainConfig) -> str:
-    """What every task of the job does."""
-    import submitit
-
-    from edgetam_pl.training.fit import run
-
-    place = submitit.JobEnvironment()
-    try:
-        return str(run(cfg))
-    except SystemExit as end:
-        if end.code == TRY_AGAIN and place.global_rank == 0 and (job := os.environ.get("SLURM_JOB_ID")):
-            subprocess.run(["scontrol", "requeue", job], check=True)
-        raise

@@ -1,4 +1,4 @@
-"""What AdamW is told: parameter groups and the learning rate at each step (Table 5; SAM 2 release)."""
+"""What AdamW is given: parameter groups and the learning rate at each step (Table 5; SAM 2 release)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import nn
+
+from edgetam_pl.config import OptimConfig, PhaseConfig
 
 SCHEDULES = ("cosine", "rsqrt", "constant")
 
@@ -103,6 +105,22 @@ def schedule(
     curve = {"cosine": cosine, "rsqrt": rsqrt, "constant": ramp}[name]
     # The scheduler asks for one step more than there are, and a resumed run may ask for the last one again.
     return lambda step: curve(min(step, total_steps))
+
+
+def schedule_of(cfg: OptimConfig, phase: PhaseConfig) -> Callable[[int], float]:
+    """The schedule of one phase, which may have its own warm-up.
+
+    Raises:
+        ValueError: as `schedule`.
+    """
+    return schedule(
+        cfg.schedule,
+        total_steps=phase.steps,
+        warmup=cfg.warmup if phase.warmup is None else phase.warmup,
+        cooldown=cfg.cooldown,
+        timescale=cfg.timescale,
+        end_factor=cfg.end_factor,
+    )
 
 
 def _refuse_impossible(name: str, total_steps: int, warmup: int, cooldown: int, timescale: int, end_factor: float) -> None:

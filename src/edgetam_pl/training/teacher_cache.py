@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from edgetam_pl.io.atomic import atomic_path
 
 
 class TeacherFeatureCache:
@@ -29,17 +30,10 @@ class TeacherFeatureCache:
         missing = [i for i, key in enumerate(keys) if not self._path(key).is_file()]
         if missing:
             for i, f16 in zip(missing, encode(images[missing][:, None]).half().cpu(), strict=True):
-                self._write(keys[i], f16.numpy())
+                with atomic_path(self._path(keys[i])) as draft:
+                    np.save(draft, f16.numpy())
         kept = np.stack([np.load(self._path(key)) for key in keys])
         return torch.from_numpy(kept).to(frames.device, non_blocking=True).float()
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.npy"
-
-    def _write(self, key: str, value: np.ndarray) -> None:
-        path = self._path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        with partial.open("wb") as file:
-            np.save(file, value)
-        partial.replace(path)

@@ -1,15 +1,18 @@
-"""Clips per second, wait for data, memory. They read; they never steer."""
+"""Clips per second, wait for data, memory.
+
+Lightning's ThroughputMonitor needs a logger, counts per fit and knows nothing of waiting for data; these values go to
+curves.jsonl as well.
+"""
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from typing import Any
 
 import lightning as L
 import torch
 
+from edgetam_pl.io.environment import peak_memory_bytes
 from edgetam_pl.training.datamodule import ShardDataModule
 from edgetam_pl.types import VideoBatch
 
@@ -30,14 +33,15 @@ class Throughput(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: VideoBatch, batch_idx: int
     ) -> None:
-        waited, self.ended, since = self.started - self.ended, time.perf_counter(), self.ended
-        seconds = self.ended - since
+        now = time.perf_counter()
+        waited, seconds, self.ended = self.started - self.ended, now - self.ended, now
+        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_memory_bytes()
         pl_module.log_dict(
             {
                 "speed/clips_per_s": batch.frames.shape[0] / seconds,
                 "speed/object_frames_per_s": batch.num_objects * batch.num_frames / seconds,
                 "speed/data_wait_s": waited,
-                "speed/peak_mib": peak_mib(),
+                "speed/peak_mib": peak / 2**20,
             },
             batch_size=1,
             logger=False,
@@ -46,11 +50,3 @@ class Throughput(L.Callback):
         if isinstance(datamodule, ShardDataModule) and datamodule.loader is not None:
             skips = {f"data/skipped/{cause}": float(count) for cause, count in datamodule.loader.skips.items()}
             pl_module.log_dict(skips, batch_size=1, logger=False)
-
-
-def peak_mib() -> float:
-    """Peak memory of this process in MiB: on the GPU if there is one, else resident memory."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -1,7 +1,4 @@
-"""A model on a batch: encode all frames, then track the objects through the clip (Eq. 1 to 6). Nothing of Lightning here.
-
-A teacher is listened to under inference mode and never trained; it is no sub-module of anything, so no key of it is saved.
-"""
+"""A model on a batch: encode all frames, then track the objects through the clip (Eq. 1 to 6). Nothing of Lightning here."""
 
 from __future__ import annotations
 
@@ -14,13 +11,14 @@ from torch import Tensor
 
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.tracking.bank import MemoryBank, RecallPolicy
+from edgetam_pl.tracking.clicks import Among
 from edgetam_pl.tracking.prompters import Replay
 from edgetam_pl.tracking.step import Features, Prompter, Tracker, observe, rollout
 from edgetam_pl.training.activation_checkpointing import Recomputed
 from edgetam_pl.types import Decoded, FrameOutput, ImageFeatures, Prompts, VideoBatch
 
 
-class Track(NamedTuple):
+class TrackedClip(NamedTuple):
     """What one model made of one batch."""
 
     features: ImageFeatures  # B*T rows, clip-major
@@ -33,7 +31,8 @@ class Track(NamedTuple):
 
 @dataclass(frozen=True)
 class Teacher:
-    """A model that is listened to and never trained. Recorded in checkpoints by name and hash, never by weights."""
+    """A model that is only evaluated and never trained. Recorded in checkpoints by name and hash, never by weights: it is no
+    sub-module of anything."""
 
     model: TrackAnything
     name: str
@@ -46,27 +45,29 @@ class Teacher:
         return self  # it never changes, so whoever copies the module (a moving average) need not copy it
 
 
-def encode(
-    model: TrackAnything | Recomputed, frames: Tensor, *, chunk: int = 0, channels_last: bool = False
+def encode_frames(
+    model: TrackAnything,
+    frames: Tensor,
+    *,
+    verb: Callable[[Tensor], ImageFeatures] | None = None,
+    chunk: int = 0,
+    channels_last: bool = False,
 ) -> ImageFeatures:
     """Features of uint8 frames (B, T, 3, S, S), B*T rows, clip-major; `chunk` images at a time (0: all).
 
-    Chunks are for models in evaluation mode: BatchNorm in training would see other batches.
+    Chunks are for models in evaluation mode: BatchNorm in training would see other batches. `verb` stands in for the
+    model's `encode`, for instance one that is computed again in the backward pass.
     """
     images = frames.flatten(0, 1)  # (B, T, 3, S, S) -> (B*T, 3, S, S)
-
-    def once(some: Tensor) -> ImageFeatures:
-        floats = model.normalise(some)
-        return model.encode(floats.contiguous(memory_format=torch.channels_last) if channels_last else floats)
-
-    if not 0 < chunk < len(images):
-        return once(images)
-    return _stacked([once(some) for some in images.split(chunk)])
-
-
-def _stacked(parts: list[ImageFeatures]) -> ImageFeatures:
-    f4, f8 = (None if level[0] is None else torch.cat(level) for level in ([p.f4 for p in parts], [p.f8 for p in parts]))  # type: ignore[arg-type]
-    return ImageFeatures(f4, f8, torch.cat([part.f16 for part in parts]))
+    layout = torch.channels_last if channels_last else torch.preserve_format
+    parts = images.split(chunk) if 0 < chunk < len(images) else (images,)
+    made = []
+    for part in parts:
+        floats = model.normalise(part)
+        made.append((verb or model.encode)(floats.contiguous(memory_format=layout) if channels_last else floats))
+    if len(made) == 1:
+        return made[0]
+    return ImageFeatures(*(None if levels[0] is None else torch.cat(levels) for levels in zip(*made, strict=True)))  # type: ignore[arg-type]
 
 
 def per_object(features: ImageFeatures, batch: VideoBatch) -> Features:
@@ -85,12 +86,14 @@ def bank_for(batch: VideoBatch) -> MemoryBank:
     return MemoryBank(policy=RecallPolicy(clip_length=batch.num_frames))
 
 
-def follow(tracker: Tracker, features: ImageFeatures, batch: VideoBatch, prompter: Prompter) -> tuple[FrameOutput, ...]:
-    """Track the objects of the batch."""
+def track_objects(
+    tracker: Tracker, features: ImageFeatures, batch: VideoBatch, prompter: Prompter
+) -> tuple[FrameOutput, ...]:
+    """Track the objects of the batch; one output a frame."""
     return rollout(tracker, per_object(features, batch), prompter, num_frames=batch.num_frames, bank=bank_for(batch))
 
 
-def follow_with_memory_of(
+def track_with_memory_of(
     model: Tracker, features: ImageFeatures, batch: VideoBatch, student: tuple[FrameOutput, ...], replay: Replay
 ) -> tuple[FrameOutput, ...]:
     """The teacher's answers when it remembers the student's masks instead of its own (stage.teacher_memory=student)."""
@@ -99,13 +102,21 @@ def follow_with_memory_of(
     for t in replay.order(batch.num_frames):
         frame = at(t)
         outputs[t] = observe(model, bank, frame, t, replay.at(t))
-        heard = student[t].final
-        seen = heard._replace(pointer=outputs[t].final.pointer, logits=heard.logits.detach(), iou=heard.iou.detach())
+        # the teacher's pointer beside the student's mask
+        theirs = student[t].final
+        seen = theirs._replace(pointer=outputs[t].final.pointer, logits=theirs.logits.detach(), iou=theirs.iou.detach())
         bank = bank.write(t, model.memorize(frame.f16, seen), prompted=outputs[t].prompted)
     return tuple(outputs[t] for t in range(batch.num_frames))
 
 
 # --- some objects of a batch at a time ---
+
+
+def parts_of(num_objects: int, chunk: int) -> list[Among]:
+    """All objects, `chunk` at a time (0: all at once)."""
+    size = chunk or num_objects
+    starts = range(0, num_objects, max(size, 1)) or (0,)
+    return [Among(slice(at, min(at + size, num_objects)), num_objects) for at in starts]
 
 
 def objects_of(batch: VideoBatch, rows: slice) -> VideoBatch:
@@ -115,41 +126,22 @@ def objects_of(batch: VideoBatch, rows: slice) -> VideoBatch:
 
 def together(parts: list[tuple[FrameOutput, ...]]) -> tuple[FrameOutput, ...]:
     """Outputs of the parts of a batch as outputs of the whole. Every part was asked equally often (one plan for all)."""
-    return tuple(_frame(list(frames)) for frames in zip(*parts, strict=True))
+    return parts[0] if len(parts) == 1 else tuple(_frame(frames) for frames in zip(*parts, strict=True))
 
 
-def detached(outputs: tuple[FrameOutput, ...]) -> tuple[FrameOutput, ...]:
-    """The same values without the graph."""
-    return tuple(_mapped(output, Tensor.detach) for output in outputs)
-
-
-def _frame(parts: list[FrameOutput]) -> FrameOutput:
-    rounds = tuple(_answer(list(answers)) for answers in zip(*(part.rounds for part in parts), strict=True))
+def _frame(parts: tuple[FrameOutput, ...]) -> FrameOutput:
+    rounds = tuple(_answer(answers) for answers in zip(*(part.rounds for part in parts), strict=True))
     # without memory F_M is F16 plus a constant, in one clip one row for all objects: nobody reads it
     f_m = torch.cat([part.f_m for part in parts]) if parts[0].recalled else parts[0].f_m
     return FrameOutput(rounds, f_m, parts[0].recalled)
 
 
-def _answer(parts: list[Decoded]) -> Decoded:
-    said = [part.prompts for part in parts if part.prompts is not None]
-    prompts = Prompts(*(_joined(values) for values in zip(*said, strict=True))) if said else None
-    logits, iou, presence, pointer = (torch.cat(values) for values in zip(*(part[:4] for part in parts), strict=True))
-    return Decoded(logits, iou, presence, pointer, prompts)
+def _answer(parts: tuple[Decoded, ...]) -> Decoded:
+    given = [part.prompts for part in parts if part.prompts is not None]
+    prompts = Prompts(*(_joined(values) for values in zip(*given, strict=True))) if given else None
+    return Decoded(*(torch.cat(values) for values in zip(*(part[:4] for part in parts), strict=True)), prompts=prompts)
 
 
 def _joined(values: Iterable[Tensor | None]) -> Tensor | None:
     present = [value for value in values if value is not None]
     return torch.cat(present) if present else None
-
-
-def _mapped(output: FrameOutput, change: Callable[[Tensor], Tensor]) -> FrameOutput:
-    rounds = tuple(
-        Decoded(
-            *(change(value) for value in answer[:4]),
-            prompts=None
-            if answer.prompts is None
-            else Prompts(*(None if value is None else change(value) for value in answer.prompts)),
-        )
-        for answer in output.rounds
-    )
-    return FrameOutput(rounds, change(output.f_m), output.recalled)

@@ -1,49 +1,202 @@
-"""Evaluation during training: a few clips, first-frame masks, J&F, logged with pictures."""
+"""Validation during training: a few clips, first-frame masks, J&F, and pictures of the clips that go worst.
+
+Lightning runs it (`Distillation.validation_step`): every rank tracks its share of the clips, and `JF` adds up over ranks.
+"""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import lightning as L
+import numpy as np
+import torch
+import torch.distributed as dist
 from lightning.pytorch.loggers import WandbLogger
+from numpy.typing import NDArray
 
 from edgetam_pl.config import ValidationConfig
-from edgetam_pl.training.curves import STEP, write_line
-from edgetam_pl.training.distillation import Distillation
+from edgetam_pl.evaluation.clip_tracker import EvaluatedModel, Eyes, Precision, evaluating
+from edgetam_pl.evaluation.clips import Clip, Masks
+from edgetam_pl.evaluation.protocols import follow
+from edgetam_pl.evaluation.reporting.pictures import decode_jpeg
+from edgetam_pl.evaluation.scoring import ObjectScore, ScoreRule, mean_j_by_frame
+from edgetam_pl.evaluation.vos import clips_of, evaluate_clip
+from edgetam_pl.metrics.jf import JF
+from edgetam_pl.training.curves import STEP, keep_lines, write_line
 from edgetam_pl.training.wandb_runs import suppress_wandb_errors
-from edgetam_pl.types import VideoBatch
+
+if TYPE_CHECKING:
+    import wandb
+
+    from edgetam_pl.training.distillation import Distillation
 
 WORST = 8
 """Clips in the table of the worst."""
 
+COLUMNS = ("step", "clip", "J&F", "objects", "worst frame", "J on it", "masks")
 
-class EvaluateDuringTraining(L.Callback):
-    """Every `every` optimiser steps rank 0 tracks a few clips from their first mask; the others wait at the next step."""
+NEVER = sys.maxsize
+"""Of `Trainer.val_check_interval`: `ValidateEvery` says when."""
 
-    def __init__(self, validation: ValidationConfig, folder: Path) -> None:
-        self.validation, self.folder, self.last = validation, folder, -1
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: VideoBatch, batch_idx: int
-    ) -> None:
-        assert isinstance(pl_module, Distillation)
-        step = pl_module.steps_done
-        if step == self.last or step % self.validation.every or not trainer.is_global_zero:
+class WorstFrame(NamedTuple):
+    """The frame of a clip on which regions agree least."""
+
+    number: int
+    """Of the clip."""
+    clip: str
+    score: float
+    """J&F of the whole clip, 0 ... 100."""
+    stem: str
+    j: float
+    """Mean J of the objects on this frame, 0 ... 100."""
+    image: NDArray[np.uint8]
+    """(H, W, 3) RGB."""
+    truth: NDArray[np.uint8]
+    """(H, W): 0 or the number of an object, from 1."""
+    prediction: NDArray[np.uint8]
+    objects: tuple[str, ...]
+    strip: bytes
+    """JPEG of some frames: frame, truth, prediction, error."""
+
+
+class Validation:
+    """Tracks clips from their first masks, as `edgetam evaluate` does with protocol vos, in fp32.
+
+    With stage.ema the averaged weights are tracked, which are the ones that a training saves.
+    """
+
+    def __init__(self, cfg: ValidationConfig, folder: Path, *, size: int, pictures: bool) -> None:
+        """`folder` receives jf.jsonl. `size` is the side of generated clips in pixels. `pictures`: draw them, for W&B; the
+        same on every rank."""
+        self.cfg, self.size, self.pictures = cfg, size, pictures
+        self.path = folder / "jf.jsonl"
+        self.metric, self.device = JF(), torch.device("cpu")
+        self.shown: list[WorstFrame] = []
+
+    @cached_property
+    def clips(self) -> list[Clip]:
+        return clips_of(self.cfg.root, size=self.size, limit=self.cfg.clips)
+
+    def indices(self, rank: int, world_size: int) -> list[int]:
+        """Clips of a rank, by index. Equally many on each, for ranks validate in step; -1 where there are none left."""
+        mine = list(range(len(self.clips)))[rank::world_size]
+        return mine + [-1] * (-(-len(self.clips) // world_size) - len(mine))
+
+    def start(self, device: torch.device) -> None:
+        """Begin anew, with the model on `device`."""
+        self.device, self.shown = device, []
+        # where NCCL can add the sums up; MPS has no double precision
+        self.metric = JF().to(device if device.type == "cuda" else "cpu")
+
+    def add(self, model: EvaluatedModel, index: int) -> None:
+        """Track and score one clip; below 0 there is none left for this rank."""
+        if index < 0:
+            return self.metric.update([], [])
+        clip = self.clips[index]
+        predicted: dict[int, NDArray[np.uint8]] = {}
+        with evaluating(model), torch.autocast(self.device.type, enabled=False):
+            answers = follow(Eyes(model, clip, Precision(self.device, None)), clip)
+            noted = (_noted(answer, predicted) if self.pictures else answer for answer in answers)
+            sequence, rows = evaluate_clip(clip, noted, ScoreRule(), pictures=self.pictures)
+        self.metric.update([row.mean_j / 100 for row in rows], [row.mean_f / 100 for row in rows])
+        if rows and sequence.picture is not None:
+            self.shown.append(_worst_frame(index, clip, rows, predicted, sequence.picture))
+
+    def finish(self, trainer: L.Trainer, *, step: int) -> None:
+        """Add up over ranks; rank 0 writes and logs. Called on every rank."""
+        values = {f"val/{name}": float(value) for name, value in self.metric.compute().items()}
+        shown = sorted(gathered(self.shown), key=lambda frame: frame.number) if self.pictures else []
+        if not trainer.is_global_zero:
             return
-        self.last = step
-        from edgetam_pl.evaluation.vos import clips_of
-        from edgetam_pl.training.worst_clips import look, table
-
-        clips = clips_of(self.validation.root, size=batch.frames.shape[-1], limit=self.validation.clips)
-        seen = look(pl_module.student, clips, device=pl_module.device)
-        values = {f"val/{name}": value for name, value in seen.values.items()}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_line(self.folder / "jf.jsonl", {STEP: step, **values})
+        write_line(self.path, {STEP: step, **values})
         for logger in trainer.loggers:
             logger.log_metrics({STEP: float(step), **values})
-            if isinstance(logger, WandbLogger) and seen.pictures:
+            if isinstance(logger, WandbLogger) and shown:
                 with suppress_wandb_errors("validation's pictures"):
-                    captions = [f"{name}: frame, truth, prediction, error" for name in seen.pictures]
-                    logger.log_image("val/masks", list(seen.pictures.values()), caption=captions)
-                    logger.experiment.log({STEP: step, "val/worst clips": table(step, seen.worst[:WORST])})
+                    captions = [f"{frame.clip}: frame, truth, prediction, error" for frame in shown]
+                    logger.log_image("val/masks", [decode_jpeg(frame.strip) for frame in shown], caption=captions)
+                    worst = sorted(shown, key=lambda frame: frame.score)[:WORST]
+                    logger.experiment.log({STEP: step, "val/worst clips": table(step, worst)})
+
+
+class ValidateEvery(L.Callback):
+    """Lets Lightning validate every so many optimiser steps of the whole run. Lightning's own interval counts the batches of
+    one fit, and a phase is a fit."""
+
+    def __init__(self, every: int, path: Path) -> None:
+        """`path` is the file of results, of which lines beyond the step of a resumed run are dropped."""
+        self.every, self.path, self.last = every, path, -1
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Distillation) -> None:  # type: ignore[override]
+        self.last = pl_module.steps_done
+        if trainer.is_global_zero:
+            keep_lines(self.path, self.last)
+
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: L.Trainer, pl_module: Distillation, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = pl_module.steps_done
+        due = step != self.last and step % self.every == 0  # batches of one optimiser step belong together
+        self.last = step
+        trainer.val_check_batch = 1 if due else NEVER
+
+
+def gathered(items: list[WorstFrame]) -> list[WorstFrame]:
+    """Those of all ranks."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return items
+    every: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(every, items)
+    return [item for part in every for item in part]
+
+
+def table(step: int, worst: Sequence[WorstFrame]) -> wandb.Table:
+    """One row a clip; the layers of its picture are called truth and prediction, and can be toggled."""
+    import wandb
+
+    made = wandb.Table(columns=list[str | int](COLUMNS))
+    for frame in worst:
+        names = dict(enumerate(frame.objects, start=1))
+        layers = {"truth": frame.truth, "prediction": frame.prediction}
+        masks = {layer: {"mask_data": data, "class_labels": names} for layer, data in layers.items()}
+        picture = wandb.Image(frame.image, masks=masks)  # type: ignore[arg-type]
+        made.add_data(step, frame.clip, frame.score, len(frame.objects), frame.stem, frame.j, picture)
+    return made
+
+
+def label_map(masks: Masks) -> NDArray[np.uint8]:
+    """Masks (O, H, W) as one map (H, W): 0, or the number of the first object there, from 1."""
+    found = np.zeros(masks.shape[1:], np.uint8)
+    for number in reversed(range(len(masks))):
+        found[masks[number]] = number + 1
+    return found
+
+
+def _noted(answer: Any, predicted: dict[int, NDArray[np.uint8]]) -> Any:
+    predicted[answer.t] = label_map(answer.masks)
+    return answer
+
+
+def _worst_frame(
+    number: int, clip: Clip, rows: Sequence[ObjectScore], predicted: dict[int, NDArray[np.uint8]], strip: bytes
+) -> WorstFrame:
+    by_stem = mean_j_by_frame(rows)
+    stem = min(by_stem, key=lambda stem: by_stem[stem])
+    t = list(clip.stems).index(stem)
+    return WorstFrame(
+        number=number,
+        clip=clip.name,
+        score=float(np.mean([row.score for row in rows])),
+        stem=stem,
+        j=100 * by_stem[stem],
+        image=np.asarray(clip.frames.read(t)),
+        truth=label_map(clip.truths.read(t)),
+        prediction=predicted[t],
+        objects=tuple(row.object for row in rows),
+        strip=strip,
+    )

@@ -1,14 +1,13 @@
 """A training's run in W&B: one id over resumes and phases, offline unless asked otherwise, and never a reason to stop.
 
-Everything that W&B is told is also on disk (curves.jsonl, panels/, validation/), so a server that is away, a full disk or a
-refused upload costs pictures on a web page and nothing else: it is said once, and the training goes on.
+Everything that goes to W&B is also on disk (curves.jsonl, panels/, validation/), so a server that is away, a full disk or a
+refused upload costs pictures on a web page and nothing else: it is printed once, and the training goes on.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import platform
 import secrets
 import subprocess
 import sys
@@ -18,29 +17,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import lightning as L
-import torch
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 import edgetam_pl
 from edgetam_pl.config import TrainConfig
-from edgetam_pl.io.environment import VERSION
+from edgetam_pl.io.atomic import write_json
+from edgetam_pl.io.environment import versions
 
 RECORD = "run.json"
 
 
 def make_logger(cfg: TrainConfig, out: Path) -> Logger | None:
-    """The logger of the whole run; W&B continues the run id recorded in run.json and is offline by default.
-
-    Raises:
-        ValueError: logger.kind is unknown.
-    """
+    """The logger of the whole run; W&B continues the run id recorded in run.json and is offline by default."""
     record = run_record(cfg, out)
     if cfg.logger.kind == "none":
         return None
-    if cfg.logger.kind != "wandb":
-        raise ValueError(f"logger.kind is {cfg.logger.kind!r}; use none or wandb.")
     with suppress_wandb_errors("the run"):
         logger = ForgivingLogger(
             project=cfg.logger.project,
@@ -58,7 +50,7 @@ def make_logger(cfg: TrainConfig, out: Path) -> Logger | None:
 
 
 class ForgivingLogger(WandbLogger):
-    """Lightning's, whose troubles are said once and never end a training."""
+    """Lightning's, whose errors are printed once and never end a training."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         with suppress_wandb_errors("a line of the curves"):
@@ -92,19 +84,13 @@ def run_record(cfg: TrainConfig, out: Path) -> dict[str, Any]:
         return {"git": {}, **json.loads(path.read_text())}
     record = {
         "run_id": os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4),
-        "edgetam_pl": VERSION,
-        "torch": torch.__version__,
-        "lightning": L.__version__,
-        "python": platform.python_version(),
+        **versions(),
         "git": git_state(),
         "command": sys.argv[1:],
         "config": asdict(cfg),
     }
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        out.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(record, indent=2))
-        partial.replace(path)
+        write_json(path, record)
     return record
 
 
@@ -123,22 +109,22 @@ def git_state() -> dict[str, Any]:
         return {}
 
 
-_SAID: set[str] = set()
+_PRINTED: set[str] = set()
 
 
 @contextmanager
 def suppress_wandb_errors(what: str) -> Iterator[None]:
-    """W&B's troubles (a server, a disk, a package that is not there) are printed, each once, not raised."""
+    """W&B's errors (a server, a disk, a package that is not there) are printed, each once, not raised."""
     try:
         yield
     except Exception as error:
         ours = isinstance(error, OSError | ModuleNotFoundError) or type(error).__module__.partition(".")[0] == "wandb"
         if not ours:
             raise
-        said = f"W&B: {what} was not logged ({type(error).__name__}: {error}); the run goes on."
-        if said not in _SAID:
-            print(said, flush=True)
-        _SAID.add(said)
+        message = f"W&B: {what} was not logged ({type(error).__name__}: {error}); the run goes on."
+        if message not in _PRINTED:
+            print(message, flush=True)
+        _PRINTED.add(message)
 
 
 def add_summary(cfg: TrainConfig, values: Mapping[str, float]) -> None:

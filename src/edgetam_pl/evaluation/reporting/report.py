@@ -52,7 +52,7 @@ class Report:
     def _means(self) -> dict[str, float]:
         """`j`, `f` and `jf` over rows, by the metric that also reduces over ranks."""
         metric = JF()
-        metric.add(np.array([row.mean_j / 100 for row in self.rows]), np.array([row.mean_f / 100 for row in self.rows]))
+        metric.update(np.array([row.mean_j / 100 for row in self.rows]), np.array([row.mean_f / 100 for row in self.rows]))
         return {name: float(value) for name, value in metric.compute().items()}
 
     @property

@@ -1,0 +1,234 @@
+"""One training step as a function: a student, a teacher, a batch and seeds in, tracks and losses out (Eq. 7 and 8).
+
+Nothing of Lightning, and no state: what is random follows from `StepSeeds`, so the same call gives the same result, also
+when it is computed again in the backward pass, on resume, or from a file (`repeat_step`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.utilities.memory import recursive_detach
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from edgetam_pl.config import PhaseConfig, StageConfig
+from edgetam_pl.losses.objective import Losses, Objective
+from edgetam_pl.model.track_anything import TrackAnything
+from edgetam_pl.tracking.clicks import Among
+from edgetam_pl.tracking.prompters import PromptPlan, Replay, SimulatedClicks, draw_plan
+from edgetam_pl.tracking.step import Prompter
+from edgetam_pl.training.activation_checkpointing import CheckpointedTracker, MemoryOptions
+from edgetam_pl.training.forensics import Case
+from edgetam_pl.training.teacher_cache import TeacherFeatureCache
+from edgetam_pl.training.track_batch import (
+    Teacher,
+    TrackedClip,
+    encode_frames,
+    objects_of,
+    parts_of,
+    together,
+    track_objects,
+    track_with_memory_of,
+)
+from edgetam_pl.types import FrameOutput, ImageFeatures, VideoBatch
+
+STAGES = ("image", "video")
+"""image: stage 1, Eq. 7, one frame, memory parts idle, the teacher only encodes. video: Eq. 8, T frames through the bank."""
+
+
+class StepSeeds(NamedTuple):
+    """What is random in a step, by purpose."""
+
+    dropout: int
+    clicks: int
+    """Where prompts fall: other on every rank."""
+    plan: int
+    """What kind of prompts: the same on every rank, so that all take the same path and none waits for another."""
+
+    @classmethod
+    def of(cls, seed: int, *, phase: int, batch: int, rank: int) -> StepSeeds:
+        """Seeds of batch `batch` of a phase. They depend on its place in the run alone, so a resumed run draws the same."""
+
+        def key(purpose: str, rank: int) -> int:
+            words = (seed, phase, batch, rank, *purpose.encode())
+            return int.from_bytes(hashlib.blake2b(repr(words).encode(), digest_size=8).digest(), "little") >> 1
+
+        return cls(key("dropout", rank), key("clicks", rank), key("plan", -1))
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """How a step is taken: the stage and phase of the schedule, and how memory is saved."""
+
+    stage: StageConfig
+    phase: PhaseConfig
+    memory: MemoryOptions = field(default_factory=MemoryOptions)
+    teacher_cache: TeacherFeatureCache | None = None
+    """Remembers the teacher's F16 of images (stage 1)."""
+
+    def tracker(self, student: TrackAnything) -> CheckpointedTracker:
+        """The student's verbs. Where presence has no weight nobody trains it, so masks are not gated by it: they would be
+        ABSENT_LOGIT, without a gradient, wherever an untrained verdict says so."""
+        return CheckpointedTracker(student, tuple(self.memory.recompute), gate=self.stage.weights.presence != 0)
+
+    def plan(self, num_frames: int, seeds: StepSeeds) -> PromptPlan:
+        return draw_plan(self.stage.prompts, num_frames, torch.Generator().manual_seed(seeds.plan))
+
+    def prompter(self, batch: VideoBatch, seeds: StepSeeds, among: Among | None = None) -> SimulatedClicks:
+        """The simulated person, for some of the objects or all."""
+        masks = batch.masks if among is None else batch.masks[:, among.rows]
+        clicks = torch.Generator().manual_seed(seeds.clicks)
+        return SimulatedClicks(masks, self.plan(batch.num_frames, seeds), clicks, among=among)
+
+
+class StepResult(NamedTuple):
+    """What both models made of a batch, and what that cost."""
+
+    student: TrackedClip
+    teacher: TrackedClip | None
+    losses: Losses
+    order: tuple[int, ...]
+    """In which the frames were visited."""
+
+
+def compute_losses(
+    student: TrackAnything, teacher: Teacher | None, batch: VideoBatch, seeds: StepSeeds, options: StepOptions
+) -> StepResult:
+    """Track a batch with both models and compare. The global generator is seeded, for dropout.
+
+    More than `options.memory.object_chunk` objects are taken in parts. Each part is computed again in the backward pass, so
+    that only one part's values are in memory at a time.
+    """
+    torch.manual_seed(seeds.dropout)
+    features = student_features(student, batch, options)
+    taught = None if teacher is None else teacher_features(teacher, batch, options)
+    num_objects = mean_over_ranks(batch.num_objects, device=batch.masks.device)
+    tracker = options.tracker(student)
+    replies: dict[int, tuple[FrameOutput, ...]] = {}  # the teacher's, by the part's first object
+
+    def track_part(among: Among) -> tuple[tuple[FrameOutput, ...], Losses]:
+        some = objects_of(batch, among.rows)
+        outputs = track_objects(tracker, features, some, options.prompter(batch, seeds, among))
+        key = among.rows.start
+        if teacher is not None and taught is not None and key not in replies:  # the second time they are known
+            replies[key] = teacher_outputs(teacher, taught, some, outputs, options)
+        theirs = None if taught is None else TrackedClip(taught, replies[key])
+        share = some.num_objects / max(batch.num_objects, 1)
+        return outputs, measure(some, TrackedClip(features, outputs), theirs, options, num_objects, share=share)
+
+    parts = parts_of(batch.num_objects, options.memory.object_chunk)
+    if len(parts) == 1:
+        outputs, losses = track_part(parts[0])
+    else:
+        tracked, lost = [], []
+        for part in parts:
+            some, cost = checkpoint(track_part, part, use_reentrant=False)
+            tracked.append(recursive_detach(some))
+            lost.append(cost)
+        outputs, losses = together(tracked), Losses.added(lost)
+    theirs = None if taught is None else TrackedClip(taught, together(list(replies.values())))
+    order = options.prompter(batch, seeds).order(batch.num_frames)
+    return StepResult(TrackedClip(features, outputs), theirs, losses, tuple(order))
+
+
+def student_features(student: TrackAnything, batch: VideoBatch, options: StepOptions) -> ImageFeatures:
+    """All frames at once, or, frozen, some at a time: there is no backward pass then."""
+    frozen, memory = options.phase.freeze_encoder, options.memory
+    verb, chunk = (student.encode, memory.encoder_chunk) if frozen else (options.tracker(student).encode, 0)
+    return encode_frames(student, batch.frames, verb=verb, chunk=chunk, channels_last=memory.channels_last)
+
+
+@torch.inference_mode()
+def teacher_features(teacher: Teacher, batch: VideoBatch, options: StepOptions) -> ImageFeatures:
+    """The teacher's features of all frames; F16 alone where they come from the cache."""
+
+    def encode(frames: Tensor) -> ImageFeatures:
+        memory = options.memory
+        return encode_frames(teacher.model, frames, chunk=memory.encoder_chunk, channels_last=memory.channels_last)
+
+    if options.teacher_cache is None:
+        return encode(batch.frames)
+    return ImageFeatures(None, None, options.teacher_cache.of(batch.frames, lambda frames: encode(frames).f16))
+
+
+@torch.inference_mode()
+def teacher_outputs(
+    teacher: Teacher, features: ImageFeatures, batch: VideoBatch, student: tuple[FrameOutput, ...], options: StepOptions
+) -> tuple[FrameOutput, ...]:
+    """The teacher's answers to the student's prompts; empty where nothing is learned from them: in stage 1, and from an
+    image, which recalls nothing."""
+    stage = options.stage
+    if stage.name == "image" or (batch.num_frames == 1 and stage.memory_frames == "recalled"):
+        return ()
+    replay = Replay(student, own_logits=stage.teacher_logits == "own")
+    if stage.teacher_memory == "student":
+        return track_with_memory_of(teacher.model, features, batch, student, replay)
+    return track_objects(teacher.model, features, batch, replay)
+
+
+def measure(
+    batch: VideoBatch,
+    student: TrackedClip,
+    teacher: TrackedClip | None,
+    options: StepOptions,
+    num_objects: Tensor | float,
+    *,
+    share: float = 1.0,
+) -> Losses:
+    """The unweighted losses of tracks; see `Objective`."""
+    return Objective.of(options.stage)(
+        batch.masks,
+        student.outputs,
+        student_f16=student.f16,
+        teacher_f16=None if teacher is None else teacher.f16,
+        teacher_outputs=None if teacher is None else (teacher.outputs or None),
+        num_objects=num_objects,
+        share=share,
+    )
+
+
+def track_student(student: TrackAnything, batch: VideoBatch, prompter: Prompter, options: StepOptions) -> TrackedClip:
+    """The student on a batch, all objects at once."""
+    features = student_features(student, batch, options)
+    return TrackedClip(features, track_objects(options.tracker(student), features, batch, prompter))
+
+
+def repeat_step(student: TrackAnything, case: Case, options: StepOptions, device: torch.device | str = "cpu") -> TrackedClip:
+    """The student's part of a saved step: the same batch, prompts and dropout."""
+    torch.manual_seed(case.seeds["dropout"])
+    return track_student(student, case.batch.to(device), case.prompter(device), options)
+
+
+def frozen_parts(model: TrackAnything) -> list[nn.Module]:
+    """What `freeze_encoder` freezes: trunk and neck. The projections of F4 and F8 run once an image, but are the decoder's
+    in the release, and go on learning."""
+    encoder = model.image_encoder
+    return [encoder.trunk, *(part for name, part in encoder.neck.named_children() if not name.startswith("project_f"))]
+
+
+def freeze(model: TrackAnything, phase: PhaseConfig) -> None:
+    """Train what the phase trains."""
+    for part in frozen_parts(model):
+        part.requires_grad_(not phase.freeze_encoder)
+    freeze_eval(model, phase)
+
+
+def freeze_eval(model: TrackAnything, phase: PhaseConfig) -> None:
+    """A frozen encoder is also in eval mode: its BatchNorm statistics do not move."""
+    if phase.freeze_encoder:
+        for part in frozen_parts(model):
+            part.eval()
+
+
+def mean_over_ranks(count: int, *, device: torch.device) -> Tensor | float:
+    """Objects per rank, averaged over ranks: the divisor of every task loss (SAM 2 release). The host does not wait."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return float(count)
+    total = torch.full((), float(count), device=device)
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
