@@ -16,9 +16,9 @@ from shard_sets import SIZE, palette_folder, save_frame, save_labels
 
 from edgetam_pl.config import ShardsConfig
 from edgetam_pl.data import readers
-from edgetam_pl.data.errors import BadSampleError, Cause
+from edgetam_pl.io.errors import BadSampleError, Cause
 from edgetam_pl.data.readers import Frame, open_reader, read_labels
-from edgetam_pl.data.toy import toy_clip
+from edgetam_pl.datasets.toy_clips import toy_clip
 from edgetam_pl.io import rle
 
 SAV = "sav_000/sav_000001"

@@ -21,12 +21,12 @@ from edgetam_pl.config import ShardsConfig
 from edgetam_pl.data import sample as schema
 from edgetam_pl.data import windows, writer
 from edgetam_pl.data.build import run
-from edgetam_pl.data.errors import BadSampleError, Cause
+from edgetam_pl.io.errors import BadSampleError, Cause
 from edgetam_pl.data.readers import Frame
 from edgetam_pl.data.sample import Sample
 from edgetam_pl.data.shards import ShardSet, load_index, read_manifest
 from edgetam_pl.data.tars import read_members
-from edgetam_pl.data.toy import toy_clip
+from edgetam_pl.datasets.toy_clips import toy_clip
 from edgetam_pl.data.writer import DiskFullError
 from edgetam_pl.io import rle
 

@@ -6,11 +6,6 @@ Writes an overlay video, a palette PNG a frame, and a JSON with a COCO RLE for e
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -28,6 +23,7 @@ from edgetam_pl.inference.optimised import FastTracker
 from edgetam_pl.interactive.options import SessionOptions
 from edgetam_pl.interactive.session import Session
 from edgetam_pl.io import rle
+from edgetam_pl.io.atomic import atomic_path, write_json
 from edgetam_pl.io.frames import FrameMasks, Frames
 from edgetam_pl.io.label_png import read_labels, write_labels
 from edgetam_pl.io.overlay import paint_labels
@@ -64,10 +60,11 @@ def main(argv: list[str]) -> int:
     session = Session(tracker, video, options=options_of(args), device=args.device, fill_holes=fill_holes)
     for prompt in prompts:
         say(session, prompt)
-    with _folder(out.masks) as folder:
+    with atomic_path(out.masks) as folder:
+        folder.mkdir()
         found = _follow(session, folder, max_frames=args.frames, both_ways=args.both_ways, quiet=args.quiet)
         _write_video(out.video, video, folder, last=max(found), quiet=args.quiet)
-        _write_json(out.json, _record(args, video, prompts, found))
+        write_json(out.json, _record(args, video, prompts, found), indent=None)
     print(f"{len(found)} frames, objects {', '.join(map(str, session.objects))}: {out.video}, {out.masks}/, {out.json}")
     return 0
 
@@ -127,7 +124,7 @@ def _follow(
         title = "tracking backwards" if backwards else "tracking"
         for out in tqdm(answers, desc=title, unit="frame", total=max_frames or session.frames.count, disable=quiet):
             path = folder / f"{out.frame:05d}.png"
-            labels = out.label_map().cpu().numpy().astype(np.uint8)
+            labels = out.label_map().cpu().numpy().astype(np.uint16)
             if path.exists():  # objects that were followed the other way keep their pixels
                 before = read_labels(path)
                 labels = np.where(before > 0, before, labels)
@@ -181,31 +178,10 @@ def _rate(video: Frames) -> Fraction:
     return video.rate if isinstance(video, VideoFile) else Fraction(25)
 
 
-def _write_json(path: Path, record: dict[str, Any]) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(record))
-    os.replace(part, path)
-
-
 def _write_video(path: Path, video: Frames, folder: Path, *, last: int, quiet: bool) -> None:
     with VideoWriter(path, size=video.size, rate=_rate(video)) as writer:
         for t in tqdm(range(last + 1), desc="writing", unit="frame", disable=quiet):
             writer.write(paint_labels(video[t], read_labels(folder / f"{t:05d}.png")))
-
-
-@contextmanager
-def _folder(path: Path) -> Iterator[Path]:
-    """A folder that gets its name when it is complete, and disappears when it is not."""
-    part = path.with_name(f".{path.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        yield part
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(part, path)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 # ---------------------------------------------------------------------- the command line
@@ -256,7 +232,7 @@ def _parser() -> argparse.ArgumentParser:
         "--mask", action=Say, metavar="FILE[@FRAME]", help="the object itself, as an image of the video's size"
     )
     parser.add_argument(
-        "--object", action=Say, type=object_number, metavar="N", help="what follows is about object N, 1 to 255"
+        "--object", action=Say, type=object_number, metavar="N", help="what follows is about object N, 1 to 254"
     )
     parser.add_argument("--weights", help="checkpoint (official or ours), or `random`")
     parser.add_argument("--model", default="edgetam", help="a model of the zoo: a file in configs/model (default: edgetam)")

@@ -21,8 +21,8 @@ from edgetam_pl.evaluation.reporting.report import Report
 from edgetam_pl.evaluation.rules import RULES as SET_RULES
 from edgetam_pl.evaluation.rules import VOID, SetRule
 from edgetam_pl.evaluation.scoring import Key, ObjectScore, Scores
-from edgetam_pl.evaluation.sources import numbered
-from edgetam_pl.evaluation.video_sets import annotations_folder
+from edgetam_pl.datasets.folders import annotations_folder
+from edgetam_pl.io.folders import numbered
 from edgetam_pl.io.label_png import Labels, labels_in, read_labels
 
 RULES = {
@@ -188,7 +188,7 @@ def score_sequence(task: Task) -> SequenceScore:
     rule = replace(task.rule.score, skip_first_and_last=task.skip_first_and_last)
     scores, num_frames, complete = Scores(task.name, rule), 0, True
     for object_name, (predicted, true) in folders.items():
-        paths = numbered(masks_in(true))
+        paths = [*numbered(masks_in(true)).values()]
         if not paths:
             problems.append(Problem(task.name, f"{true} holds no masks (PNG)"))
         num_frames = max(num_frames, len(paths))
@@ -359,7 +359,7 @@ def _kinds(truth: Path, names: Iterable[str]) -> list[str]:
     """Rules that may fit, the most particular first, by the look of first frames."""
     firsts = []
     for name in names:
-        paths = numbered(masks_in(truth / name))
+        paths = [*numbered(masks_in(truth / name)).values()]
         if not paths:
             if any(path.is_dir() for path in (truth / name).iterdir()):
                 return ["sav"]
