@@ -19,6 +19,7 @@ from edgetam_pl.data.clips import ClipSelection
 from edgetam_pl.io.errors import BadSampleError, Cause
 from edgetam_pl.data.render import Clip, recolour
 from edgetam_pl.datasets.toy_clips import toy_clip
+from edgetam_pl.io.errors import BadSampleError, Cause
 from edgetam_pl.types import VideoBatch
 
 

@@ -133,14 +133,13 @@ class VideoFrames:
             yield -1, error
         else:
             if seen < len(wanted):
-                yield (
-                    -1,
-                    BadSampleError(
-                        Cause.VIDEO,
-                        f"{self.path} ends after {seen} annotated frames; its annotation has {len(wanted)}, the last is "
-                        f"frame {wanted[-1]}. Is the file complete, and are its annotations numbered by frame (SA-V: every=4)?",
-                    ),
-                )
+                yield -1, BadSampleError(Cause.VIDEO, self._too_short(seen, wanted))
+
+    def _too_short(self, seen: int, wanted: Sequence[int]) -> str:
+        return (
+            f"{self.path} ends after {seen} annotated frames; its annotation has {len(wanted)}, the last is frame "
+            f"{wanted[-1]}. Is the file complete, and are its annotations numbered by frame (SA-V: every=4)?"
+        )
 
     def fingerprint(self) -> str:
         """Name and size of the file."""

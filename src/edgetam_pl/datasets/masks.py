@@ -37,10 +37,11 @@ class MaskSource(Protocol):
         ...
 
     def read(self, t: int) -> dict[str, Mask]:
-        """Masks of the visible objects of frame t; none where the frame is not annotated.
+        """Masks of the visible objects of an annotated frame.
 
         Raises:
             BadSampleError: unreadable, or not what the layout says.
+            ValueError: frame t is not annotated.
         """
         ...
 
@@ -69,8 +70,7 @@ class LabelMaps:
         return self.annotated
 
     def read(self, t: int) -> dict[str, Mask]:
-        if t not in self.paths:
-            return {}
+        _require(t, self.annotated)
         labels = read_labels(self.paths[t])
         masks = {name: labels == label for name, label in self._named(t, labels).items()}
         if self.max_area < math.inf:
@@ -115,6 +115,7 @@ class ObjectFolders:
         return tuple(self.paths[name])
 
     def read(self, t: int) -> dict[str, Mask]:
+        _require(t, self.annotated)
         masks = {name: read_labels(paths[t]) != 0 for name, paths in self.paths.items() if t in paths}
         return {name: mask for name, mask in masks.items() if mask.any()}
 
@@ -138,10 +139,8 @@ class RleMasks:
         return self.annotated
 
     def read(self, t: int) -> dict[str, Mask]:
-        found = {
-            name: rle.of_coco(raw, f"{self.where}, frame {t}, object {name}")
-            for name, raw in self.entries.get(t, {}).items()
-        }
+        _require(t, self.annotated)
+        found = {name: rle.of_coco(raw, f"{self.where}, frame {t}, object {name}") for name, raw in self.entries[t].items()}
         return {name: mask for name, mask in found.items() if mask.area}
 
     def fingerprint(self) -> str:
@@ -171,6 +170,12 @@ class ArrayMasks:
 def dense(mask: Mask) -> NDArray[np.bool_]:
     """The mask as pixels (H, W)."""
     return rle.decode(*mask) if isinstance(mask, Rle) else mask
+
+
+def _require(t: int, annotated: Sequence[int]) -> None:
+    if t not in annotated:
+        known = ", ".join(map(str, annotated[:3])) + (f" ... {annotated[-1]}" if len(annotated) > 3 else "")
+        raise ValueError(f"Frame {t} is not annotated; frames {known} are.")
 
 
 def label_files(folder: Path) -> list[Path]:

@@ -117,8 +117,10 @@ class Truths:
     """All masks of the data set are one object (DAVIS 2016)."""
 
     def read(self, t: int) -> Masks:
-        found = self.masks.read(t)
         result = np.zeros((len(self.objects), *self.size), dtype=bool)
+        if t not in self.masks.annotated:
+            return result
+        found = self.masks.read(t)
         if self.together:
             for mask in found.values():
                 result[0] |= dense(mask)

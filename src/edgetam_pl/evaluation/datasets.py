@@ -139,10 +139,7 @@ def _chosen(root: Path, rule: SetRule, available: list[str], sequences: Sequence
         return available
     names, unknown = listed(available, lines)
     if unknown:
-        raise ValueError(
-            f"{root} has no sequence {some_of(unknown)} ({len(unknown)} of {len(lines)} asked for); it has "
-            f"{some_of(available)}."
-        )
+        raise ValueError(f"{root} has no sequence {some_of(unknown)}; it has {some_of(available)}.")
     return names
 
 
