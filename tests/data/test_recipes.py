@@ -13,8 +13,8 @@ from shard_sets import palette_folder
 from edgetam_pl.commands.compose import composed
 from edgetam_pl.config import ShardsConfig
 from edgetam_pl.data.build import run
-from edgetam_pl.datasets.layout import SOURCES
 from edgetam_pl.data.recipes import Recipe
+from edgetam_pl.datasets.layout import SOURCES
 from edgetam_pl.io.resources import shipped
 
 RECIPES, MIXTURES = shipped("shards/recipes"), shipped("configs") / "data"
@@ -44,9 +44,7 @@ def test_a_recipe_says_all_and_its_command_means_its_settings(name: str) -> None
     assert not recipe.splits or cfg.split in recipe.splits
 
 
-@pytest.mark.parametrize(
-    "path", sorted(MIXTURES.glob("*.yaml")), ids=lambda path: path.stem
-)
+@pytest.mark.parametrize("path", sorted(MIXTURES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_mixture_reads_what_recipes_write_or_what_it_says_how_to_write(path: Path) -> None:
     written = {word.removeprefix("out=") for name in NAMES for word in Recipe.read(name).command.split()[3:]}
     generated = {"runs/toy/video", "runs/toy/image"}

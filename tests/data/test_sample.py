@@ -18,8 +18,8 @@ from edgetam_pl.data.clips import choose
 from edgetam_pl.data.sample import Header, Sample
 from edgetam_pl.data.shards import load_index
 from edgetam_pl.data.tars import read_members, split_name
-from edgetam_pl.datasets.toy_clips import toy_clip
 from edgetam_pl.data.writer import shard_writer
+from edgetam_pl.datasets.toy_clips import toy_clip
 from edgetam_pl.io import rle
 from edgetam_pl.io.errors import BadSampleError, Cause
 

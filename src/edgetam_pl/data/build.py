@@ -33,8 +33,8 @@ from edgetam_pl.data.recipes import Recipe
 from edgetam_pl.data.shards import read_manifest
 from edgetam_pl.data.windows import samples
 from edgetam_pl.data.writer import shard_writer
-from edgetam_pl.io.atomic import write_text
 from edgetam_pl.datasets.layout import open_layout
+from edgetam_pl.io.atomic import write_text
 from edgetam_pl.io.environment import VERSION
 from edgetam_pl.io.errors import BadSampleError
 from edgetam_pl.io.folders import some_of

@@ -33,7 +33,9 @@ class Recipe:
         """Raises ValueError where there is no such recipe."""
         path = resources.find(resources.RECIPES, f"{name}.yaml")
         if path is None:
-            raise ValueError(f"There is no recipe named {name}; known ones: {', '.join(resources.names(resources.RECIPES))}.")
+            raise ValueError(
+                f"There is no recipe named {name}; known ones: {', '.join(resources.names(resources.RECIPES))}."
+            )
         return Recipe(**yaml.safe_load(path.read_text()))
 
     def heading(self) -> str:

@@ -15,7 +15,6 @@ from edgetam_pl.data import sample as schema
 from edgetam_pl.data.augment import UNCHANGED, draw
 from edgetam_pl.data.clips import choose
 from edgetam_pl.data.collate import PackedBatch, Slots, collate
-from edgetam_pl.io.errors import BadSampleError, Cause
 from edgetam_pl.data.render import Clip
 from edgetam_pl.data.sampling import Order, Schedule
 from edgetam_pl.data.shards import ShardSet

@@ -49,13 +49,15 @@ def read_labels(path: Path) -> Labels:
             Cause.ANNOTATION, f"{path} is a JPEG, whose compression changes object numbers; label maps are PNGs. {_CURE}"
         )
     if content[:8] != _SIGNATURE or content[12:16] != b"IHDR" or len(content) < 33:
-        raise BadSampleError(Cause.MASK, f"{path} is no readable PNG; masks are PNGs with a palette, one value an object.")
+        raise BadSampleError(
+            Cause.MASK, f"{path} is not a PNG, or no readable PNG; masks are PNGs with a palette, one value an object."
+        )
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", content[16:29])
     if colour in _COLOUR_NAMES:
         raise BadSampleError(
             Cause.ANNOTATION,
-            f"{path} is a colour image ({_COLOUR_NAMES[colour]}); masks are PNGs with a palette (or grey), one value an "
-            f"object. {_CURE}",
+            f"{path} is {_COLOUR_NAMES[colour]}; masks are PNGs with a palette (or grey), one value an object, and this is a "
+            f"colour image. {_CURE}",
         )
     if depth == 8 and not interlaced:
         labels = _inflated(path, content, height, width)
