@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgetam_pl.evaluation.score import score_folders
-from edgetam_pl.evaluation.video_sets import annotations_folder
+from edgetam_pl.datasets.folders import annotations_folder
 
 Result = TypeVar("Result")
 

@@ -14,7 +14,7 @@ from edgetam_pl.config import AugmentConfig
 from edgetam_pl.data import augment
 from edgetam_pl.data.augment import AugmentParams, ColourStep
 from edgetam_pl.data.render import recolour
-from edgetam_pl.data.toy import toy_clip
+from edgetam_pl.datasets.toy_clips import toy_clip
 
 OPERATIONS = {
     "brightness": F.adjust_brightness,

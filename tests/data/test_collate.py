@@ -16,9 +16,9 @@ from edgetam_pl.data import augment
 from edgetam_pl.data import collate as packing
 from edgetam_pl.data.augment import AugmentParams, ColourStep
 from edgetam_pl.data.clips import ClipSelection
-from edgetam_pl.data.errors import BadSampleError, Cause
 from edgetam_pl.data.render import Clip, recolour
-from edgetam_pl.data.toy import toy_clip
+from edgetam_pl.datasets.toy_clips import toy_clip
+from edgetam_pl.io.errors import BadSampleError, Cause
 from edgetam_pl.types import VideoBatch
 
 

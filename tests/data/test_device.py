@@ -13,7 +13,7 @@ from edgetam_pl.config import AugmentConfig
 from edgetam_pl.data import augment, collate
 from edgetam_pl.data.augment import AugmentParams, ColourStep
 from edgetam_pl.data.device import Unaugmented, augmented
-from edgetam_pl.data.toy import toy_clip
+from edgetam_pl.datasets.toy_clips import toy_clip
 from edgetam_pl.types import VideoBatch
 
 SIDE = 96

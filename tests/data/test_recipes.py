@@ -13,8 +13,8 @@ from shard_sets import palette_folder
 from edgetam_pl.commands.compose import composed
 from edgetam_pl.config import ShardsConfig
 from edgetam_pl.data.build import run
-from edgetam_pl.data.readers import READERS
 from edgetam_pl.data.recipes import Recipe
+from edgetam_pl.datasets.layout import SOURCES
 from edgetam_pl.io.resources import shipped
 
 RECIPES, MIXTURES = shipped("shards/recipes"), shipped("configs") / "data"
@@ -35,7 +35,7 @@ def test_a_recipe_says_all_and_its_command_means_its_settings(name: str) -> None
     assert words[:3] == ["edgetam", "shards", f"recipe={name}"]
     cfg, _ = composed(ShardsConfig, command="shards", overrides=words[2:])
     assert cfg.recipe == name
-    assert cfg.source in READERS
+    assert cfg.source in SOURCES
     for key, value in recipe.settings.items():
         assert getattr(cfg, key) == value
     for counts in recipe.splits.values():

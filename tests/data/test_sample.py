@@ -15,13 +15,13 @@ import webdataset
 
 from edgetam_pl.data import sample as schema
 from edgetam_pl.data.clips import choose
-from edgetam_pl.data.errors import BadSampleError, Cause
 from edgetam_pl.data.sample import Header, Sample
 from edgetam_pl.data.shards import load_index
 from edgetam_pl.data.tars import read_members, split_name
-from edgetam_pl.data.toy import toy_clip
 from edgetam_pl.data.writer import shard_writer
+from edgetam_pl.datasets.toy_clips import toy_clip
 from edgetam_pl.io import rle
+from edgetam_pl.io.errors import BadSampleError, Cause
 
 
 def make(num_frames: int = 3, num_objects: int = 2, size: tuple[int, int] = (24, 32), key: str = "clip-000000") -> Sample:

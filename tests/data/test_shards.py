@@ -8,7 +8,6 @@ import json
 import re
 import tracemalloc
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +20,14 @@ from edgetam_pl.config import ShardsConfig
 from edgetam_pl.data import sample as schema
 from edgetam_pl.data import windows, writer
 from edgetam_pl.data.build import run
-from edgetam_pl.data.errors import BadSampleError, Cause
-from edgetam_pl.data.readers import Frame
 from edgetam_pl.data.sample import Sample
 from edgetam_pl.data.shards import ShardSet, load_index, read_manifest
 from edgetam_pl.data.tars import read_members
-from edgetam_pl.data.toy import toy_clip
 from edgetam_pl.data.writer import DiskFullError
+from edgetam_pl.datasets.layout import AnnotatedFrame
+from edgetam_pl.datasets.toy_clips import toy_clip
 from edgetam_pl.io import rle
+from edgetam_pl.io.errors import BadSampleError, Cause
 
 
 def toy(out: Path, **changes: object) -> ShardsConfig:
@@ -86,23 +85,14 @@ def test_progress_shows_rate_and_time_left(tmp_path: Path, capsys: pytest.Captur
 def test_memory_does_not_grow_with_the_length_of_a_video() -> None:
     """A frame is encoded before the next one is read, and a window's bytes are all that is held."""
 
-    @dataclass(frozen=True)
-    class Film:
-        length: int
-        kind: str = "video"
-
-        def items(self) -> list[str]:
-            return ["film"]
-
-        def frames(self, item: str) -> Iterator[Frame | BadSampleError]:
-            for number in range(self.length):
-                mask = np.ones((256, 256), bool)
-                yield Frame(number, np.full((256, 256, 3), number % 256, np.uint8), {"1": mask})
+    def film(length: int) -> Iterator[AnnotatedFrame]:
+        for number in range(length):
+            yield AnnotatedFrame(number, np.full((256, 256, 3), number % 256, np.uint8), {"1": np.ones((256, 256), bool)})
 
     peaks = []
     for length in (80, 400):
         tracemalloc.start()
-        windows_seen = sum(1 for _ in windows.samples(ShardsConfig(), Film(length), "film", lambda error: None))
+        windows_seen = sum(1 for _ in windows.samples(ShardsConfig(), "film", "video", film(length), lambda error: None))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert windows_seen == (length - 32) // 16 + 1
@@ -154,7 +144,12 @@ def test_an_interrupted_build_continues_and_never_rewrites_a_finished_shard(
     monkeypatch.setattr(windows, "_store", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(toy(out))
-    assert sorted(path.name for path in out.iterdir()) == ["settings.json", "shard-000000.index.json", "shard-000000.tar"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "names.txt",
+        "settings.json",
+        "shard-000000.index.json",
+        "shard-000000.tar",
+    ]
     finished = (out / "shard-000000.tar").stat().st_mtime_ns
     monkeypatch.setattr(windows, "_store", store)
     run(toy(out))

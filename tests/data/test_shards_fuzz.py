@@ -17,10 +17,10 @@ from edgetam_pl.config import DataConfig, DataSource, ShardsConfig
 from edgetam_pl.data import sample as schema
 from edgetam_pl.data import shards
 from edgetam_pl.data.build import run
-from edgetam_pl.data.errors import Cause
 from edgetam_pl.data.index import Index
 from edgetam_pl.data.loader import BrokenDataError, build_loader
 from edgetam_pl.data.verify import check_shard
+from edgetam_pl.io.errors import Cause
 
 CLIPS, FRAMES, SIDE = 6, 5, 32
 

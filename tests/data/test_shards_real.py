@@ -17,11 +17,11 @@ from edgetam_pl.data import sample as schema
 from edgetam_pl.data import stats
 from edgetam_pl.data.build import run
 from edgetam_pl.data.loader import build_loader
-from edgetam_pl.data.readers import SAV, open_reader
 from edgetam_pl.data.sample import Header, Sample
 from edgetam_pl.data.shards import ShardSet, load_index, read_manifest
 from edgetam_pl.data.tars import read_members
 from edgetam_pl.data.verify import verify
+from edgetam_pl.datasets.layout import open_layout
 from edgetam_pl.io import rle
 from edgetam_pl.types import VideoBatch
 
@@ -119,12 +119,11 @@ def test_the_sav_example_becomes_shards_in_which_frame_4i_carries_entry_i(sav_ro
 
 
 def test_the_sav_example_refuses_a_frame_that_is_not_annotated(sav_root: Path) -> None:
-    reader = open_reader(ShardsConfig(source="sav", root=str(sav_root)))
-    assert isinstance(reader, SAV)
-    assert set(reader.masks("sav_000001", 4)) <= {"0", "1", "2", "3", "4"}
+    clip = open_layout(ShardsConfig(source="sav", root=str(sav_root))).clip("sav_000001")
+    assert set(clip.masks.read(4)) <= {"0", "1", "2", "3", "4"}
     for frame in (2, 5, 482, 484):
-        with pytest.raises(ValueError, match=r"Frame \d+ of sav_000001 is not annotated"):
-            reader.masks("sav_000001", frame)
+        with pytest.raises(ValueError, match=r"Frame \d+ is not annotated; frames 0, 4, 8"):
+            clip.masks.read(frame)
 
 
 def test_the_sav_example_gives_training_clips_of_every_phase(sav_root: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import fsspec.core
 import pytest
 
 from edgetam_pl.data import storage
-from edgetam_pl.data.errors import BadSampleError, Cause
+from edgetam_pl.io.errors import BadSampleError, Cause
 
 
 class Line:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from oracle import Oracle, Scene
 
-from edgetam_pl.data.toy import toy_clip
+from edgetam_pl.datasets.toy_clips import toy_clip
 from edgetam_pl.evaluation.clips import Clip
 from edgetam_pl.evaluation.datasets import as_images, open_data
 from edgetam_pl.evaluation.promptable import Interaction, pvs_offline, pvs_online, segment_anything

@@ -70,11 +70,18 @@ def test_real_masks_read_as_pil_reads_them(shared: Path) -> None:
     assert len(paths) > 5
 
 
-@pytest.mark.parametrize(("mode", "word"), [("RGB", "RGB"), ("RGBA", "alpha"), ("LA", "alpha"), ("I;16", "16 bits")])
-def test_colour_and_deep_masks_are_refused_by_name(tmp_path: Path, mode: str, word: str) -> None:
+@pytest.mark.parametrize(("mode", "word"), [("RGB", "RGB"), ("RGBA", "alpha"), ("LA", "alpha")])
+def test_masks_in_colour_are_refused_by_name(tmp_path: Path, mode: str, word: str) -> None:
     Image.new(mode, (4, 4)).save(tmp_path / "wrong.png")
     with pytest.raises(ValueError, match=rf"wrong\.png.*{word}"):
         read_labels(tmp_path / "wrong.png")
+
+
+def test_numbers_above_255_are_written_and_read_in_16_bits(tmp_path: Path) -> None:
+    labels = LABELS.astype(np.uint16) * 300
+    write_labels(tmp_path / "deep.png", labels)
+    assert np.array_equal(read_labels(tmp_path / "deep.png"), labels)
+    assert np.array_equal(np.array(Image.open(tmp_path / "deep.png")), labels)
 
 
 @pytest.mark.parametrize("keep", [0, 20, 60, 200, -20])

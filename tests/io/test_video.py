@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from edgetam_pl.io.frames import EndOfVideo, Frames
-from edgetam_pl.io.label_png import davis_palette, write_labels
+from edgetam_pl.io.label_png import davis_palette, read_label_map, write_labels
 from edgetam_pl.io.video import (
     ImageFolder,
     Stills,
@@ -22,7 +22,6 @@ from edgetam_pl.io.video import (
     VideoWriter,
     fill_holes,
     open_video,
-    read_label_map,
 )
 
 

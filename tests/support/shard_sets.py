@@ -17,7 +17,7 @@ from edgetam_pl.data.build import run
 from edgetam_pl.data.loader import ShardLoader, build_loader
 from edgetam_pl.data.shards import load_index
 from edgetam_pl.data.tars import read_members
-from edgetam_pl.data.toy import toy_clip
+from edgetam_pl.datasets.toy_clips import toy_clip
 
 Members = dict[str, bytes]
 SIZE = (24, 32)

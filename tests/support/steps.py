@@ -8,7 +8,7 @@ from zoo import config
 
 from edgetam_pl.build import build_model
 from edgetam_pl.config import PhaseConfig, PromptConfig, StageConfig
-from edgetam_pl.data.toy import toy_clip
+from edgetam_pl.datasets.toy_clips import toy_clip
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.training.activation_checkpointing import MemoryOptions
 from edgetam_pl.training.distillation import Distillation

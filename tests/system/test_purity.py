@@ -10,7 +10,7 @@ import torch
 from edgetam_pl.build import build_model
 from edgetam_pl.commands.compose import composed
 from edgetam_pl.config import TrainConfig
-from edgetam_pl.data.toy import toy_clip
+from edgetam_pl.datasets.toy_clips import toy_clip
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.tracking.bank import MemoryBank
 from edgetam_pl.tracking.prompters import GivenMasks, Replay, Script

@@ -23,7 +23,7 @@ from edgetam_pl.build import load_model
 from edgetam_pl.commands.compose import composed
 from edgetam_pl.commands.demo_report import write_report
 from edgetam_pl.config import ExportConfig, ModelConfig, ShardsConfig, TrainConfig
-from edgetam_pl.data.toy import toy_clip
+from edgetam_pl.datasets.toy_clips import toy_clip
 from edgetam_pl.evaluation.clips import Clip
 from edgetam_pl.evaluation.reporting import page
 from edgetam_pl.evaluation.vos import evaluate_vos, repeat_first_mask

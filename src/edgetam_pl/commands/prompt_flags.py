@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edgetam_pl.io.video import read_label_map
+from edgetam_pl.io.label_png import VOID, objects_in, read_label_map
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,11 @@ def _masks(path: Path, number: int, frame: int) -> list[Prompt]:
     if not path.is_file():
         raise ValueError(f"There is no mask at {path}; give an image: a palette PNG, or black and white.")
     labels = read_label_map(path)
-    found = [int(label) for label in np.unique(labels) if label]
-    if not found:
+    found = objects_in(labels, path)
+    if not found or found == (VOID,):
         raise ValueError(f"The mask {path} is empty; give one that shows the object.")
     if len(found) == 1:
-        return [Prompt(number, frame, mask=labels > 0)]
+        return [Prompt(number, frame, mask=labels == found[0])]
     return [Prompt(label, frame, mask=labels == label) for label in found]
 
 
@@ -91,6 +91,6 @@ class PromptAction(argparse.Action):
 
 
 def object_number(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 255:
-        raise argparse.ArgumentTypeError(f"{text} is no object number; use 1 to 255, as palette PNGs can hold.")
+    if not text.isdecimal() or not 1 <= int(text) < VOID:
+        raise argparse.ArgumentTypeError(f"{text} is no object number; use 1 to 254 (in a label map, 255 is void).")
     return int(text)

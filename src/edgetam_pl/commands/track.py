@@ -120,7 +120,7 @@ def _follow(
         title = "tracking backwards" if backwards else "tracking"
         for out in tqdm(answers, desc=title, unit="frame", total=max_frames or session.frames.count, disable=quiet):
             path = folder / f"{out.frame:05d}.png"
-            labels = out.label_map().cpu().numpy().astype(np.uint8)
+            labels = out.label_map().cpu().numpy().astype(np.uint16)
             if path.exists():  # objects that were followed the other way keep their pixels
                 before = read_labels(path)
                 labels = np.where(before > 0, before, labels)
@@ -228,7 +228,7 @@ def _parser() -> argparse.ArgumentParser:
         "--mask", action=PromptAction, metavar="FILE[@FRAME]", help="the object itself, as an image of the video's size"
     )
     parser.add_argument(
-        "--object", action=PromptAction, type=object_number, metavar="N", help="what follows is about object N, 1 to 255"
+        "--object", action=PromptAction, type=object_number, metavar="N", help="what follows is about object N, 1 to 254"
     )
     parser.add_argument("--weights", help="checkpoint (official or ours), or `random`")
     parser.add_argument("--model", default="edgetam", help="a model of the zoo: a file in configs/model (default: edgetam)")

@@ -27,17 +27,20 @@ from tqdm import tqdm
 
 from edgetam_pl.config import ShardsConfig
 from edgetam_pl.data import sample as schema
-from edgetam_pl.data.errors import BadSampleError
 from edgetam_pl.data.index import MANIFEST, Index, Manifest, index_name, record_of
 from edgetam_pl.data.processes import fresh
-from edgetam_pl.data.readers import open_reader
 from edgetam_pl.data.recipes import Recipe
 from edgetam_pl.data.shards import read_manifest
 from edgetam_pl.data.windows import samples
 from edgetam_pl.data.writer import shard_writer
+from edgetam_pl.datasets.layout import open_layout
 from edgetam_pl.io.atomic import write_text
 from edgetam_pl.io.environment import VERSION
+from edgetam_pl.io.errors import BadSampleError
+from edgetam_pl.io.folders import some_of
 
+NAMES = "names.txt"
+"""All videos or images that the data set had when its build began, one a line."""
 GROUP = {"video": 16, "image": 1000}
 """Videos or images of one shard: a few hundred megabytes."""
 _CONTENT = (
@@ -60,18 +63,23 @@ def run(cfg: ShardsConfig) -> int:
     recipe = Recipe.read(cfg.recipe) if cfg.recipe else None
     if recipe is not None:
         print(recipe.heading())
-    names = (reader := open_reader(cfg)).items()
+    layout = open_layout(cfg)
+    names = layout.names()
+    if missing := layout.not_found():
+        print(f"split={cfg.split}: {len(missing)} of its names are not in {cfg.root}: {some_of(missing)}.")
     if recipe is not None:
         print(recipe.compared(len(names), split=cfg.split))
-    plan = Plan.of(cfg, reader.kind, names)
+    plan = Plan.of(cfg, layout.kind, names)
     if (out / MANIFEST).is_file():
         old = read_manifest(str(out))
         if old.settings != plan.settings:
             raise ValueError(_other_settings(out, old.settings, plan.settings))
         print(f"{out}: finished before: {_summary(old)}")
+        if changed := _changed(out, names):
+            print(f"{out}: the data set has changed since: {changed}. To include that, build into another folder.")
         return 0
     out.mkdir(parents=True, exist_ok=True)
-    _record_settings(out, plan)
+    _record_settings(out, plan, names)
     jobs = [plan.job(number) for number in range(len(plan.groups))]
     if cfg.engine == "slurm":
         _on_slurm(cfg, jobs)
@@ -85,6 +93,8 @@ def run(cfg: ShardsConfig) -> int:
             f"{' '.join(notes)} Nothing to train on was written; correct the folder and build into a new one."
         )
     write_text(out / MANIFEST, manifest.to_json())
+    for note in notes:  # the first of each cause
+        print(f"  {note}")
     return 0
 
 
@@ -139,8 +149,8 @@ def _check(cfg: ShardsConfig) -> None:
             raise ValueError(message + ".")
 
 
-def _record_settings(out: Path, plan: Plan) -> None:
-    """Leave the settings in the folder before the first shard, so that other settings are refused at once."""
+def _record_settings(out: Path, plan: Plan, names: Sequence[str]) -> None:
+    """Leave the settings and all names in the folder before the first shard, so that other ones are refused at once."""
     path = out / "settings.json"
     if path.is_file():
         old = json.loads(path.read_text())
@@ -148,6 +158,26 @@ def _record_settings(out: Path, plan: Plan) -> None:
             raise ValueError(_other_settings(out, old, plan.settings))
     else:
         write_text(path, json.dumps(plan.settings, indent=1))
+    if changed := _changed(out, names):
+        raise ValueError(
+            f"The data set has changed since {out} was begun: {changed}. Which video is in which shard depends on all of "
+            f"them; build into another folder, or remove that one and begin again."
+        )
+    write_text(out / NAMES, "".join(f"{name}\n" for name in names))
+
+
+def _changed(out: Path, names: Sequence[str]) -> str:
+    """Which names came and went since the folder was begun, in words; empty where none did, or nothing is known."""
+    path = out / NAMES
+    if not path.is_file():
+        return ""
+    before, now = set(path.read_text().splitlines()), set(names)
+    words = [
+        f"{len(found)} {verb} ({some_of(sorted(found))})"
+        for found, verb in ((now - before, "new"), (before - now, "gone"))
+        if found
+    ]
+    return ", ".join(words)
 
 
 def _other_settings(out: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
@@ -203,12 +233,13 @@ def _build_whole_shard(cfg: ShardsConfig, job: Job) -> int:
 
 def build_shard(cfg: ShardsConfig, job: Job) -> Iterator[str]:
     """Build one shard; yields the name of each video when it is in."""
-    reader = open_reader(cfg)
+    layout = open_layout(cfg)
     with shard_writer(Path(cfg.out), job.shard, settings=job.fingerprint) as writer:
         for item in job.items:
             before = len(writer.entries)
             try:
-                for sample in samples(cfg, reader, item, writer.skip):
+                frames = layout.clip(item).annotated_frames()
+                for sample in samples(cfg, item, layout.kind, frames, writer.skip):
                     writer.add(sample)
             except BadSampleError as error:
                 writer.skip(error)

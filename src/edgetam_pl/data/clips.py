@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgetam_pl.data.errors import BadSampleError, Cause
 from edgetam_pl.data.sample import Header
+from edgetam_pl.io.errors import BadSampleError, Cause
 
 
 @dataclass(frozen=True)

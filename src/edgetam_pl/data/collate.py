@@ -13,8 +13,8 @@ from torch import Tensor
 
 from edgetam_pl.data.augment import AugmentParams
 from edgetam_pl.data.device import Unaugmented
-from edgetam_pl.data.errors import BadSampleError
 from edgetam_pl.data.render import PLANES, Clip, Renderer, planes_of
+from edgetam_pl.io.errors import BadSampleError
 from edgetam_pl.types import VideoBatch
 
 

@@ -18,9 +18,9 @@ from edgetam_pl.data import augment
 from edgetam_pl.data import sample as schema
 from edgetam_pl.data.augment import UNCHANGED, AugmentParams, ColourStep
 from edgetam_pl.data.clips import ClipSelection
-from edgetam_pl.data.errors import BadSampleError
 from edgetam_pl.data.sample import Header
 from edgetam_pl.io import rle
+from edgetam_pl.io.errors import BadSampleError
 
 PLANES = 8
 """Objects that share a byte."""

@@ -21,8 +21,8 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from edgetam_pl.data.errors import BadSampleError, Cause
 from edgetam_pl.io import rle
+from edgetam_pl.io.errors import BadSampleError, Cause
 
 VERSION = 1
 MAX_FRAMES = 1000

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetam_pl.data import storage
-from edgetam_pl.data.errors import BadSampleError, Cause
 from edgetam_pl.data.index import MANIFEST, Entry, Index, Manifest, index_name, record_of
 from edgetam_pl.data.tars import read_members, scan
+from edgetam_pl.io.errors import BadSampleError, Cause
 
 
 class ShardSet:

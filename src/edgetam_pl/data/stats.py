@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from edgetam_pl.data import sample as schema
-from edgetam_pl.data.errors import BadSampleError
 from edgetam_pl.data.shards import ShardSet
 from edgetam_pl.io import rle
 from edgetam_pl.io.atomic import atomic_path
+from edgetam_pl.io.errors import BadSampleError
 
 _BLUE = "#4269d0"
 

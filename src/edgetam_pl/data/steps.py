@@ -15,10 +15,10 @@ from edgetam_pl.data import sample as schema
 from edgetam_pl.data.augment import UNCHANGED, draw
 from edgetam_pl.data.clips import choose
 from edgetam_pl.data.collate import PackedBatch, Slots, collate
-from edgetam_pl.data.errors import BadSampleError, Cause
 from edgetam_pl.data.render import Clip
 from edgetam_pl.data.sampling import Order, Schedule
 from edgetam_pl.data.shards import ShardSet
+from edgetam_pl.io.errors import BadSampleError, Cause
 
 MAX_REPLACEMENTS = 32
 """So many samples in a row may be broken before the run stops."""

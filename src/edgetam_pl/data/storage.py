@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from edgetam_pl.data.errors import BadSampleError, Cause
+from edgetam_pl.io.errors import BadSampleError, Cause
 
 ATTEMPTS = 4
 """A remote read is tried this often before its shard counts as unreadable."""

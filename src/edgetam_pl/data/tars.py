@@ -12,8 +12,8 @@ from typing import BinaryIO
 
 from edgetam_pl.data import sample as schema
 from edgetam_pl.data import storage
-from edgetam_pl.data.errors import BadSampleError, Cause
 from edgetam_pl.data.index import Entry, Index, Member
+from edgetam_pl.io.errors import BadSampleError, Cause
 
 BLOCK = 512
 """A tar is made of blocks of this many bytes."""

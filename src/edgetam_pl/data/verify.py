@@ -18,11 +18,11 @@ from tqdm import tqdm
 
 from edgetam_pl.data import sample as schema
 from edgetam_pl.data import storage
-from edgetam_pl.data.errors import BadSampleError, Cause
 from edgetam_pl.data.index import ShardRecord, record_of
 from edgetam_pl.data.processes import fresh
 from edgetam_pl.data.shards import load_index, read_manifest
 from edgetam_pl.data.tars import split_name, walk
+from edgetam_pl.io.errors import BadSampleError, Cause
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,14 @@ import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image
 
 from edgetam_pl.config import ShardsConfig
 from edgetam_pl.data import sample as schema
-from edgetam_pl.data.errors import BadSampleError, Cause
-from edgetam_pl.data.readers import Frame, Reader
 from edgetam_pl.data.sample import Header, Sample
+from edgetam_pl.datasets.layout import AnnotatedFrame
 from edgetam_pl.io import rle
+from edgetam_pl.io.errors import BadSampleError, Cause
+from edgetam_pl.io.pictures import decode_picture, is_upright, picture_size
 
 Skip = Callable[[BadSampleError], None]
 """Called with everything that is left out."""
@@ -36,10 +36,12 @@ class _Stored:
     original: tuple[int, int]
 
 
-def samples(cfg: ShardsConfig, reader: Reader, item: str, skip: Skip) -> Iterator[Sample]:
+def samples(
+    cfg: ShardsConfig, item: str, kind: str, frames: Iterable[AnnotatedFrame | BadSampleError], skip: Skip
+) -> Iterator[Sample]:
     """The windows of one video, or the one sample of an image. `skip(error)` is called for every frame that is left out."""
-    for window in _windows(_stored(cfg, reader.frames(item), skip), cfg.window, cfg.stride):
-        names = sorted({name for frame in window for name in frame.masks}, key=_natural)
+    for window in _windows(_stored(cfg, frames, skip), cfg.window, cfg.stride):
+        names = sorted({name for frame in window for name in frame.masks}, key=_numbers_first)
         if not names:
             skip(BadSampleError(Cause.NO_OBJECT, f"{item}: no object in frames {window[0].number} to {window[-1].number}"))
             continue
@@ -51,7 +53,7 @@ def samples(cfg: ShardsConfig, reader: Reader, item: str, skip: Skip) -> Iterato
             key=schema.safe_key(item, window[0].number),
             source=cfg.name or cfg.source,
             video=item,
-            kind=reader.kind,
+            kind=kind,
             frames=tuple(frame.number for frame in window),
             size=window[0].size,
             original_size=window[0].original,
@@ -76,7 +78,7 @@ def _windows(frames: Iterator[_Stored], length: int, stride: int) -> Iterator[li
         yield list(held)
 
 
-def _stored(cfg: ShardsConfig, frames: Iterable[Frame | BadSampleError], skip: Skip) -> Iterator[_Stored]:
+def _stored(cfg: ShardsConfig, frames: Iterable[AnnotatedFrame | BadSampleError], skip: Skip) -> Iterator[_Stored]:
     for frame in frames:
         if isinstance(frame, BadSampleError):
             skip(frame)
@@ -87,7 +89,7 @@ def _stored(cfg: ShardsConfig, frames: Iterable[Frame | BadSampleError], skip: S
             skip(error)
 
 
-def _store(cfg: ShardsConfig, frame: Frame) -> _Stored:
+def _store(cfg: ShardsConfig, frame: AnnotatedFrame) -> _Stored:
     """Bytes and runs of a frame, shrunk when asked.
 
     Raises:
@@ -107,12 +109,12 @@ def _store(cfg: ShardsConfig, frame: Frame) -> _Stored:
         image = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=cfg.quality, colorsubsampling=cfg.chroma)
     masks = {}
     for name, mask in frame.masks.items():
-        found = frame.size if isinstance(mask, str) else mask.shape
+        found = mask.size if isinstance(mask, rle.Rle) else mask.shape
         if found != original:
             raise BadSampleError(
-                Cause.MASK_SIZE, f"{where} is {original[0]} x {original[1]} pixels, its mask {found and tuple(found)}"
+                Cause.MASK_SIZE, f"{where} is {original[0]} x {original[1]} pixels, its mask {tuple(found)}"
             )
-        counts = mask if isinstance(mask, str) else rle.encode(mask)
+        counts = mask.counts if isinstance(mask, rle.Rle) else rle.encode(mask)
         if size != original:
             runs = rle.resample(rle.parse(counts, original), original, size)
             counts = rle.to_counts(runs) if rle.area(runs) else None
@@ -121,7 +123,7 @@ def _store(cfg: ShardsConfig, frame: Frame) -> _Stored:
     return _Stored(frame.number, image, masks, size, original)
 
 
-def _image(cfg: ShardsConfig, frame: Frame) -> tuple[bytes | None, NDArray[np.uint8] | None, tuple[int, int]]:
+def _image(cfg: ShardsConfig, frame: AnnotatedFrame) -> tuple[bytes | None, NDArray[np.uint8] | None, tuple[int, int]]:
     """(JPEG bytes that may be kept, pixels if decoded, (H, W)). Files that are no plain JPEG come as pixels."""
     if not isinstance(frame.image, Path):
         return None, frame.image, (frame.image.shape[0], frame.image.shape[1])
@@ -136,29 +138,19 @@ def _image(cfg: ShardsConfig, frame: Frame) -> tuple[bytes | None, NDArray[np.ui
             height, width, colours = schema.jpeg_header(data)
             if height * width > rle.MAX_PIXELS:
                 raise BadSampleError(Cause.IMAGE_SIZE, f"claims {height} x {width} pixels")
-            if colours in {"YCbCr", "Gray", "RGB"}:
+            if colours in {"YCbCr", "Gray", "RGB"} and is_upright(data):
                 if cfg.check:
                     schema.decode_jpeg(data, strict=True)
                 return data, None, (height, width)
         except BadSampleError as error:
             raise BadSampleError(error.cause, f"{frame.image}: {error.message}") from error
-    pixels = _any_image(frame.image)
+    claimed = picture_size(frame.image)
+    if claimed[0] * claimed[1] > rle.MAX_PIXELS:
+        raise BadSampleError(Cause.IMAGE_SIZE, f"{frame.image} claims {claimed[0]} x {claimed[1]} pixels")
+    pixels = decode_picture(data, frame.image)
     return None, pixels, (pixels.shape[0], pixels.shape[1])
 
 
-def _any_image(path: Path) -> NDArray[np.uint8]:
-    """A PNG or an unusual JPEG (CMYK) as RGB pixels."""
-    try:
-        with Image.open(path) as image:
-            if image.width * image.height > rle.MAX_PIXELS:
-                raise BadSampleError(Cause.IMAGE_SIZE, f"{path} claims {image.height} x {image.width} pixels")
-            return np.asarray(image.convert("RGB"))
-    except BadSampleError:
-        raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadSampleError(Cause.IMAGE, f"{path} is neither a JPEG nor a PNG that can be decoded ({error})") from error
-
-
-def _natural(name: str) -> tuple[int, str]:
+def _numbers_first(name: str) -> tuple[int, str]:
     """Order of object names: 2 before 10."""
     return (int(name), "") if name.isdigit() else (sys.maxsize, name)

@@ -13,11 +13,11 @@ from typing import Any, BinaryIO, cast
 from webdataset.writer import TarWriter
 
 from edgetam_pl.data import sample as schema
-from edgetam_pl.data.errors import BadSampleError, Cause
 from edgetam_pl.data.index import Entry, Index, Member, index_name
 from edgetam_pl.data.sample import Sample
 from edgetam_pl.data.tars import BLOCK
 from edgetam_pl.io.atomic import atomic_path, write_text
+from edgetam_pl.io.errors import BadSampleError, Cause
 
 
 class DiskFullError(OSError):

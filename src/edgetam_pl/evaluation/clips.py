@@ -13,8 +13,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-Frame = NDArray[np.uint8]
-"""(H, W, 3) RGB."""
+from edgetam_pl.datasets.frames import ArrayFrames, Frame, FrameSource
+from edgetam_pl.datasets.masks import ArrayMasks, MaskSource, dense
+
+__all__ = ["Clip", "ClipObject", "Frame", "FrameSource", "Masks", "TruthSource", "Truths"]
+
 Masks = NDArray[np.bool_]
 """(O, H, W)."""
 
@@ -31,28 +34,6 @@ class ClipObject:
     """Frames whose truth is known, in order. One alone means that the truth is hidden, and nothing can be scored."""
     group: str = ""
     """seen | unseen, where the data set distinguishes them."""
-
-
-class FrameSource(Protocol):
-    """Where frames come from."""
-
-    @property
-    def stems(self) -> Sequence[str]:
-        """T names of the frames, as their files are called."""
-        ...
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Native (H, W) in pixels."""
-        ...
-
-    def read(self, t: int) -> Frame:
-        """Frame t, (H, W, 3) uint8 RGB."""
-        ...
-
-    def fingerprint(self) -> str:
-        """Changes when the frames do."""
-        ...
 
 
 class TruthSource(Protocol):
@@ -98,7 +79,10 @@ class Clip:
                 f"Clip {name}: frames of {frames.shape} and masks of {masks.shape}; "
                 f"expected (T, H, W, 3) and (T, O, H, W) with one T, H and W."
             )
-        return cls(name, ArrayFrames(frames), ArrayTruths(masks))
+        visible, every = np.any(masks, axis=(2, 3)), tuple(range(len(masks)))  # (T, O)
+        # an object that never shows starts on frame 0
+        objects = tuple(ClipObject(str(o + 1), int(visible[:, o].argmax()), every) for o in range(masks.shape[1]))
+        return cls(name, ArrayFrames(frames), Truths(ArrayMasks(masks), objects, (frames.shape[1], frames.shape[2])))
 
     @property
     def stems(self) -> Sequence[str]:
@@ -118,45 +102,33 @@ class Clip:
 
     def fingerprint(self) -> str:
         """Hash of all that could change a score: names, frames and masks."""
-        said = "\n".join([self.name, *self.stems, self.frames.fingerprint(), self.truths.fingerprint()])
-        return hashlib.sha256(said.encode()).hexdigest()
+        parts = "\n".join([self.name, *self.stems, self.frames.fingerprint(), self.truths.fingerprint()])
+        return hashlib.sha256(parts.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
-class ArrayFrames:
-    """Frames (T, H, W, 3) in memory."""
+class Truths:
+    """Masks of a data set's clip, as its rule wants them: named objects, each with the frame it starts on."""
 
-    pixels: NDArray[np.uint8]
-
-    @property
-    def stems(self) -> tuple[str, ...]:
-        return tuple(f"{t:05d}" for t in range(len(self.pixels)))
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.pixels.shape[1], self.pixels.shape[2]
-
-    def read(self, t: int) -> Frame:
-        return self.pixels[t]
-
-    def fingerprint(self) -> str:
-        return hashlib.sha256(self.pixels.tobytes()).hexdigest()
-
-
-@dataclass(frozen=True)
-class ArrayTruths:
-    """Masks (T, O, H, W) in memory, known on every frame. An object that never shows starts on frame 0, unseen."""
-
-    masks: NDArray[np.bool_]
-
-    @property
-    def objects(self) -> tuple[ClipObject, ...]:
-        visible = np.any(self.masks, axis=(2, 3))  # (T, O)
-        every = tuple(range(len(self.masks)))
-        return tuple(ClipObject(str(o + 1), int(visible[:, o].argmax()), every) for o in range(self.masks.shape[1]))
+    masks: MaskSource
+    objects: tuple[ClipObject, ...]
+    size: tuple[int, int]
+    together: bool = False
+    """All masks of the data set are one object (DAVIS 2016)."""
 
     def read(self, t: int) -> Masks:
-        return self.masks[t]
+        result = np.zeros((len(self.objects), *self.size), dtype=bool)
+        if t not in self.masks.annotated:
+            return result
+        found = self.masks.read(t)
+        if self.together:
+            for mask in found.values():
+                result[0] |= dense(mask)
+            return result
+        for item, mask in zip(self.objects, result):
+            if item.name in found:
+                mask[:] = dense(found[item.name])
+        return result
 
     def fingerprint(self) -> str:
-        return hashlib.sha256(str(self.masks.shape).encode() + np.packbits(self.masks).tobytes()).hexdigest()
+        return self.masks.fingerprint()

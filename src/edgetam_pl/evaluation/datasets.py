@@ -6,19 +6,41 @@ A sequence is opened when its turn comes. Everything that does not fit is named:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from edgetam_pl.data.toy import toy_clip
-from edgetam_pl.evaluation.clips import Clip, ClipObject, Frame, Masks
-from edgetam_pl.evaluation.folders import lines_of, some_of
-from edgetam_pl.evaluation.image_sets import image_opener
-from edgetam_pl.evaluation.rules import RULES, Opener, SetRule
-from edgetam_pl.evaluation.video_sets import video_opener
+from edgetam_pl.config import ShardsConfig
+from edgetam_pl.datasets.layout import SOURCES, AnnotatedClip, Layout, open_layout
+from edgetam_pl.datasets.layouts.images import Images
+from edgetam_pl.datasets.layouts.toy import Toy
+from edgetam_pl.evaluation.clips import Clip, ClipObject, Frame, Masks, Truths
+from edgetam_pl.evaluation.rules import RULES, SetRule, rule_of
+from edgetam_pl.io.errors import Cause
+from edgetam_pl.io.folders import lines_of, list_in, listed, natural, some_of
+from edgetam_pl.io.rle import Rle
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Which objects count as unseen, for the score G of YouTube-VOS and LVOS."""
+
+    unseen: frozenset[str] = frozenset()
+    """Categories and sequences."""
+    categories: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Sequence, object -> category."""
+
+    def of(self, sequence: str, name: str) -> str:
+        """seen | unseen, or empty where nothing is unseen."""
+        if not self.unseen:
+            return ""
+        category = self.categories.get(sequence, {}).get(name, "")
+        return "unseen" if sequence in self.unseen or category in self.unseen else "seen"
 
 
 @dataclass(frozen=True)
@@ -28,14 +50,15 @@ class DataSet:
     kind: str
     names: tuple[str, ...]
     rule: SetRule
-    opener: Opener
+    layout: Layout
+    groups: Groups = field(default_factory=lambda: Groups())
 
     def __len__(self) -> int:
         return len(self.names)
 
     def clip(self, name: str) -> Clip:
         """Open one sequence."""
-        return self.opener.open(name, self.rule)
+        return clip_of(self.layout.clip(name), self.rule, self.groups, image=self.layout.kind == "image")
 
     def __iter__(self) -> Iterator[Clip]:
         return (self.clip(name) for name in self.names)
@@ -73,76 +96,51 @@ def open_data(
         ValueError: an unknown kind, no such folder, nothing in it, or sequences in one folder and not in the other.
     """
     kind = {"davis": "davis17"}.get(kind, kind)
-    if kind not in RULES:
-        raise ValueError(
-            f"There is no data set {kind!r}; known ones: {', '.join(RULES)}. Any DAVIS-like folder is 'folder'."
-        )
+    if kind not in RULES and kind not in SOURCES:
+        known = ", ".join([*RULES, *(name for name in SOURCES if name not in RULES)])
+        raise ValueError(f"There is no data set {kind!r}; known ones: {known}. Any DAVIS-like folder is 'folder'.")
     if kind == "toy" or str(root).split(":")[0] == "toy":
         return _toy(str(root) or "toy", sequences=sequences, limit=limit, size=toy_size)
-    base = Path(root)
+    base = Path(root).expanduser()
     if not base.is_dir():
         raise ValueError(f"There is no folder {base}; give root, the folder that holds {kind}.")
-    rule = RULES[kind]
-    opener, available = image_opener(base) if kind == "images" else video_opener(base, rule, unseen)
+    source = RULES[kind].layout if kind in RULES else kind
+    layout = open_layout(ShardsConfig(source=source, root=str(base), max_area=math.inf))
+    if isinstance(layout, Images) and (base / "sa1b_json").is_dir():
+        layout = replace(layout, masks=base / "sa1b_json")
+    rule = rule_of(kind, layout.kind)
+    incomplete = layout.incomplete()
+    available = sorted({*layout.present(), *incomplete})
     names = _chosen(base, rule, available, sequences, split)
-    names = _complete(opener, names, strict=strict)
-    if limit > 0:
-        names = names[:limit]
+    lacking = [name for name in names if name in incomplete]
+    if lacking and strict:
+        others = f" ({len(lacking) - 1} more such)" if len(lacking) > 1 else ""
+        raise ValueError(
+            f"{incomplete[lacking[0]]}{others}. Complete the data, or leave such sequences out with strict=false."
+        )
+    names = [name for name in names if name not in incomplete][: limit or None]
     if not names:
-        raise ValueError(f"There is no sequence in {base}; expected folders of frames below {opener.place()}.")
-    return DataSet(kind, tuple(names), rule, opener)
-
-
-# ---------------------------------------------------------------------- which sequences
+        raise ValueError(f"There is no sequence in {base}; expected a {layout.expected()}.")
+    groups = Groups()
+    if rule.grouped and unseen is not None:
+        groups = Groups(frozenset(lines_of(Path(unseen))), _categories(base))
+    return DataSet(kind, tuple(names), rule, layout, groups)
 
 
 def _chosen(root: Path, rule: SetRule, available: list[str], sequences: Sequence[str], split: str | None) -> list[str]:
     """The sequences asked for, in the order asked for."""
     if sequences:
-        names = list(sequences)
+        lines = list(sequences)
+    elif split:
+        lines = lines_of(list_in(root, split))
+    elif split is None and rule.split and (root / rule.split).is_file():
+        lines = lines_of(root / rule.split)
     else:
-        given = split if split is not None else rule.split
-        file = next((path for path in (root / given, Path(given)) if given and path.is_file()), None)
-        if file is None and split:
-            raise ValueError(f"There is no list of sequences at {split}, neither below {root}.")
-        names = available if file is None else _split_names(file)
-    unknown = [name for name in names if name not in available]
+        return available
+    names, unknown = listed(available, lines)
     if unknown:
         raise ValueError(f"{root} has no sequence {some_of(unknown)}; it has {some_of(available)}.")
     return names
-
-
-def _complete(opener: Opener, names: list[str], *, strict: bool) -> list[str]:
-    lacking = {name: lack for name in names if (lack := opener.missing(name))}
-    if lacking and strict:
-        first = next(iter(lacking.values()))
-        others = f" ({len(lacking) - 1} more such)" if len(lacking) > 1 else ""
-        raise ValueError(f"{first}{others}. Complete the data, or leave such sequences out with strict=false.")
-    return [name for name in names if name not in lacking]
-
-
-def _split_names(path: Path) -> list[str]:
-    """Names in a list: one a line; DAVIS 2016 lists pairs of files, of which the folder is the sequence."""
-    names = [Path(line.split()[0]).parent.name if "/" in line.split()[0] else line.split()[0] for line in lines_of(path)]
-    return list(dict.fromkeys(names))
-
-
-# ---------------------------------------------------------------------- generated clips
-
-
-@dataclass(frozen=True)
-class ToyOpener(Opener):
-    """Generated clips of 24 frames with 3 objects."""
-
-    size: int = 128
-    num_frames: int = 24
-    num_objects: int = 3
-
-    def place(self) -> str:
-        return "toy"
-
-    def open(self, name: str, rule: SetRule) -> Clip:
-        return Clip.of_arrays(name, *toy_clip(int(name.rpartition("-")[2]), self.num_frames, self.size, self.num_objects))
 
 
 def _toy(spec: str, *, sequences: Sequence[str], limit: int, size: int) -> DataSet:
@@ -155,24 +153,71 @@ def _toy(spec: str, *, sequences: Sequence[str], limit: int, size: int) -> DataS
     names = tuple(sequences) or tuple(
         f"toy-{number}" for number in range(seed, seed + (min(count, limit) if limit else count))
     )
-    return DataSet("toy", names, RULES["toy"], ToyOpener(size=size))
+    return DataSet("toy", names, RULES["toy"], Toy(0, count, num_frames=24, size=size, objects=3))
+
+
+# ---------------------------------------------------------------------- a clip by the rule of its data set
+
+
+def clip_of(found: AnnotatedClip, rule: SetRule, groups: Groups, *, image: bool) -> Clip:
+    """The clip as it is evaluated: which objects, from which frame on. All masks are read once.
+
+    Raises:
+        ValueError: a mask without a frame or of another size, or no object at all.
+    """
+    for fault in found.faults:
+        if fault.cause is not Cause.NO_MASK:  # a frame without a mask is not annotated
+            raise fault
+    frames, annotated = found.frames, tuple(found.masks.annotated)
+    size = frames.size
+    first_seen: dict[str, int] = {}
+    for t in annotated:
+        for name, mask in found.masks.read(t).items():
+            shape = mask.size if isinstance(mask, Rle) else mask.shape
+            if tuple(shape) != size:
+                raise ValueError(
+                    f"{found.name}: mask {frames.stems[t]}.png is {shape} and its frame {size} (height, width); they must "
+                    f"have one size."
+                )
+            first_seen.setdefault(name, t)
+    names = [name for name, t in first_seen.items() if not rule.first_frame_only or t == annotated[0]]
+    if rule.binary:
+        first = min(first_seen.values(), default=None)
+        objects = [] if first is None else [ClipObject("1", first, annotated)]
+    elif rule.per_object:
+        objects = [ClipObject(name, first_seen[name], tuple(found.masks.frames_of(name))) for name in names]
+    else:
+        # Of a hidden truth only the frames are there on which objects appear: nothing after them can be scored.
+        hidden = len(frames.stems) > 1 and len(annotated) <= len({first_seen[name] for name in names})
+        objects = [ClipObject(name, t, (t,) if hidden else annotated) for name, t in first_seen.items() if name in names]
+    if not objects and not image:
+        where = "its first mask" if rule.first_frame_only and first_seen else "any frame"
+        raise ValueError(f"{found.name} shows no object on {where}; leave the sequence out.")
+    objects = [replace(item, group=groups.of(found.name, item.name)) for item in objects]
+    objects.sort(key=lambda item: natural(item.name))
+    return Clip(found.name, frames, Truths(found.masks, tuple(objects), size, together=rule.binary))
+
+
+def _categories(root: Path) -> dict[str, dict[str, str]]:
+    """Category of each object, from the meta.json that YouTube-VOS and LVOS come with; empty without one."""
+    names = (root / "meta.json", root / f"{root.name}_meta.json", root.parent / f"{root.name}_meta.json")
+    file = next((path for path in names if path.is_file()), None)
+    if file is None:
+        return {}
+    videos = json.loads(file.read_text())["videos"]
+    return {v: {o: item.get("category", "") for o, item in entry["objects"].items()} for v, entry in videos.items()}
 
 
 # ---------------------------------------------------------------------- frames of videos as images
 
 
 @dataclass(frozen=True)
-class FramesAsImages(Opener):
+class FramesAsImages(DataSet):
     """The annotated frames of videos, each an image of its own: how Segment Anything is measured on video sets."""
 
-    videos: DataSet
-
-    def place(self) -> str:
-        return self.videos.opener.place()
-
-    def open(self, name: str, rule: SetRule) -> Clip:
+    def clip(self, name: str) -> Clip:
         video, _, stem = name.rpartition("/")
-        clip = self.videos.clip(video)
+        clip = clip_of(self.layout.clip(video), rule_of(self.kind, "video"), self.groups, image=False)
         t = list(clip.stems).index(stem)
         shown = np.flatnonzero(clip.truths.read(t).any(axis=(1, 2))).tolist()
         return Clip(name, _OneFrame(clip, t), _OneTruth(clip, t, tuple(shown)))
@@ -184,7 +229,7 @@ def as_images(videos: DataSet, *, every: int = 1) -> DataSet:
     for clip in videos:
         annotated = sorted({t for item in clip.objects for t in item.annotated})
         names += [f"{clip.name}/{clip.stems[t]}" for t in annotated[::every]]
-    return DataSet(videos.kind, tuple(names), RULES["images"], FramesAsImages(videos))
+    return FramesAsImages(videos.kind, tuple(names), RULES["images"], videos.layout, videos.groups)
 
 
 @dataclass(frozen=True)

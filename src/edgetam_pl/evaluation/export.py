@@ -26,11 +26,11 @@ def predictions_of(clip: Clip, folder: Path, *, per_object: bool) -> Iterator[Ca
         per_object: a folder an object.
 
     Raises:
-        ValueError: objects of the clip cannot be labels of a palette.
+        ValueError: objects of the clip cannot be labels of a PNG.
     """
     names = [item.name for item in clip.objects]
-    if not per_object and not all(name.isdigit() and 0 < int(name) < 256 for name in names):
-        raise ValueError(f"{clip.name}: objects {', '.join(names)} cannot be labels 1 to 255 of one PNG a frame.")
+    if not per_object and not all(name.isdigit() and 0 < int(name) < 1 << 16 for name in names):
+        raise ValueError(f"{clip.name}: objects {', '.join(names)} cannot be labels 1 to 65535 of one PNG a frame.")
     with atomic_path(folder / clip.name) as draft:
         draft.mkdir()
 
@@ -42,7 +42,7 @@ def predictions_of(clip: Clip, folder: Path, *, per_object: bool) -> Iterator[Ca
                     if answer.t >= item.start:
                         write_labels(draft / item.name / file, mask.astype(np.uint8))
                 return
-            labels = np.zeros(clip.size, dtype=np.uint8)
+            labels = np.zeros(clip.size, dtype=np.uint16)
             # from high to low, so that the lowest label has the last word (SAM 2 release)
             for item, mask in sorted(masks, key=lambda pair: -int(pair[0].name)):
                 labels[mask] = int(item.name)

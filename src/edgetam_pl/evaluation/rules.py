@@ -3,13 +3,12 @@ PUMaVOS, and the images of Segment Anything)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from edgetam_pl.evaluation.clips import Clip
 from edgetam_pl.evaluation.scoring import ScoreRule
+from edgetam_pl.io.label_png import VOID
 
-VOID = 255
-"""A label nobody is asked about; it is background for truth and prediction alike (DAVIS toolkit)."""
+__all__ = ["RULES", "VOID", "SetRule", "rule_of"]
 
 
 @dataclass(frozen=True)
@@ -17,6 +16,8 @@ class SetRule:
     """How a data set is followed, scored and handed in."""
 
     score: ScoreRule = field(default_factory=ScoreRule)
+    layout: str = "davis"
+    """The file in `datasets.layouts` that reads it."""
     non_overlap: bool = True
     """A pixel has one object: sets with one PNG a frame. SA-V's objects have a folder each and may overlap."""
     per_object: bool = False
@@ -33,34 +34,28 @@ class SetRule:
     """What a reader of the numbers should know."""
 
 
+_IMAGES = SetRule(score=ScoreRule(skip_first_and_last=False, boundary=False), layout="images", non_overlap=False)
 _APPEARANCE = ScoreRule(counts_from="appearance")
 RULES: dict[str, SetRule] = {
     "davis16": SetRule(binary=True, first_frame_only=True, split="ImageSets/480p/val.txt"),
     "davis17": SetRule(first_frame_only=True, split="ImageSets/2017/val.txt"),
-    "mose": SetRule(score=_APPEARANCE, note="truth of the validation set is with the challenge server: export only"),
-    "sav": SetRule(non_overlap=False, per_object=True, note="frames at 24 FPS, scored on the 6 FPS that are annotated"),
+    "mose": SetRule(
+        layout="mose", score=_APPEARANCE, note="truth of the validation set is with the challenge server: export only"
+    ),
+    "sav": SetRule(
+        layout="sav", non_overlap=False, per_object=True, note="frames at 24 FPS, scored on the 6 FPS that are annotated"
+    ),
     "ytvos19": SetRule(score=_APPEARANCE, grouped=True, note="objects are followed from the frame where they appear"),
     "lvos": SetRule(score=_APPEARANCE, grouped=True, note="objects are followed from the frame where they appear"),
     "vost": SetRule(score=ScoreRule(boundary=False), split="ImageSets/val.txt", note="J alone"),
     "pumavos": SetRule(score=_APPEARANCE),
     "folder": SetRule(score=_APPEARANCE, note="any folder laid out as DAVIS is"),
-    "toy": SetRule(note="generated clips"),
-    "images": SetRule(score=ScoreRule(skip_first_and_last=False, boundary=False), non_overlap=False),
+    "toy": SetRule(layout="toy", note="generated clips"),
+    "images": _IMAGES,
 }
 """Data sets by name. `folder` is for any other that is laid out as DAVIS is."""
 
 
-class Opener:
-    """Knows where the sequences of a data set lie."""
-
-    def place(self) -> str:
-        """Where sequences are looked for."""
-        raise NotImplementedError
-
-    def open(self, name: str, rule: SetRule) -> Clip:
-        """The clip of that name."""
-        raise NotImplementedError
-
-    def missing(self, name: str) -> str:
-        """What a sequence lacks, in words; empty when it is whole."""
-        return ""
+def rule_of(kind: str, layout_kind: str) -> SetRule:
+    """The rule of a data set; a layout that has none of its own is scored as images or folders of videos are."""
+    return RULES.get(kind) or replace(_IMAGES if layout_kind == "image" else RULES["folder"], layout=kind, note="")

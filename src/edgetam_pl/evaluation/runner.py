@@ -200,7 +200,7 @@ def hash_of_weights(model: object) -> str:
 def hash_of_code() -> str:
     """Of the modules that make the numbers: after a change to them nothing old is taken for new."""
     package = Path(edgetam_pl.__file__).parent
-    parts = ["types.py", *(f"{name}/*.py" for name in ("model", "tracking", "metrics", "evaluation"))]
+    parts = ["types.py", *(f"{name}/*.py" for name in ("model", "tracking", "metrics", "evaluation", "datasets", "io"))]
     digest = hashlib.sha256()
     for path in sorted(path for part in parts for path in package.glob(part)):
         digest.update(path.name.encode() + path.read_bytes())

@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from edgetam_pl.datasets.folders import annotations_folder
 from edgetam_pl.evaluation.clips import Masks
 from edgetam_pl.evaluation.reporting.report import Report
 from edgetam_pl.evaluation.rules import RULES as SET_RULES
 from edgetam_pl.evaluation.rules import VOID, SetRule
 from edgetam_pl.evaluation.scoring import Key, ObjectScore, Scores
-from edgetam_pl.evaluation.sources import numbered
-from edgetam_pl.evaluation.video_sets import annotations_folder
+from edgetam_pl.io.folders import files_in, folders_in, numbered
 from edgetam_pl.io.label_png import Labels, labels_in, read_labels
 
 RULES = {
@@ -182,13 +182,13 @@ def score_sequence(task: Task) -> SequenceScore:
     # folders to compare, by the object that they are about; "" where a PNG holds all objects
     folders = {"": (task.prediction, task.truth)}
     if task.rule.per_object:
-        names = sorted(path.name for path in task.truth.iterdir() if path.is_dir() and not path.name.startswith("."))
+        names = folders_in(task.truth)
         folders = {name: (task.prediction / name, task.truth / name) for name in names}
         problems += _unmatched_objects(task, names)
     rule = replace(task.rule.score, skip_first_and_last=task.skip_first_and_last)
     scores, num_frames, complete = Scores(task.name, rule), 0, True
     for object_name, (predicted, true) in folders.items():
-        paths = numbered(masks_in(true))
+        paths = [*numbered(files_in(true, (".png",))).values()]
         if not paths:
             problems.append(Problem(task.name, f"{true} holds no masks (PNG)"))
         num_frames = max(num_frames, len(paths))
@@ -273,7 +273,7 @@ class _Reader:
             labels = list(range(1, (self.highest or 0) + 1))
         else:
             labels = sorted(self.seen.union(labels_in(found)) - {0, VOID})
-        each = np.array(labels, dtype=np.uint8)[:, None, None]
+        each = np.array(labels, dtype=np.uint8 if max(labels, default=0) < 256 else np.uint16)[:, None, None]
         return _Pair([_key(str(label)) for label in labels], found == each, wanted == each)
 
     def _learn(self, truth: Labels, path: Path) -> None:
@@ -305,9 +305,9 @@ def _unmatched_objects(task: Task, names: Sequence[str]) -> Iterable[Problem]:
     for name in names:
         if not (task.prediction / name).is_dir():
             yield Problem(task.name, f"there is no folder {task.prediction / name}; every object of the truth needs one")
-    for path in sorted(task.prediction.iterdir()):
-        if path.is_dir() and path.name not in names:
-            yield Problem(task.name, f"{path} is an object that the truth does not have")
+    for name in folders_in(task.prediction):
+        if name not in names:
+            yield Problem(task.name, f"{task.prediction / name} is an object that the truth does not have")
 
 
 def _key(name: str) -> Key:
@@ -323,16 +323,9 @@ def _means(rows: Sequence[ObjectScore]) -> tuple[float, float] | None:
 # ---------------------------------------------------------------------- folders
 
 
-def masks_in(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if path.suffix.lower() == ".png" and not path.name.startswith(".")]
-
-
 def _common(prediction: Path, truth: Path, sequences: Sequence[str], *, strict: bool) -> tuple[list[str], list[str]]:
     """Sequences that both folders have, and those that one lacks."""
-    predicted, true = (
-        {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
-        for folder in (prediction, truth)
-    )
+    predicted, true = set(folders_in(prediction)), set(folders_in(truth))
     if not true:
         raise ValueError(f"{truth} holds no sequences: expected a folder of masks for each.")
     if sequences:
@@ -359,9 +352,9 @@ def _kinds(truth: Path, names: Iterable[str]) -> list[str]:
     """Rules that may fit, the most particular first, by the look of first frames."""
     firsts = []
     for name in names:
-        paths = numbered(masks_in(truth / name))
+        paths = [*numbered(files_in(truth / name, (".png",))).values()]
         if not paths:
-            if any(path.is_dir() for path in (truth / name).iterdir()):
+            if folders_in(truth / name):
                 return ["sav"]
             raise ValueError(f"{truth / name} holds neither masks (PNG) nor folders of objects.")
         firsts.append(labels_in(read_labels(paths[0])))

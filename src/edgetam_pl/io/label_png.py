@@ -1,4 +1,4 @@
-"""PNGs of object labels: read fast, judged strictly, written with the DAVIS palette.
+"""Label maps, PNGs of object numbers: the one reader for shards, evaluation, scores and prompts.
 
 Label maps are almost always 8-bit and unfiltered, and then decoding is inflating: 20 times faster with zlib-ng than the
 way through an image library. Everything else that is a legal mask goes through OpenCV, as grey values.
@@ -16,49 +16,114 @@ import numpy as np
 from numpy.typing import NDArray
 from zlib_ng import zlib_ng
 
-Labels = NDArray[np.uint8]
-"""(H, W), 0 the background."""
+from edgetam_pl.io.errors import BadSampleError, Cause
+from edgetam_pl.io.pictures import read_picture
+
+Labels = NDArray[np.uint8] | NDArray[np.uint16]
+"""(H, W), 0 the background; 16 bits where a number is above 255."""
+
+VOID = 255
+"""The label of pixels nobody is asked about: never an object, background for truth and prediction alike (DAVIS toolkit)."""
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _PALETTE = 0, 3
 _COLOUR_NAMES = {2: "RGB", 4: "grey with alpha", 6: "RGB with alpha"}
+_CURE = (
+    "Write the object numbers themselves, for instance cv2.imwrite(FILE, labels) with labels (H, W) uint8; converting a "
+    "coloured picture to a palette (PIL's mode P) invents numbers."
+)
 
 
 def read_labels(path: Path) -> Labels:
-    """Labels (H, W) of a palette PNG, or the values of a grey one (0 and 1 of a one-bit file).
+    """Labels (H, W) of a palette PNG, or the values of a grey one of 1 to 16 bits (0 and 1 of a one-bit file).
 
     Raises:
-        ValueError: unreadable, not a PNG, in colour, or with 16 bits a value; the file is named.
+        BadSampleError: unreadable, not a PNG, or in colour; the file is named.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}).") from error
+        raise BadSampleError(Cause.MASK, f"{path} cannot be read ({error.strerror}).") from error
+    if content[:2] == b"\xff\xd8":
+        raise BadSampleError(
+            Cause.ANNOTATION, f"{path} is a JPEG, whose compression changes object numbers; label maps are PNGs. {_CURE}"
+        )
     if content[:8] != _SIGNATURE or content[12:16] != b"IHDR" or len(content) < 33:
-        raise ValueError(f"{path} is not a PNG; masks are PNGs with a palette, one value an object.")
+        raise BadSampleError(
+            Cause.MASK, f"{path} is not a PNG, or no readable PNG; masks are PNGs with a palette, one value an object."
+        )
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", content[16:29])
     if colour in _COLOUR_NAMES:
-        raise ValueError(
-            f"{path} is {_COLOUR_NAMES[colour]}; masks are PNGs with a palette (or grey), one value an object. "
-            f"Save it with PIL's mode 'P'."
+        raise BadSampleError(
+            Cause.ANNOTATION,
+            f"{path} is {_COLOUR_NAMES[colour]}; masks are PNGs with a palette (or grey), one value an object, and this is a "
+            f"colour image. {_CURE}",
         )
-    if colour not in (_GREY, _PALETTE) or depth not in (1, 2, 4, 8):
-        raise ValueError(f"{path} has {depth} bits a value and colour type {colour}; masks have 8 bits and a palette.")
     if depth == 8 and not interlaced:
         labels = _inflated(path, content, height, width)
         if labels is not None:
             return labels
-    return _decoded(path, content, colour, depth)
+    return _decoded(path, content, depth)
+
+
+def objects_in(labels: Labels, path: Path) -> tuple[int, ...]:
+    """The numbers of the objects of a label map, void left out; (VOID,) where it shows nothing but void.
+
+    Raises:
+        BadSampleError: neighbouring pixels change their number all the time: a dithered picture, no label map.
+    """
+    found = tuple(label for label in labels_in(labels) if label not in (0, VOID))
+    if len(found) > 1:
+        left, right = labels[:, :-1], labels[:, 1:]
+        mixed = np.count_nonzero((left != right) & (left != 0) & (right != 0))
+        if mixed > max(16, np.count_nonzero(labels) // 4):
+            raise BadSampleError(
+                Cause.ANNOTATION,
+                f"{path} has objects {', '.join(map(str, found[:8]))} mixed pixel by pixel, as a dithered colour picture "
+                f"has. {_CURE}",
+            )
+    return found or ((VOID,) if labels.any() else ())
+
+
+def read_label_map(path: Path) -> Labels:
+    """Object numbers of a mask that a person gives: a label PNG, or a black and white picture of any kind (1 where white).
+
+    Raises:
+        BadSampleError: unreadable, or a picture that is neither.
+    """
+    header = path.read_bytes()[:26] if path.is_file() else b""
+    if header[:8] == _SIGNATURE and header[25] in (_GREY, _PALETTE):
+        labels = read_labels(path)
+        values, counts = np.unique(labels[labels > 0], return_counts=True)
+        blurred = header[25] == _GREY and len(values) > 8 and values[counts.argmax()] == VOID  # white with soft edges
+        if not blurred:
+            return labels if set(values.tolist()) != {VOID} else (labels > 0).astype(np.uint8)
+        return (labels > 127).astype(np.uint8)
+    picture = read_picture(path)
+    grey = picture.max(axis=2)
+    in_colour = np.count_nonzero(grey - picture.min(axis=2) > 31)
+    between = np.count_nonzero((grey > 63) & (grey < 192)) + (np.count_nonzero(grey > 15) if grey.max() < 128 else 0)
+    if max(in_colour, between) > grey.size // 1000 + np.count_nonzero(grey > 127) // 4:
+        raise BadSampleError(
+            Cause.ANNOTATION, f"{path} is neither a PNG of object numbers nor a picture in black and white. {_CURE}"
+        )
+    return (grey > 127).astype(np.uint8)
 
 
 def write_labels(path: Path, labels: Labels) -> None:
-    """Labels (H, W) as a palette PNG in DAVIS's colours; written whole or not at all."""
-    height, width = labels.shape
-    rows = np.zeros((height, width + 1), dtype=np.uint8)  # a filter byte, 0 for none, before each row
-    rows[:, 1:] = labels
-    header = struct.pack(">IIBBBBB", width, height, 8, _PALETTE, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"PLTE", davis_palette()), (b"IDAT", zlib_ng.compress(rows.tobytes(), 6)), (b"IEND", b""))
+    """Labels (H, W) as a palette PNG in DAVIS's colours, or as grey 16 bits where a number is above 255; whole or not at
+    all."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    height, width = labels.shape
+    deep = labels.dtype.itemsize > 1 and int(labels.max(initial=0)) > 255
+    size = 2 if deep else 1
+    rows = np.zeros((height, size * width + 1), dtype=np.uint8)  # a filter byte, 0 for none, before each row
+    rows[:, 1:] = labels.astype(">u2" if deep else np.uint8).view(np.uint8).reshape(height, -1)
+    header = struct.pack(">IIBBBBB", width, height, 8 * size, _GREY if deep else _PALETTE, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib_ng.compress(rows.tobytes(), 6)), (b"IEND", b"")]
+    if not deep:
+        chunks.insert(1, (b"PLTE", davis_palette()))
+    # not io.atomic: a label map is one of thousands in a folder, and waiting for the disk at each would cost more than it
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(_SIGNATURE + b"".join(_chunk(name, body) for name, body in chunks))
     partial.replace(path)
@@ -83,29 +148,34 @@ def labels_in(labels: Labels) -> tuple[int, ...]:
     return tuple(sorted({int(flat[0]), *np.unique(flat[changes + 1]).tolist()}))
 
 
-def _inflated(path: Path, content: bytes, height: int, width: int) -> Labels | None:
+def _inflated(path: Path, content: bytes, height: int, width: int) -> NDArray[np.uint8] | None:
     """The fast way; None when rows are filtered."""
     try:
         raw = zlib_ng.decompress(b"".join(_idat(content)), bufsize=height * (width + 1))
     except (zlib_ng.error, struct.error) as error:  # pyright: ignore[reportGeneralTypeIssues] (its stub names an instance)
-        raise ValueError(f"{path} is damaged ({error}); write it again.") from error
+        raise BadSampleError(Cause.MASK, f"{path} is no readable PNG ({error}); write it again.") from error
     if len(raw) != height * (width + 1):
-        raise ValueError(f"{path} is damaged: {len(raw)} bytes of pixels, expected {height * (width + 1)}. Write it again.")
+        raise BadSampleError(
+            Cause.MASK, f"{path} is damaged: {len(raw)} bytes of pixels, expected {height * (width + 1)}. Write it again."
+        )
     rows = np.frombuffer(raw, dtype=np.uint8).reshape(height, width + 1)
     return None if rows[:, 0].any() else np.ascontiguousarray(rows[:, 1:])
 
 
-def _decoded(path: Path, content: bytes, colour: int, depth: int) -> Labels:
+def _decoded(path: Path, content: bytes, depth: int) -> Labels:
     """Any palette or grey PNG through OpenCV: told to be grey, it gives palette indices as they are."""
     header = content[16:25] + bytes([_GREY]) + content[26:29]
     try:
         grey = _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", b"".join(_idat(content))) + _chunk(b"IEND", b"")
     except struct.error as error:
-        raise ValueError(f"{path} is damaged: it ends early. Write it again.") from error
+        raise BadSampleError(Cause.MASK, f"{path} is no readable PNG: it ends early. Write it again.") from error
     labels = cv2.imdecode(np.frombuffer(grey, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     if labels is None or labels.ndim != 2:
-        raise ValueError(f"{path} is damaged; write it again.")
-    return labels // (255 // (2**depth - 1))  # fewer bits come spread over 0 ... 255
+        raise BadSampleError(Cause.MASK, f"{path} is no readable PNG; write it again.")
+    if depth == 16 and labels.max(initial=0) > 255:
+        return labels.astype(np.uint16)
+    spread = 255 // (2**depth - 1) if depth < 8 else 1  # fewer bits come spread over 0 ... 255
+    return (labels // spread).astype(np.uint8)
 
 
 def _idat(content: bytes) -> list[bytes]:

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetam_pl.io.label_png import labels_in
+from edgetam_pl.io.label_png import Labels, labels_in
 
 COLOURS = ("#d83a3a", "#2b8fd6", "#3fa34d", "#d98e04", "#9a4fd0", "#0e9e95", "#d6539f", "#85752c")
 """Colours of objects, as CSS and matplotlib take them; the ninth object has the first colour again."""
@@ -41,8 +41,8 @@ def paint(frame: NDArray[np.uint8], masks: Iterable[NDArray[np.bool_]], *, opaci
     return _painted(frame, enumerate(masks), opacity)
 
 
-def paint_labels(frame: NDArray[np.uint8], labels: NDArray[np.uint8], *, opacity: float = 0.5) -> NDArray[np.uint8]:
-    """As `paint`, for a label map (H, W) uint8: 0 is the background, object 1 has the first colour."""
+def paint_labels(frame: NDArray[np.uint8], labels: Labels, *, opacity: float = 0.5) -> NDArray[np.uint8]:
+    """As `paint`, for a label map (H, W): 0 is the background, object 1 has the first colour."""
     return _painted(frame, ((label - 1, labels == label) for label in labels_in(labels) if label), opacity)
 
 

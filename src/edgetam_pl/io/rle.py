@@ -6,16 +6,30 @@ done here, because its C reader trusts its input, and because runs can be resamp
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from edgetam_pl.data.errors import BadSampleError, Cause
+from edgetam_pl.io.errors import BadSampleError, Cause
 
 Runs = NDArray[np.int64]
 """Lengths of alternating runs, background first, summing to H * W."""
+
+
+class Rle(NamedTuple):
+    """A mask as its compressed counts."""
+
+    counts: str
+    size: tuple[int, int]
+    """(H, W)."""
+
+    @property
+    def area(self) -> int:
+        """Foreground pixels. Raises BadSampleError as `parse` does."""
+        return area(parse(self.counts, self.size))
+
 
 MAX_PIXELS = 1 << 28
 """Larger frames (more than 16384 x 16384) are taken for a mistake."""
@@ -80,6 +94,28 @@ def parse(counts: str, size: tuple[int, int]) -> Runs:
             f"mask runs cover {runs.sum()} pixels; the frame is {height} x {width} = {height * width}",
         )
     return runs
+
+
+def of_coco(raw: Any, where: str) -> Rle:
+    """A COCO run-length dictionary, compressed or not, with its runs checked.
+
+    Raises:
+        BadSampleError: MASK or MASK_SIZE, with `where`.
+    """
+    try:
+        size = (int(raw["size"][0]), int(raw["size"][1]))
+        counts = raw["counts"]
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise BadSampleError(Cause.MASK, f"{where}: a mask is no COCO RLE ({error!r:.60})") from error
+    if isinstance(counts, list):  # COCO's uncompressed form
+        if not all(isinstance(n, int) and n >= 0 for n in counts) or not counts:
+            raise BadSampleError(Cause.MASK, f"{where}: uncompressed counts that are not natural numbers")
+        counts = to_counts(np.array(counts, np.int64))
+    try:
+        parse(counts, size)
+    except BadSampleError as error:
+        raise BadSampleError(error.cause, f"{where}: {error.message}") from error
+    return Rle(counts, size)
 
 
 def area(runs: Runs) -> int:

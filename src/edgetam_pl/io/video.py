@@ -5,11 +5,10 @@ Frames are read when asked for and a few are kept, so a long video costs no more
 
 from __future__ import annotations
 
-import os
-import re
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,12 +20,16 @@ import torch
 from av.container import InputContainer
 from torch import Tensor
 
+from edgetam_pl.io.atomic import atomic_path
+from edgetam_pl.io.errors import BadSampleError, Cause
+from edgetam_pl.io.folders import files_in, natural
 from edgetam_pl.io.frames import EndOfVideo, Frames
-from edgetam_pl.io.label_png import read_labels
+from edgetam_pl.io.pictures import PICTURE_FILES, picture_size, read_picture
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-PALETTE = 3
-"""Colour type of a PNG whose pixels are numbers of colours."""
+VIDEO_FILES = (
+    *(".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mts", ".m2ts", ".ts", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp"),
+    *(".ogv", ".gif", ".h264", ".264", ".h265", ".hevc"),
+)
 
 FILLED_LOGIT = 0.1
 """Logit that a filled hole gets (SAM 2 release)."""
@@ -47,8 +50,8 @@ def open_video(source: str | Path | np.ndarray | Iterable[np.ndarray]) -> Frames
         return ImageFolder(path)
     if not path.is_file():
         raise ValueError(f"There is no video at {path}; give a video file or a folder of images.")
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        return Stills(read_image(path)[None])
+    if path.suffix.lower() in PICTURE_FILES:
+        return Stills(read_picture(path)[None])
     return VideoFile(path)
 
 
@@ -76,23 +79,17 @@ class ImageFolder:
     """A folder of images, in the order of the numbers in their names (1.jpg, 2.jpg, 10.jpg)."""
 
     def __init__(self, path: Path) -> None:
-        visible = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
-        found = [entry for entry in visible if entry.suffix.lower() in IMAGE_SUFFIXES]
-        if not found:
-            raise ValueError(f"The folder {path} holds no images; expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
-        self._paths = sorted(found, key=lambda entry: [int(w) if w.isdigit() else w for w in re.split(r"(\d+)", entry.name)])
-        self._size = read_image(self._paths[0]).shape[:2]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self._size[0], self._size[1]
+        self._paths = sorted(files_in(path, PICTURE_FILES), key=lambda entry: natural(entry.name))
+        if not self._paths:
+            raise ValueError(f"The folder {path} holds no images; expected files ending in {', '.join(PICTURE_FILES)}.")
+        self.size = picture_size(self._paths[0])
 
     @property
     def count(self) -> int:
         return len(self._paths)
 
     def __getitem__(self, t: int) -> np.ndarray:
-        return read_image(self._paths[t])
+        return read_picture(self._paths[t])
 
 
 class Stream:
@@ -137,50 +134,41 @@ class Stream:
 class VideoFile:
     """A video file, decoded by FFmpeg through PyAV, upright (phones store a rotation beside the pixels).
 
-    Any frame can be asked for; in order is fastest. Frame t is the t-th to be shown: times are read from the packets first,
-    without decoding, and a seek goes to the key frame before.
+    Any frame can be asked for; in order is fastest. Frame t is the t-th that is shown, as `decoded_frames` counts.
+    Where every packet has a time of its own, times are read first, without decoding, and going back is a seek to the key
+    frame before; otherwise (raw streams, times that occur twice) frames are counted once, and going back starts at frame 0.
     """
 
     def __init__(self, path: Path, *, kept: int = 24) -> None:
         self.path = path
         self._capacity = kept
         self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._container, self._stream = _opened(path)
+        self._open()
         self.rate = Fraction(self._stream.average_rate or 25)
-        try:
-            packets = self._container.demux(self._stream)
-            # an edit list may hide the packets before the first picture that is shown
-            self._times = sorted(packet.pts for packet in packets if packet.pts is not None and not packet.is_discard)
-        except av.FFmpegError as error:
-            raise _undecodable(path, str(error)) from error
-        if not self._times:
+        times = self._packet_times()
+        self._times = sorted(times) if times and len(set(times)) == len(times) else None
+        self._number = {time: t for t, time in enumerate(self._times or ())}
+        self.count = len(times) if self._times else sum(1 for _ in _shown(path))
+        if not self.count:
             raise _undecodable(path, "it holds no frames")
-        self._number = {time: t for t, time in enumerate(self._times)}
-        self._decoder: Iterator[av.VideoFrame] = iter(())
-        self._next = len(self._times)  # makes the first request seek
-        self._size = self[0].shape[:2]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self._size[0], self._size[1]
-
-    @property
-    def count(self) -> int:
-        return len(self._times)
+        self._open()
+        self.size = self[0].shape[0], self[0].shape[1]
 
     def __getitem__(self, t: int) -> np.ndarray:
-        if not 0 <= t < len(self._times):
-            raise IndexError(f"frame {t} of {len(self._times)}")
+        if not 0 <= t < self.count:
+            raise IndexError(f"frame {t} of {self.count}")
         if t in self._kept:
             return self._kept[t]
         if t < self._next:
-            self._seek(t)
+            self._go_back(t)
         while True:
             number, frame = self._decoded(t)
             self._next = number + 1
             # going backwards, the frames just before t are wanted next
             if number > t - self._capacity:
-                self._keep(number, frame)
+                self._kept[number] = _pixels(frame)
+                while len(self._kept) > self._capacity:
+                    self._kept.popitem(last=False)
             if number == t:
                 return self._kept[t]
             if number > t:
@@ -190,29 +178,76 @@ class VideoFile:
         """Let go of the file."""
         self._container.close()
 
-    def _seek(self, t: int) -> None:
-        try:
-            self._container.seek(self._times[t], stream=self._stream)
-        except av.FFmpegError as error:
-            raise _undecodable(self.path, f"no way to frame {t}: {error}") from error
+    def _open(self) -> None:
+        """Stand before the first frame."""
+        if hasattr(self, "_container"):
+            self._container.close()
+        self._container, self._stream = _opened(self.path)
+        self._stream.thread_type = "AUTO"
         self._decoder = self._container.decode(self._stream)
         self._next = 0
+
+    def _packet_times(self) -> list[int]:
+        """Times of the packets that are shown; none where one of them has no time."""
+        try:
+            # an edit list may hide the packets before the first picture that is shown; the last, empty one ends the stream
+            packets = [(p.pts, p.size) for p in self._container.demux(self._stream) if not p.is_discard]
+        except av.FFmpegError as error:
+            raise _undecodable(self.path, str(error)) from error
+        times = [time for time, size in packets if size]
+        return [time for time in times if time is not None] if None not in times else []
+
+    def _go_back(self, t: int) -> None:
+        """Stand at the key frame before t, or before the first frame where seeking does not lead there."""
+        if self._times is not None and t > 0:
+            try:
+                self._container.seek(self._times[t], stream=self._stream)
+                self._decoder = self._container.decode(self._stream)
+                number, frame = self._decoded(t)
+                if number <= t:
+                    self._decoder = chain([frame], self._decoder)
+                    return
+            except (av.FFmpegError, BadSampleError):
+                pass  # some containers cannot seek; the way from the start is slower and always there
+        self._open()
 
     def _decoded(self, t: int) -> tuple[int, av.VideoFrame]:
         """The next frame and its number."""
         try:
             for frame in self._decoder:
-                if frame.pts is not None and frame.pts in self._number:
+                if self._times is None:
+                    return self._next, frame
+                if frame.pts in self._number:
                     return self._number[frame.pts], frame
         except av.FFmpegError as error:
             raise _undecodable(self.path, f"frame {t} cannot be read: {error}") from error
-        raise _undecodable(self.path, f"it ends before frame {t} of {len(self._times)}")
+        raise _undecodable(self.path, f"it ends before frame {t} of {self.count}")
 
-    def _keep(self, number: int, frame: av.VideoFrame) -> None:
-        pixels = frame.to_ndarray(format="rgb24")
-        self._kept[number] = np.ascontiguousarray(np.rot90(pixels, k=round(frame.rotation / 90) % 4))
-        while len(self._kept) > self._capacity:
-            self._kept.popitem(last=False)
+
+def decoded_frames(path: Path, wanted: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """(t, pixels (H, W, 3) uint8 RGB) of the wanted frames of a video file, in order, each decoded once.
+
+    Only frames that are handed out are converted to RGB. Memory holds one frame. Stops early where the file does.
+
+    Raises:
+        BadSampleError: the file cannot be opened or decoded.
+    """
+    left = set(wanted)
+    if not left:
+        return
+    for number, frame in enumerate(_shown(path)):
+        if number in left:
+            yield number, _pixels(frame)
+            left.remove(number)
+            if not left:
+                return
+
+
+def count_frames(path: Path) -> int:
+    """How many pictures a video file holds, counted by its packets. Raises BadSampleError as `decoded_frames` does."""
+    container, stream = _opened(path)
+    with container:
+        return sum(1 for packet in container.demux(stream) if packet.size and not packet.is_discard)
 
 
 class VideoWriter:
@@ -223,11 +258,11 @@ class VideoWriter:
 
     def __init__(self, path: str | Path, *, size: tuple[int, int], rate: Fraction = Fraction(25)) -> None:
         self.path = Path(path)
-        self._part = self.path.with_name(f".{self.path.stem}.part{self.path.suffix or '.mp4'}")
         self._size = height, width = size
         if not self.path.parent.is_dir():
             raise ValueError(f"No video can be written to {self.path}: there is no folder {self.path.parent}.")
-        self._container = av.open(str(self._part), "w", format="mp4")
+        self._atomic = atomic_path(self.path)
+        self._container = av.open(str(self._atomic.__enter__()), "w", format="mp4")
         self._stream = self._container.add_stream("libx264", rate=rate, options={"crf": "20", "preset": "veryfast"})
         # the pixel format halves colour in both directions, so sides must be even
         self._stream.width, self._stream.height, self._stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
@@ -247,30 +282,7 @@ class VideoWriter:
         if kind is None:
             self._container.mux(self._stream.encode(None))
         self._container.close()
-        if kind is None:
-            os.replace(self._part, self.path)
-        else:
-            self._part.unlink(missing_ok=True)
-
-
-def read_image(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB."""
-    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if pixels is None:
-        raise ValueError(f"{path} cannot be read as an image; it may be damaged, or not an image at all.")
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-
-
-def read_label_map(path: Path) -> np.ndarray:
-    """(H, W) uint8: object numbers of a PNG with a palette; of any other image, 1 where it is brighter than half.
-
-    An image whose brightest value is below half is taken for object numbers without colours.
-    """
-    content = path.read_bytes()[:26] if path.is_file() else b""
-    if content[:8] == b"\x89PNG\r\n\x1a\n" and content[25:26] == bytes([PALETTE]):
-        return read_labels(path)
-    grey = cv2.cvtColor(read_image(path), cv2.COLOR_RGB2GRAY)
-    return (grey > 127).astype(np.uint8) if grey.max() > 127 else np.asarray(grey, dtype=np.uint8)
+        self._atomic.__exit__(kind, error, trace)
 
 
 def fill_holes(logits: Tensor, largest: int) -> Tensor:
@@ -294,19 +306,35 @@ def fill_holes(logits: Tensor, largest: int) -> Tensor:
 def _opened(path: Path) -> tuple[InputContainer, av.VideoStream]:
     try:
         container = av.open(str(path))
-    except av.FFmpegError as error:
+    except (av.FFmpegError, OSError, ValueError) as error:
         raise _undecodable(path, str(error)) from error
     if not container.streams.video:
         found = ", ".join(stream.type for stream in container.streams) or "nothing"
         container.close()
         raise _undecodable(path, f"it has no picture, only {found}")
-    stream = container.streams.video[0]
-    stream.thread_type = "AUTO"
-    return container, stream
+    return container, container.streams.video[0]
 
 
-def _undecodable(path: Path, reason: str) -> ValueError:
-    return ValueError(
+def _shown(path: Path) -> Iterator[av.VideoFrame]:
+    """All frames of a file in the order in which they are shown."""
+    container, stream = _opened(path)
+    with container:
+        try:
+            yield from container.decode(stream)
+        except (av.FFmpegError, OSError) as error:
+            raise _undecodable(path, str(error)) from error
+
+
+def _pixels(frame: av.VideoFrame) -> np.ndarray:
+    """(H, W, 3) uint8 RGB, turned upright."""
+    pixels = frame.to_ndarray(format="rgb24")
+    turns = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(pixels, k=turns)) if turns else pixels
+
+
+def _undecodable(path: Path, reason: str) -> BadSampleError:
+    return BadSampleError(
+        Cause.VIDEO,
         f"{path} cannot be decoded as a video: {reason}. Give a video file (mp4, mov, webm, ...) or a folder of images; "
-        "`ffmpeg -i FILE -c:v libx264 repaired.mp4` often repairs a damaged one."
+        "`ffmpeg -i FILE -c:v libx264 repaired.mp4` often repairs a damaged one.",
     )

@@ -19,13 +19,14 @@ from lightning.pytorch.loggers import WandbLogger
 from numpy.typing import NDArray
 
 from edgetam_pl.config import ValidationConfig
-from edgetam_pl.evaluation.clip_tracker import EvaluatedModel, Eyes, Precision, evaluating
 from edgetam_pl.evaluation.clips import Clip, Masks
-from edgetam_pl.evaluation.protocols import follow
+from edgetam_pl.evaluation.protocols import clip_tracker, follow
 from edgetam_pl.evaluation.reporting.pictures import decode_jpeg
 from edgetam_pl.evaluation.scoring import ObjectScore, ScoreRule, mean_j_by_frame
 from edgetam_pl.evaluation.vos import clips_of, evaluate_clip
 from edgetam_pl.metrics.jf import JF
+from edgetam_pl.tracking.frame_tracker import evaluating
+from edgetam_pl.tracking.step import VideoModel
 from edgetam_pl.training.curves import STEP, keep_lines, write_line
 from edgetam_pl.training.wandb_runs import suppress_wandb_errors
 
@@ -93,14 +94,14 @@ class Validation:
         # where NCCL can add the sums up; MPS has no double precision
         self.metric = JF().to(device if device.type == "cuda" else "cpu")
 
-    def add(self, model: EvaluatedModel, index: int) -> None:
+    def add(self, model: VideoModel, index: int) -> None:
         """Track and score one clip; below 0 there is none left for this rank."""
         if index < 0:
             return self.metric.update([], [])
         clip = self.clips[index]
         predicted: dict[int, NDArray[np.uint8]] = {}
         with evaluating(model), torch.autocast(self.device.type, enabled=False):
-            answers = follow(Eyes(model, clip, Precision(self.device, None)), clip)
+            answers = follow(clip_tracker(model, clip, device=self.device), clip)
             noted = (_noted(answer, predicted) if self.pictures else answer for answer in answers)
             sequence, rows = evaluate_clip(clip, noted, ScoreRule(), pictures=self.pictures)
         self.metric.update([row.mean_j / 100 for row in rows], [row.mean_f / 100 for row in rows])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgetam_pl.data.toy import toy_clip
+from edgetam_pl.datasets.toy_clips import toy_clip
 
 
 def test_the_same_seed_gives_the_same_clip_and_another_seed_another() -> None:

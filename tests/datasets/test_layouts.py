@@ -15,23 +15,34 @@ from PIL import Image
 from shard_sets import SIZE, palette_folder, save_frame, save_labels
 
 from edgetam_pl.config import ShardsConfig
-from edgetam_pl.data import readers
-from edgetam_pl.data.errors import BadSampleError, Cause
-from edgetam_pl.data.readers import Frame, open_reader, read_labels
-from edgetam_pl.data.toy import toy_clip
+from edgetam_pl.datasets.layout import AnnotatedFrame, Layout, open_layout
+from edgetam_pl.datasets.layouts.sav import SAV as Masklets
+from edgetam_pl.datasets.masks import LabelMaps
+from edgetam_pl.datasets.toy_clips import toy_clip
 from edgetam_pl.io import rle
+from edgetam_pl.io.errors import BadSampleError, Cause
 
 SAV = "sav_000/sav_000001"
 
 
-def good(reader: readers.Reader, item: str) -> list[Frame]:
-    found = list(reader.frames(item))
-    assert all(isinstance(frame, Frame) for frame in found), found
-    return [frame for frame in found if isinstance(frame, Frame)]
+def found_in(layout: Layout, name: str) -> list[AnnotatedFrame | BadSampleError]:
+    """The annotated frames of a video; an error that ends it comes last."""
+    found: list[AnnotatedFrame | BadSampleError] = []
+    try:
+        found += layout.clip(name).annotated_frames()
+    except BadSampleError as error:
+        found.append(error)
+    return found
 
 
-def causes(reader: readers.Reader, item: str) -> list[Cause]:
-    return [frame.cause for frame in reader.frames(item) if isinstance(frame, BadSampleError)]
+def good(layout: Layout, name: str) -> list[AnnotatedFrame]:
+    found = found_in(layout, name)
+    assert all(isinstance(frame, AnnotatedFrame) for frame in found), found
+    return [frame for frame in found if isinstance(frame, AnnotatedFrame)]
+
+
+def causes(layout: Layout, name: str) -> list[Cause]:
+    return [frame.cause for frame in found_in(layout, name) if isinstance(frame, BadSampleError)]
 
 
 def config(source: str, root: Path, **changes: object) -> ShardsConfig:
@@ -43,9 +54,9 @@ def test_davis_2017_with_its_resolution_folder_and_image_sets(tmp_path: Path) ->
     sets = tmp_path / "ImageSets" / "2017"
     sets.mkdir(parents=True)
     (sets / "train.txt").write_text("bus\nbear\n")
-    assert open_reader(config("davis", tmp_path)).items() == ["bear", "bus", "cat"]
-    reader = open_reader(config("davis", tmp_path, split="train"))
-    assert reader.items() == ["bus", "bear"]
+    assert open_layout(config("davis", tmp_path)).names() == ["bear", "bus", "cat"]
+    reader = open_layout(config("davis", tmp_path, split="train"))
+    assert reader.names() == ["bus", "bear"]
     frames = good(reader, "bear")
     assert [frame.number for frame in frames] == [0, 1, 2]
     _, masks = toy_clip(0, 3, SIZE, 2)
@@ -61,18 +72,18 @@ def test_frame_numbers_may_have_gaps_and_any_number_of_digits(tmp_path: Path) ->
     palette_folder(tmp_path, {"bear": [0, 2, 10]})
     for path in tmp_path.rglob("*00010.*"):
         path.rename(path.with_name("10" + path.suffix))
-    assert [frame.number for frame in good(open_reader(config("davis", tmp_path)), "bear")] == [0, 2, 10]
+    assert [frame.number for frame in good(open_layout(config("davis", tmp_path)), "bear")] == [0, 2, 10]
 
 
 def test_mose_is_found_in_its_train_folder_or_below_it(tmp_path: Path) -> None:
     palette_folder(tmp_path / "train", {"00f9183c": [0, 1], "0a1b": [0]})
     for root in (tmp_path, tmp_path / "train"):
-        reader = open_reader(config("mose", root))
-        assert reader.items() == ["00f9183c", "0a1b"]
+        reader = open_layout(config("mose", root))
+        assert reader.names() == ["00f9183c", "0a1b"]
         assert len(good(reader, "00f9183c")) == 2
     listed = tmp_path / "list.txt"
     listed.write_text("0a1b.jpg\n")
-    assert open_reader(config("mose", tmp_path, split=str(listed))).items() == ["0a1b"]
+    assert open_layout(config("mose", tmp_path, split=str(listed))).names() == ["0a1b"]
 
 
 def test_youtube_vos_objects_are_those_of_meta_json(tmp_path: Path) -> None:
@@ -83,14 +94,14 @@ def test_youtube_vos_objects_are_those_of_meta_json(tmp_path: Path) -> None:
     meta["videos"]["003234408d"]["objects"]["2"] = {"category": "ape", "frames": ["00000"]}
     path = tmp_path / "train" / "meta.json"
     with pytest.raises(ValueError, match=r"has no meta\.json"):
-        open_reader(config("ytvos", tmp_path))
+        open_layout(config("ytvos", tmp_path))
     path.write_text(json.dumps(meta))
-    reader = open_reader(config("ytvos", tmp_path))
+    reader = open_layout(config("ytvos", tmp_path))
     assert [frame.number for frame in good(reader, "003234408d")] == [0, 5, 10]
     assert set(causes(reader, "0043f083b5")) == {Cause.ANNOTATION}  # object 2 is not in meta.json
     path.write_text("{}")
     with pytest.raises(ValueError, match=r"not YouTube-VOS's meta\.json"):
-        open_reader(config("ytvos", tmp_path))
+        open_layout(config("ytvos", tmp_path))
 
 
 def save_video(path: Path, frames: list[NDArray[np.uint8]], rate: int = 24) -> None:
@@ -126,27 +137,27 @@ def sav_folder(root: Path, *, frames: int = 41, entries: int = 11) -> dict[str, 
 
 def test_sav_entry_i_is_video_frame_4i(tmp_path: Path) -> None:
     sav_folder(tmp_path)
-    reader = open_reader(config("sav", tmp_path))
-    assert reader.items() == ["sav_000/sav_000001"]
+    reader = open_layout(config("sav", tmp_path))
+    assert reader.names() == ["sav_000/sav_000001"]
     frames = good(reader, SAV)
     assert [frame.number for frame in frames] == list(range(0, 44, 4))
     for entry, frame in enumerate(frames):
         assert isinstance(frame.image, np.ndarray)
         assert abs(float(frame.image.mean()) - (40 + 4 * entry)) < 1.5
         mask = frame.masks["0"]
-        assert isinstance(mask, str)
-        assert rle.decode(mask, (48, 64)).sum() == (4 + entry) * 16
+        assert isinstance(mask, rle.Rle)
+        assert rle.decode(*mask).sum() == (4 + entry) * 16
         assert set(frame.masks) == ({"0", "1"} if entry <= 5 else {"0"})  # an empty mask is an absent object
 
 
 def test_sav_asking_for_an_unannotated_frame_fails(tmp_path: Path) -> None:
     sav_folder(tmp_path)
-    reader = open_reader(config("sav", tmp_path))
-    assert isinstance(reader, readers.SAV)
-    assert reader.masks(SAV, 4) == good(reader, SAV)[1].masks
+    reader = open_layout(config("sav", tmp_path))
+    assert isinstance(reader, Masklets)
+    assert reader.clip(SAV).masks.read(4) == good(reader, SAV)[1].masks
     for frame in (2, 3, 44, -4):
         with pytest.raises(ValueError, match="is not annotated; frames 0, 4, 8"):
-            reader.masks(SAV, frame)
+            reader.clip(SAV).masks.read(frame)
 
 
 def test_sav_null_entries_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -156,26 +167,26 @@ def test_sav_null_entries_are_left_out_and_counted(tmp_path: Path) -> None:
     masklet[3] = None
     masklet[4][1] = None
     (tmp_path / "sav_000" / "sav_000001_manual.json").write_text(json.dumps(raw))
-    reader = open_reader(config("sav", tmp_path))
+    reader = open_layout(config("sav", tmp_path))
     assert causes(reader, SAV) == [Cause.NO_MASK, Cause.NO_MASK]
-    numbers = [frame.number for frame in reader.frames(SAV) if isinstance(frame, Frame)]
+    numbers = [frame.number for frame in found_in(reader, SAV) if isinstance(frame, AnnotatedFrame)]
     assert numbers == [0, 4, 8, 20, 24, 28, 32, 36, 40]
 
 
 def test_sav_auto_manual_and_both(tmp_path: Path) -> None:
     raw = sav_folder(tmp_path)
     (tmp_path / "sav_000" / "sav_000001_auto.json").write_text(json.dumps(raw))
-    first = {kind: good(open_reader(config("sav", tmp_path, annotations=kind)), SAV)[0] for kind in ("auto", "both")}
+    first = {kind: good(open_layout(config("sav", tmp_path, annotations=kind)), SAV)[0] for kind in ("auto", "both")}
     assert set(first["auto"].masks) == {"0", "1"}
     assert set(first["both"].masks) == {"manual-0", "manual-1", "auto-0", "auto-1"}
     with pytest.raises(ValueError, match="use manual, auto or both"):
-        open_reader(config("sav", tmp_path, annotations="all"))
+        open_layout(config("sav", tmp_path, annotations="all"))
 
 
 def test_sav_a_short_video_a_torn_one_and_a_missing_annotation_are_named(tmp_path: Path) -> None:
     sav_folder(tmp_path, frames=20)
-    reader = open_reader(config("sav", tmp_path))
-    errors = [frame for frame in reader.frames(SAV) if isinstance(frame, BadSampleError)]
+    reader = open_layout(config("sav", tmp_path))
+    errors = [frame for frame in found_in(reader, SAV) if isinstance(frame, BadSampleError)]
     assert [error.cause for error in errors] == [Cause.VIDEO]
     assert "ends after 5 annotated frames; its annotation has 11" in errors[0].message
     path = tmp_path / "sav_000" / "sav_000001.mp4"
@@ -196,7 +207,7 @@ def test_sav_val_keeps_overlapping_objects_of_every_fourth_frame(tmp_path: Path)
             mask = np.zeros(SIZE, np.uint8)
             mask[rows, 3:9] = 1
             save_labels(tmp_path / "Annotations_6fps" / "sav_1" / name / f"{t:05d}.png", mask)
-    found = good(open_reader(config("sav", tmp_path)), "sav_1")
+    found = good(open_layout(config("sav", tmp_path)), "sav_1")
     assert [frame.number for frame in found] == [0, 4, 8]
     one, two = found[0].masks["000"], found[0].masks["001"]
     assert isinstance(one, np.ndarray)
@@ -229,9 +240,9 @@ def test_sa1b_drops_empty_masks_and_those_above_ninety_percent(tmp_path: Path, u
     (tmp_path / "sa_000000").mkdir()
     shares = [half(0.5), half(0.0), half(1.0), half(0.25)]
     sa1b_image(tmp_path / "sa_000000", "sa_7", shares, uncompressed=uncompressed)
-    (frame,) = good(open_reader(config("sa1b", tmp_path)), "sa_000000/sa_7")
+    (frame,) = good(open_layout(config("sa1b", tmp_path)), "sa_000000/sa_7")
     assert set(frame.masks) == {"0", "3"}
-    assert frame.size == SIZE
+    assert {mask.size for mask in frame.masks.values() if isinstance(mask, rle.Rle)} == {SIZE}
 
 
 def test_sa1b_a_broken_mask_costs_the_mask_and_a_broken_file_the_image(tmp_path: Path) -> None:
@@ -241,9 +252,9 @@ def test_sa1b_a_broken_mask_costs_the_mask_and_a_broken_file_the_image(tmp_path:
     annotations[1]["segmentation"]["counts"] = "~~"
     annotations[2]["segmentation"]["size"] = [SIZE[1], SIZE[0]]
     (tmp_path / "sa_7.json").write_text(json.dumps(raw))
-    reader = open_reader(config("sa1b", tmp_path))
+    reader = open_layout(config("sa1b", tmp_path))
     assert causes(reader, "sa_7") == [Cause.MASK, Cause.MASK_SIZE]
-    assert [set(f.masks) for f in reader.frames("sa_7") if isinstance(f, Frame)] == [{"0"}]
+    assert [set(f.masks) for f in found_in(reader, "sa_7") if isinstance(f, AnnotatedFrame)] == [{"0"}]
     (tmp_path / "sa_7.json").write_text("{}")
     assert causes(reader, "sa_7") == [Cause.ANNOTATION]
 
@@ -253,13 +264,13 @@ def test_own_images_with_masks_of_the_same_name(tmp_path: Path) -> None:
     for name in ("a", "b"):
         save_frame(tmp_path / "images" / f"{name}.png", frame)
     with pytest.raises(ValueError, match="has no folder masks"):
-        open_reader(config("images", tmp_path))
+        open_layout(config("images", tmp_path))
     (tmp_path / "masks").mkdir()
     with pytest.raises(ValueError, match=r"no image in .* with a mask of the same name"):
-        open_reader(config("images", tmp_path)).items()
+        open_layout(config("images", tmp_path)).names()
     save_labels(tmp_path / "masks" / "b.png", 3 * half(0.5).astype(np.uint8))
-    reader = open_reader(config("images", tmp_path))
-    assert reader.items() == ["b"]
+    reader = open_layout(config("images", tmp_path))
+    assert reader.names() == ["b"]
     assert set(good(reader, "b")[0].masks) == {"3"}
 
 
@@ -267,13 +278,13 @@ def test_own_videos_take_the_frames_that_have_a_mask(tmp_path: Path) -> None:
     save_video(tmp_path / "videos" / "me.mp4", [counted(number, (48, 64)) for number in range(12)])
     (tmp_path / "masks").mkdir()
     with pytest.raises(ValueError, match=r"no video in .* \(1 there\) with a folder of masks"):
-        open_reader(config("videos", tmp_path)).items()
+        open_layout(config("videos", tmp_path)).names()
     mask = np.zeros((48, 64), np.uint8)
     mask[3:20, 3:20] = 1
     for number in (0, 3, 7, 30):
         save_labels(tmp_path / "masks" / "me" / f"{number:05d}.png", mask)
-    reader = open_reader(config("videos", tmp_path))
-    found = [frame for frame in reader.frames("me") if isinstance(frame, Frame)]
+    reader = open_layout(config("videos", tmp_path))
+    found = [frame for frame in found_in(reader, "me") if isinstance(frame, AnnotatedFrame)]
     assert [frame.number for frame in found] == [0, 3, 7]
     for frame in found:
         assert isinstance(frame.image, np.ndarray)
@@ -284,18 +295,18 @@ def test_own_videos_take_the_frames_that_have_a_mask(tmp_path: Path) -> None:
 def test_a_folder_without_masks_is_one_sentence(tmp_path: Path) -> None:
     palette_folder(tmp_path, {"bear": [0, 1]})
     shutil.rmtree(tmp_path / "Annotations" / "bear")
-    assert causes(open_reader(config("davis", tmp_path)), "bear") == [Cause.NO_MASK]
+    assert causes(open_layout(config("davis", tmp_path)), "bear") == [Cause.NO_MASK]
     shutil.rmtree(tmp_path / "Annotations")
     with pytest.raises(ValueError, match="has no folder Annotations"):
-        open_reader(config("davis", tmp_path))
+        open_layout(config("davis", tmp_path))
 
 
 def test_a_frame_without_its_mask_is_counted(tmp_path: Path) -> None:
     palette_folder(tmp_path, {"bear": [0, 1, 2]})
     (tmp_path / "Annotations" / "bear" / "00001.png").unlink()
-    reader = open_reader(config("davis", tmp_path))
+    reader = open_layout(config("davis", tmp_path))
     assert causes(reader, "bear") == [Cause.NO_MASK]
-    assert len([f for f in reader.frames("bear") if isinstance(f, Frame)]) == 2
+    assert len([f for f in found_in(reader, "bear") if isinstance(f, AnnotatedFrame)]) == 2
 
 
 def test_label_files_black_and_white_colour_and_torn(tmp_path: Path) -> None:
@@ -303,15 +314,15 @@ def test_label_files_black_and_white_colour_and_torn(tmp_path: Path) -> None:
     Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / "grey.png")
     Image.fromarray(mask).save(tmp_path / "bits.png")
     for name in ("grey", "bits"):
-        found = read_labels(tmp_path / f"{name}.png")
+        found = LabelMaps({0: tmp_path / f"{name}.png"}).read(0)
         assert set(found) == {"1"}
         assert np.array_equal(np.asarray(found["1"]), mask)
     cv2.imwrite(str(tmp_path / "colour.png"), np.zeros((4, 4, 3), np.uint8))
     with pytest.raises(BadSampleError, match="colour image"):
-        read_labels(tmp_path / "colour.png")
+        LabelMaps({0: tmp_path / "colour.png"}).read(0)
     (tmp_path / "torn.png").write_bytes((tmp_path / "grey.png").read_bytes()[:40])
     with pytest.raises(BadSampleError, match="no readable PNG"):
-        read_labels(tmp_path / "torn.png")
+        LabelMaps({0: tmp_path / "torn.png"}).read(0)
 
 
 @pytest.mark.parametrize(
@@ -325,16 +336,16 @@ def test_label_files_black_and_white_colour_and_torn(tmp_path: Path) -> None:
 )
 def test_the_wrong_folder_says_what_was_expected(tmp_path: Path, source: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        open_reader(config(source, tmp_path)).items()
+        open_layout(config(source, tmp_path)).names()
 
 
 def test_no_root_an_unknown_source_and_an_unknown_split_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="needs root=FOLDER"):
-        open_reader(ShardsConfig(source="davis"))
+        open_layout(ShardsConfig(source="davis"))
     with pytest.raises(ValueError, match="is not a folder"):
-        open_reader(config("davis", tmp_path / "nowhere"))
-    with pytest.raises(ValueError, match="source=coco is unknown; use one of davis, mose"):
-        open_reader(config("coco", tmp_path))
+        open_layout(config("davis", tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match=r"source=kinetics is unknown; use one of .*davis, .*mose"):
+        open_layout(config("kinetics", tmp_path))
     palette_folder(tmp_path, {"bear": [0]})
     with pytest.raises(ValueError, match="split=vall names no list"):
-        open_reader(config("davis", tmp_path, split="vall")).items()
+        open_layout(config("davis", tmp_path, split="vall")).names()
