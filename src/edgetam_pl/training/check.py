@@ -16,6 +16,7 @@ from edgetam_pl.losses.distill import DISTANCES, FRAMES
 from edgetam_pl.training.activation_checkpointing import VERBS
 from edgetam_pl.training.distillation import STAGES
 from edgetam_pl.training.optim import schedule
+from edgetam_pl.weights import PARTS
 
 CHOICES = {
     "stage.name": tuple(STAGES),
@@ -24,6 +25,7 @@ CHOICES = {
     "stage.teacher_memory": ("own", "student"),
     "stage.teacher_logits": ("own", "student"),
     "stage.candidates": ("best", "all"),
+    "load_parts": ("all", *PARTS),
     "logger.kind": ("none", "wandb"),
     "launcher.kind": ("local", "slurm"),
 }

@@ -80,6 +80,12 @@ class Distillation(L.LightningModule):
         )
         self.last_track: tuple[VideoBatch, Track, Track | None] | None = None
         self._teacher = teacher
+        names = [name for name, _ in student.named_parameters()]
+        if unknown := [start for start in stage.frozen if not any(name.startswith(start) for name in names)]:
+            raise ValueError(
+                f"stage.frozen names {', '.join(unknown)}, but no parameter of the model begins so; its first one is "
+                f"{names[0]}. Correct the name or leave it out."
+            )
         self.watch = Watch()
         self.fused = True
         """One kernel for all of AdamW. Not with a loss scaler, which must get at the gradients first."""
@@ -94,6 +100,9 @@ class Distillation(L.LightningModule):
         self.last_track = None
         for part in frozen_parts(self.student):
             part.requires_grad_(not self.phase.freeze_encoder)
+        for name, parameter in self.student.named_parameters():
+            if name.startswith(tuple(self.stage.frozen)):
+                parameter.requires_grad_(False)
 
     @property
     def teacher(self) -> Teacher | None:
@@ -286,10 +295,14 @@ class Distillation(L.LightningModule):
             )
 
     def freeze_eval(self) -> None:
-        """A frozen encoder is also in eval mode: its BatchNorm statistics do not move."""
+        """A frozen encoder is also in eval mode: its BatchNorm statistics do not move. `freeze_norm` holds these alone."""
         if self.phase.freeze_encoder:
             for part in frozen_parts(self.student):
                 part.eval()
+        if self.stage.freeze_norm:
+            for module in self.student.image_encoder.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
 
     def _key(self, purpose: str, *, per_rank: bool) -> int:
         """A seed that depends on the batch's place in the run alone, so that a resumed run draws what it would have."""

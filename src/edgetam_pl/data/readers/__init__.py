@@ -14,6 +14,7 @@ from edgetam_pl.data.readers.base import Frame, Mask, Reader, read_labels
 from edgetam_pl.data.readers.custom import images, videos
 from edgetam_pl.data.readers.generated import toy
 from edgetam_pl.data.readers.palette import davis, mose, ytvos
+from edgetam_pl.data.readers.pasted import pasted
 from edgetam_pl.data.readers.sa_1b import sa1b
 from edgetam_pl.data.readers.sa_v import SAV, sav
 
@@ -27,6 +28,7 @@ READERS: dict[str, Callable[[ShardsConfig], Reader]] = {
     "sa1b": sa1b,
     "images": images,
     "videos": videos,
+    "pasted": pasted,
     "toy": toy,
 }
 
