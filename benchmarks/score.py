@@ -27,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgetam_pl.evaluation.score import score_folders
 from edgetam_pl.datasets.folders import annotations_folder
+from edgetam_pl.evaluation.score import score_folders
 
 Result = TypeVar("Result")
 

@@ -12,7 +12,7 @@ from zoo import config, lively, toy
 
 from edgetam_pl.build import build_model
 from edgetam_pl.inference.fuse import fuse
-from edgetam_pl.weights import NAMES, load_into, load_trunk, official_name, save_official, seems_to_be
+from edgetam_pl.weights import NAMES, load_into, load_parts, load_trunk, official_name, save_official, seems_to_be
 
 
 def test_there_and_back_is_the_identity(tmp_path: Path) -> None:
@@ -183,6 +183,31 @@ def test_a_classifier_of_timm_starts_the_trunk(tmp_path: Path, trunk: str) -> No
 def test_names_and_shapes_are_those_of_the_real_classifiers(tmp_path: Path, name: str, classifier: str) -> None:
     torch.save(timm.create_model(classifier, pretrained=False).state_dict(), tmp_path / "timm.pth")
     load_trunk(build_model(config(name)), tmp_path / "timm.pth")
+
+
+def test_a_classifier_in_other_names_is_matched_in_order(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
+    renamed = {f"_entry{i}.{name.rsplit('.', 1)[1]}": tensor for i, (name, tensor) in enumerate(theirs.items())}
+    torch.save(renamed, tmp_path / "other.pth")
+    model = build_model(config("lite", image_size=64, compressor={"kind": "none"}))
+    load_trunk(model, tmp_path / "other.pth")
+    assert all(torch.equal(t, theirs[name]) for name, t in model.image_encoder.trunk.body.state_dict().items())
+    swapped = dict(zip(renamed, reversed(renamed.values()), strict=True))
+    torch.save(swapped, tmp_path / "swapped.pth")
+    with pytest.raises(ValueError, match="entry by entry"):
+        load_trunk(model, tmp_path / "swapped.pth")
+    torch.save(dict(list(renamed.items())[:-1]), tmp_path / "short.pth")
+    with pytest.raises(ValueError, match="cannot be matched in order"):
+        load_trunk(model, tmp_path / "short.pth")
+
+
+def test_a_student_begins_as_its_teacher_but_for_the_compressor(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    teacher, student = build_model(config("lite", compressor={"kind": "none"})), build_model(config("lite"))
+    save_official(teacher, tmp_path / "teacher.pt")
+    load_parts(student, tmp_path / "teacher.pt", "all_but_compressor")
+    assert all(torch.equal(tensor, student.state_dict()[name]) for name, tensor in teacher.state_dict().items())
 
 
 def test_a_masked_autoencoder_starts_a_plain_vit(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from edgetam_pl.io.environment import VERSION as __version__
 if TYPE_CHECKING:
     from edgetam_pl.api import evaluate, export, load_model, shards, train
     from edgetam_pl.config import ModelConfig
-    from edgetam_pl.data.toy import toy_clip
+    from edgetam_pl.datasets.toy_clips import toy_clip
     from edgetam_pl.interactive.options import SessionOptions
     from edgetam_pl.interactive.session import Session
     from edgetam_pl.io.video import open_video
@@ -33,7 +33,7 @@ _HOMES = {
     "load_model": "api",
     "open_video": "io.video",
     "shards": "api",
-    "toy_clip": "data.toy",
+    "toy_clip": "datasets.toy_clips",
     "train": "api",
 }
 """Public name -> the module it is in."""

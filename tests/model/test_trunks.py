@@ -65,6 +65,23 @@ def test_a_trunk_of_three_stages_is_refused() -> None:
         build_trunk("repvit_m1", single=False, drop_path=0.0, args={"embed_dim": [8, 16, 24], "depth": [1, 1, 1]})
 
 
+@pytest.mark.parametrize(
+    "name", ["tf_efficientnet_lite0", "repvit_m0_9", "mobilenetv4_conv_small", "convnext_atto", "resnet18"]
+)
+def test_backbones_of_timm_make_the_four_maps(name: str) -> None:
+    trunk = build_trunk(name, single=False, drop_path=0.0, args={}).eval()
+    maps = trunk(torch.randn(1, 3, 64, 64))
+    assert [tuple(x.shape[1:]) for x in maps] == [
+        (width, 64 // stride, 64 // stride) for width, stride in zip(trunk.channels, (4, 8, 16, 32), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "efficientvit_m0"])
+def test_a_backbone_without_the_four_strides_is_refused_with_the_cure(name: str) -> None:
+    with pytest.raises(ValueError, match=r"the neck needs 4, 8, 16 and 32.*Use a hierarchical one"):
+        build_trunk(name, single=False, drop_path=0.0, args={})
+
+
 def test_only_stride_16_hears_the_coarsest_level() -> None:
     torch.manual_seed(0)
     neck = FPN([4, 8, 12, 16], 16)

@@ -11,7 +11,7 @@ from torch import Tensor
 from zoo import TINY
 
 from edgetam_pl.build import build_model
-from edgetam_pl.data.toy import toy_clip
+from edgetam_pl.datasets.toy_clips import toy_clip
 from edgetam_pl.evaluation.clips import Clip
 from edgetam_pl.evaluation.protocols import Answer, clip_tracker, decided, first_prompt, follow
 from edgetam_pl.interactive.options import SessionOptions

@@ -104,7 +104,7 @@ def test_f11_a_frozen_encoder_runs_without_autograd() -> None:
     module = module_of(4)
     module.stage.phases[0].freeze_encoder = True
     module.enter(0)
-    freeze_eval(module.student, module.options.phase)
+    freeze_eval(module.student, module.stage, module.options.phase)
     features = student_features(module.student, clips(4), module.options)
     assert not features.f16.requires_grad
     assert features.f4 is not None

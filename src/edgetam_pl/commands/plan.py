@@ -214,7 +214,7 @@ def measure(cfg: TrainConfig, index: int) -> Measured:
     teacher = None if cfg.teacher is None else Teacher(build_model(cfg.teacher), cfg.teacher.name, "random")
     student, phase = build_model(cfg.model).train(), cfg.stage.phases[index]
     options = StepOptions(cfg.stage, phase, MemoryOptions.of(cfg))
-    freeze(student, phase)
+    freeze(student, cfg.stage, phase)
     side, objects = cfg.model.image_size, cfg.stage.max_objects * phase.batch
     masks = torch.zeros(phase.frames, objects, side, side, dtype=torch.bool)
     masks[..., side // 4 : side // 2, side // 4 : side // 2] = True

@@ -61,7 +61,7 @@ def rebuilt(case: Case) -> tuple[TrackAnything, StepOptions]:
     student.load_state_dict(case.weights)
     stage = _config(StageConfig, case.card["stage"])
     phase = stage.phases[case.card["phase"]]
-    freeze(student.train(), phase)
+    freeze(student.train(), stage, phase)
     return student, StepOptions(stage, phase)
 
 

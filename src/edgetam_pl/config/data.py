@@ -79,9 +79,9 @@ class ShardsConfig:
     recipe: str = ""
     """A file of shards/recipes, which knows source, split and how many videos to expect: sav | sa1b | davis17 | ..."""
     source: str = "toy"
-    """davis | mose | ytvos | sav | sa1b | images | videos | toy."""
+    """davis | mose | ytvos | sav | sa1b | images | videos | pasted (images with masks become clips) | toy."""
     root: str = ""
-    """Folder of the data set; toy needs none."""
+    """Folder of the data set; toy needs none. pasted takes several, A:B:C."""
     out: str = "runs/shards"
     """Folder that receives shards and manifest. The same command continues where it stopped."""
     name: str = ""
@@ -121,10 +121,10 @@ class ShardsConfig:
     slurm: dict[str, Any] = field(default_factory=dict)
     """slurm: arguments of submitit's update_parameters, e.g. slurm_partition, timeout_min, cpus_per_task, mem_gb."""
     clips: int = 100
-    """toy: clips to generate."""
+    """toy, pasted: clips to make."""
     frames: int = 32
-    """toy: frames of a clip; 1 makes images."""
+    """toy, pasted: frames of a clip; toy: 1 makes images."""
     size: int = 128
-    """toy: side of a frame in pixels."""
+    """toy: side of a frame in pixels; pasted: its shorter side."""
     objects: int = 3
-    """toy: objects in a clip."""
+    """toy: objects in a clip; pasted: at most."""

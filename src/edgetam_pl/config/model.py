@@ -37,7 +37,8 @@ class ModelConfig:
     image_size: int = 1024
     """S, side of the square input in pixels."""
     trunk: str = "repvit_m1"
-    """repvit_m1 | sam2_hiera_{tiny,small,base_plus,large} | vit_{tiny,small} (plain ViT of EfficientTAM)."""
+    """repvit_m1 | sam2_hiera_{tiny,small,base_plus,large} | vit_{tiny,small} (plain ViT of EfficientTAM), or
+    timm's name of any backbone with maps of strides 4, 8, 16 and 32, e.g. tf_efficientnet_lite0 or repvit_m0_9."""
     trunk_args: dict[str, Any] = field(default_factory=dict)
     """Overrides of the trunk's own sizes, for toy models: e.g. embed_dim and depth of repvit_m1."""
     neck: str = choice("fpn", "single")

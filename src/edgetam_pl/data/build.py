@@ -47,7 +47,7 @@ _CONTENT = (
     *("source", "root", "name", "split", "annotations", "every", "window", "stride", "group", "short_side", "quality"),
     *("chroma", "max_area", "limit", "seed"),
 )
-_TOY = ("clips", "frames", "size", "objects")
+_MADE = ("clips", "frames", "size", "objects")
 """Settings that decide what is in the shards. The others only say how they are made."""
 
 
@@ -127,7 +127,7 @@ class Plan:
         size = cfg.group or GROUP[kind]
         groups = tuple(tuple(chosen[first : first + size]) for first in range(0, len(chosen), size))
         values = dataclasses.asdict(cfg)
-        kept = _CONTENT + (_TOY if cfg.source == "toy" else ())
+        kept = _CONTENT + (_MADE if cfg.source in {"toy", "pasted"} else ())
         return Plan(kind, groups, {key: values[key] for key in kept})
 
     def job(self, number: int) -> Job:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import timm
+import torch
 from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 
@@ -21,15 +22,19 @@ VIT = {"vit_tiny": (192, 3), "vit_small": (384, 6)}
 """Width and heads of EfficientTAM's plain ViTs; both have 12 blocks."""
 
 TRUNKS = (*REPVIT, *HIERA, *VIT)
+"""Trunks of the released models. Every other backbone of timm with maps of STRIDES is built by timm's name."""
+
+STRIDES = (4, 8, 16, 32)
 
 
 class Trunk(nn.Module):
-    """A feature extractor of timm, or our plain ViT."""
+    """A feature extractor of timm, or our plain ViT. `name` is what `build_trunk` was asked for."""
 
-    def __init__(self, body: nn.Module, channels: list[int]) -> None:
+    def __init__(self, body: nn.Module, channels: list[int], name: str = "") -> None:
         super().__init__()
         self.body = body
         self.channels = channels
+        self.name = name
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """images (B, 3, S, S) -> maps (B, channels[i], S / stride_i, S / stride_i), fine to coarse."""
@@ -45,8 +50,10 @@ def build_trunk(name: str, *, single: bool, drop_path: float, args: Mapping[str,
         args: overrides of the trunk's own sizes, e.g. embed_dim and depth.
 
     Raises:
-        ValueError: the trunk does not take these args.
+        ValueError: the trunk is unknown, has no maps of strides 4, 8, 16 and 32, or does not take these args.
     """
+    if name not in TRUNKS:
+        return _any(name, drop_path=drop_path, args=args)
     try:
         return _build(name, single=single, drop_path=drop_path, args=args)
     except (TypeError, IndexError) as error:  # an unknown name; too few stages
@@ -66,7 +73,46 @@ def _build(name: str, *, single: bool, drop_path: float, args: Mapping[str, Any]
     else:
         body = timm.create_model(name, pretrained=False, features_only=True, **args)
         _scale_channels_directly(body)
-    return Trunk(body, list(body.feature_info.channels()))
+    return Trunk(body, list(body.feature_info.channels()), name)
+
+
+def is_trunk(name: str) -> bool:
+    """Is this a name that `build_trunk` knows? Strides are looked at when it is built."""
+    return name in TRUNKS or timm.is_model(name)
+
+
+def is_classifier(name: str) -> bool:
+    """Has timm a whole classifier of this name? Not of our plain ViTs."""
+    return name not in VIT and timm.is_model(name)
+
+
+def classifier_names(name: str) -> list[tuple[str, tuple[int, ...]]]:
+    """Entries of the state dict of timm's whole classifier called `name`, in its order: (name, shape)."""
+    with torch.device("meta"):
+        return [(key, tuple(t.shape)) for key, t in timm.create_model(name, pretrained=False).state_dict().items()]
+
+
+def _any(name: str, *, drop_path: float, args: Mapping[str, Any]) -> Trunk:
+    """A backbone by timm's name, cut where its strides are 4, 8, 16 and 32; of several maps of one stride the deepest."""
+    settings = ({"drop_path_rate": drop_path} if drop_path else {}) | dict(args)
+    try:
+        with torch.device("meta"):
+            whole: Any = timm.create_model(name, pretrained=False, features_only=True, **settings)
+        strides = list(whole.feature_info.reduction())
+        if missing := [stride for stride in STRIDES if stride not in strides]:
+            raise ValueError(
+                f"trunk {name} makes maps of strides {', '.join(map(str, strides))}; the neck needs 4, 8, 16 and 32, and "
+                f"{', '.join(map(str, missing))} is missing. Use a hierarchical one, e.g. tf_efficientnet_lite0."
+            )
+        deepest = [len(strides) - 1 - strides[::-1].index(stride) for stride in STRIDES]
+        body: Any = timm.create_model(name, pretrained=False, features_only=True, out_indices=deepest, **settings)
+    except (TypeError, RuntimeError, IndexError) as error:  # timm: no such setting, no feature extraction, too few stages
+        raise ValueError(
+            f"trunk {name} with trunk_args {dict(args)} and drop_path={drop_path} cannot be built by timm as four maps: "
+            f"{error}. Use another trunk, or other trunk_args."
+        ) from error
+    _scale_channels_directly(body)
+    return Trunk(body, list(body.feature_info.channels()), name)
 
 
 class ChannelScale(nn.Conv2d):
@@ -95,9 +141,9 @@ def _vit(name: str, *, single: bool, drop_path: float, args: Mapping[str, Any]) 
     dim, heads = VIT[name]
     body = PlainViT(**({"dim": dim, "heads": heads, "drop_path": drop_path} | dict(args)))
     if single:
-        return Trunk(body, [body.dim])
+        return Trunk(body, [body.dim], name)
     pyramid = SimplePyramid(body)
-    return Trunk(pyramid, pyramid.channels)
+    return Trunk(pyramid, pyramid.channels, name)
 
 
 def merge_branches(trunk: Trunk) -> Trunk:

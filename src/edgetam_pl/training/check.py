@@ -16,11 +16,13 @@ from edgetam_pl.losses.objective import Objective
 from edgetam_pl.training.activation_checkpointing import VERBS
 from edgetam_pl.training.optim import schedule_of
 from edgetam_pl.training.step import STAGES
+from edgetam_pl.weights import PARTS
 
 CHOICES = {
     "stage.name": STAGES,
     "stage.teacher_memory": ("own", "student"),
     "stage.teacher_logits": ("own", "student"),
+    "load_parts": ("all", *PARTS),
     "logger.kind": ("none", "wandb"),
     "launcher.kind": ("local", "slurm"),
 }

@@ -86,7 +86,7 @@ class Distillation(L.LightningModule):
         self.options = StepOptions(self.stage, phase, before.memory, before.teacher_cache)
         self.phase_index, self.first_step = index, sum(one.steps for one in self.stage.phases[:index])
         self.batches_seen, self.last_step = 0, None
-        freeze(self.student, phase)
+        freeze(self.student, self.stage, phase)
 
     @property
     def teacher(self) -> Teacher | None:
@@ -190,7 +190,8 @@ class Distillation(L.LightningModule):
             self._teacher.model.to(self.device)
 
     def on_train_batch_start(self, batch: VideoBatch, batch_idx: int) -> None:
-        freeze_eval(self.student, self.options.phase)  # Lightning returns the whole module to train mode after a validation
+        # Lightning returns the whole module to train mode after a validation
+        freeze_eval(self.student, self.stage, self.options.phase)
 
     def on_train_end(self) -> None:
         self.last_step = None

@@ -104,8 +104,10 @@ def build_module(cfg: TrainConfig) -> Distillation:
     torch.manual_seed(cfg.seed)
     student = build_model(cfg.model)
     if cfg.weights is not None:
-        load = weights.load_image_parts if cfg.load_parts == "images" else weights.load_into
-        load(student, cfg.weights)
+        if cfg.load_parts == "all":
+            weights.load_into(student, cfg.weights)
+        else:
+            weights.load_parts(student, cfg.weights, cfg.load_parts)
     if cfg.trunk_weights is not None:
         weights.load_trunk(student, cfg.trunk_weights)
     teacher = None

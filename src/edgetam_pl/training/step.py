@@ -211,18 +211,35 @@ def frozen_parts(model: TrackAnything) -> list[nn.Module]:
     return [encoder.trunk, *(part for name, part in encoder.neck.named_children() if not name.startswith("project_f"))]
 
 
-def freeze(model: TrackAnything, phase: PhaseConfig) -> None:
-    """Train what the phase trains."""
+def freeze(model: TrackAnything, stage: StageConfig, phase: PhaseConfig) -> None:
+    """Train what the phase trains: the encoder may be frozen, and so are parameters whose names begin as `stage.frozen`.
+
+    Raises:
+        ValueError: no parameter begins as a name of `stage.frozen`.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    if unknown := [start for start in stage.frozen if not any(name.startswith(start) for name in names)]:
+        raise ValueError(
+            f"stage.frozen names {', '.join(unknown)}, but no parameter of the model begins so; its first one is "
+            f"{names[0]}. Correct the name or leave it out."
+        )
     for part in frozen_parts(model):
         part.requires_grad_(not phase.freeze_encoder)
-    freeze_eval(model, phase)
+    for name, parameter in model.named_parameters():
+        if name.startswith(tuple(stage.frozen)):
+            parameter.requires_grad_(False)
+    freeze_eval(model, stage, phase)
 
 
-def freeze_eval(model: TrackAnything, phase: PhaseConfig) -> None:
-    """A frozen encoder is also in eval mode: its BatchNorm statistics do not move."""
+def freeze_eval(model: TrackAnything, stage: StageConfig, phase: PhaseConfig) -> None:
+    """A frozen encoder is also in eval mode: its BatchNorm statistics do not move. `stage.freeze_norm` holds these alone."""
     if phase.freeze_encoder:
         for part in frozen_parts(model):
             part.eval()
+    if stage.freeze_norm:
+        for module in model.image_encoder.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
 
 
 def mean_over_ranks(count: int, *, device: torch.device) -> Tensor | float:

@@ -14,7 +14,6 @@ from edgetam_pl.tracking.bank import MemoryBank, RecallPolicy
 from edgetam_pl.tracking.clicks import Among
 from edgetam_pl.tracking.prompters import Replay
 from edgetam_pl.tracking.step import Features, Prompter, Tracker, observe, rollout
-from edgetam_pl.training.activation_checkpointing import Recomputed
 from edgetam_pl.types import Decoded, FrameOutput, ImageFeatures, Prompts, VideoBatch
 
 
