@@ -78,12 +78,12 @@ def image_set(folder: Path, share: float) -> Path:
 def test_image_sets_become_clips_the_same_in_any_order(tmp_path: Path) -> None:
     root = f"{image_set(tmp_path / 'a', 0.2)}:{image_set(tmp_path / 'b', 0.3)}"
     reader = open_layout(ShardsConfig(source="pasted", root=root, clips=3, frames=4, size=48, objects=2))
-    assert reader.items() == ["pasted-000000", "pasted-000001", "pasted-000002"]
-    later = list(reader.frames("pasted-000002"))
-    list(reader.frames("pasted-000000"))
-    for one, again in zip(later, reader.frames("pasted-000002"), strict=True):
-        assert isinstance(one, Frame)
-        assert isinstance(again, Frame)
+    assert reader.names() == ["pasted-000000", "pasted-000001", "pasted-000002"]
+    later = list(reader.clip("pasted-000002").annotated_frames())
+    list(reader.clip("pasted-000000").annotated_frames())
+    for one, again in zip(later, reader.clip("pasted-000002").annotated_frames(), strict=True):
+        assert isinstance(one, AnnotatedFrame)
+        assert isinstance(again, AnnotatedFrame)
         assert np.array_equal(one.image, again.image)
         assert one.masks.keys() == again.masks.keys()
 

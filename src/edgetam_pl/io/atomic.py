@@ -19,8 +19,8 @@ from typing import Any
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A path to write a file or folder to, which becomes `path` when the block ends without an error.
 
-    The temporary path lies beside `path` and keeps its suffix, by which many writers choose a format. A file is flushed to the
-    disk before the rename. A folder that is already at `path` is replaced.
+    The temporary path lies beside `path` and keeps its suffix, by which many writers choose a format. A file is flushed to
+    the disk before the rename. A folder that is already at `path` is replaced.
 
     Raises:
         OSError: the folder cannot be written to, or the disk is full; nothing is left behind.

@@ -56,8 +56,8 @@ def read_labels(path: Path) -> Labels:
     if colour in _COLOUR_NAMES:
         raise BadSampleError(
             Cause.ANNOTATION,
-            f"{path} is {_COLOUR_NAMES[colour]}; masks are PNGs with a palette (or grey), one value an object, and this is a "
-            f"colour image. {_CURE}",
+            f"{path} is {_COLOUR_NAMES[colour]}; masks are PNGs with a palette (or grey), one value an object, and this is "
+            f"a colour image. {_CURE}",
         )
     if depth == 8 and not interlaced:
         labels = _inflated(path, content, height, width)

@@ -94,7 +94,7 @@ def classifier_names(name: str) -> list[tuple[str, tuple[int, ...]]]:
 
 def _any(name: str, *, drop_path: float, args: Mapping[str, Any]) -> Trunk:
     """A backbone by timm's name, cut where its strides are 4, 8, 16 and 32; of several maps of one stride the deepest."""
-    settings = ({"drop_path_rate": drop_path} if drop_path else {}) | dict(args)
+    settings: dict[str, Any] = ({"drop_path_rate": drop_path} if drop_path else {}) | dict(args)
     try:
         with torch.device("meta"):
             whole: Any = timm.create_model(name, pretrained=False, features_only=True, **settings)
