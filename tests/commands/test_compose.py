@@ -21,7 +21,7 @@ from edgetam_pl.config import EvaluateConfig, ModelConfig, TrainConfig, choices
 from edgetam_pl.losses.distill import DISTANCES
 from edgetam_pl.sweeps import local
 from edgetam_pl.sweeps.sweep_config import read_sweep
-from edgetam_pl.training.distillation import STAGES
+from edgetam_pl.training.step import STAGES
 from edgetam_pl.training.fit import build_module, check
 
 GROUPS = ("model", "stage", "data", "trainer", "logger", "launcher")

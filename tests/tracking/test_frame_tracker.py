@@ -22,7 +22,7 @@ from edgetam_pl.tracking.bank import MemoryBank, RecallPolicy
 from edgetam_pl.tracking.frame_tracker import FrameTracker
 from edgetam_pl.tracking.prompters import no_prompt
 from edgetam_pl.tracking.step import PromptFn, Tracker, rollout
-from edgetam_pl.training.track_batch import encode
+from edgetam_pl.training.track_batch import encode_frames
 from edgetam_pl.training.track_batch import follow as follow_batch
 from edgetam_pl.types import Decoded, Prompts, VideoBatch
 
@@ -134,7 +134,7 @@ def test_rollout_agrees_to_the_last_bit(model: TrackAnything, prompt: str) -> No
     frames = torch.stack([torch.from_numpy(clip.frames.read(t)).permute(2, 0, 1) for t in range(FRAMES)])
     masks = torch.from_numpy(np.stack([clip.truths.read(t) for t in range(FRAMES)]))
     batch = VideoBatch(frames[None], masks, torch.zeros(3, dtype=torch.int64), ("toy",))
-    features = encode(model, batch.frames, chunk=1)
+    features = encode_frames(model, batch.frames, chunk=1)
     trained = torch.stack([tracker.enlarged(o.final.best) for o in follow_batch(model, features, batch, recorded)])
     if prompt != "mask":
         assert (trained - expected).abs().max() == 0.0
