@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgetam_pl.config import ShardsConfig
-from edgetam_pl.datasets.layout import open_layout
+from edgetam_pl.datasets.layout import AnnotatedFrame, open_layout
 from edgetam_pl.datasets.pasted_clips import Cutout, pasted_clip
 
 RED, BLUE = (200, 0, 0), (0, 0, 200)
