@@ -23,7 +23,7 @@ from edgetam_pl.tracking.frame_tracker import FrameTracker
 from edgetam_pl.tracking.prompters import no_prompt
 from edgetam_pl.tracking.step import PromptFn, Tracker, rollout
 from edgetam_pl.training.track_batch import encode_frames
-from edgetam_pl.training.track_batch import follow as follow_batch
+from edgetam_pl.training.track_batch import track_objects as follow_batch
 from edgetam_pl.types import Decoded, Prompts, VideoBatch
 
 FRAMES, STARTS, PROMPTS = 7, (0, 2, 3), ("mask", "box", "1-click", "3-click")

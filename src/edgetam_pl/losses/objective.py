@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgetam_pl.config import StageConfig
 from edgetam_pl.losses.distill import DISTANCES, FRAMES, distance, memory_distance
 from edgetam_pl.losses.masks import Scores, presence, score
 from edgetam_pl.types import GIVEN_LOGIT, Decoded, FrameOutput
@@ -70,6 +69,16 @@ class JudgedClip(NamedTuple):
     teacher_f16: Tensor | None
 
 
+class StageSettings(Protocol):
+    """What the objective reads of a stage."""
+
+    weights: Any
+    distance: str
+    mask_size: int
+    candidates: str
+    memory_frames: str
+
+
 @dataclass(frozen=True)
 class AnswerTerm:
     """A term of every answer: (O,) values, summed over objects, answers and frames and divided by the number of objects,
@@ -113,7 +122,8 @@ class Objective:
     """Empty: `TERMS`."""
 
     @classmethod
-    def of(cls, stage: StageConfig) -> Objective:
+    def of(cls, stage: StageSettings) -> Objective:
+        """From the settings of a stage (`config.StageConfig`)."""
         return cls(stage.weights, stage.distance, stage.mask_size, stage.candidates, stage.memory_frames)
 
     def __post_init__(self) -> None:
