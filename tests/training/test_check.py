@@ -90,7 +90,7 @@ def test_the_batch_of_a_step_is_the_recipes_on_any_number_of_ranks() -> None:
         (["stage.optim.schedule=linear"], "linear"),
         (["stage.optim.end_factor=2"], "end_factor"),
         (["stage.phases=[{frames:0,steps:20000}]"], r"phases\[0\].frames is 0"),
-        (["stage.memory_frames=some"], "stage.memory_frames is 'some'; use one of recalled, all"),
+        (["stage.memory_frames=some"], "stage.memory_frames is some; use one of recalled, all"),
         (["stage.teacher_memory=both"], "stage.teacher_memory"),
         (["stage.teacher_logits=both"], "stage.teacher_logits"),
         (["stage.distance=l1"], "mse, cosine"),
