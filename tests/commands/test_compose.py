@@ -21,8 +21,8 @@ from edgetam_pl.config import EvaluateConfig, ModelConfig, TrainConfig, choices
 from edgetam_pl.losses.distill import DISTANCES
 from edgetam_pl.sweeps import local
 from edgetam_pl.sweeps.sweep_config import read_sweep
-from edgetam_pl.training.step import STAGES
 from edgetam_pl.training.fit import build_module, check
+from edgetam_pl.training.step import STAGES
 
 GROUPS = ("model", "stage", "data", "trainer", "logger", "launcher")
 ENTRIES = ("train", "plan", "evaluate", "bench", "export", "shards", "show", "trial")

@@ -27,6 +27,8 @@ _VISIBLE = 0.004
 _ATTEMPTS = 50
 _MARGIN = 12
 """Pixels around a cut-out's object, so that it can bend."""
+_NO_SECOND_MAP = np.empty(0, np.float32)
+"""For cv2.remap, whose first map here holds x and y."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,10 @@ class Cutout:
         pixels, soft = image[rows, columns], mask[rows, columns].astype(np.float32)
         shrink = min(SPRITE / max(soft.shape), 1.0)
         size = (max(round(soft.shape[1] * shrink), 1), max(round(soft.shape[0] * shrink), 1))
-        pixels = cv2.copyMakeBorder(
-            cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), *[_MARGIN] * 4, cv2.BORDER_REPLICATE
-        )
-        soft = cv2.copyMakeBorder(cv2.resize(soft, size, interpolation=cv2.INTER_AREA), *[_MARGIN] * 4, cv2.BORDER_CONSTANT)
+        pixels, soft = (cv2.resize(part, size, interpolation=cv2.INTER_AREA) for part in (pixels, soft))
+        m = _MARGIN
+        pixels = cv2.copyMakeBorder(pixels, m, m, m, m, cv2.BORDER_REPLICATE)
+        soft = cv2.copyMakeBorder(soft, m, m, m, m, cv2.BORDER_CONSTANT)
         return Cutout(np.asarray(pixels, np.uint8), np.asarray(soft, np.float32))
 
 
@@ -192,13 +194,13 @@ class _Path:
 def _look(cutout: Cutout, path: _Path, t: float, box: _Box) -> tuple[Any, Any]:
     """Colours (h, w, 3) and cover (h, w) of an object at time t in a part of the frame, float32."""
     field = _bent(path, t)
-    pixels = cv2.remap(cutout.pixels, field, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    pixels = cv2.remap(cutout.pixels, field, _NO_SECOND_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return _warp(pixels, path.matrix(t), box, cv2.BORDER_REPLICATE), _soft(cutout, path, t, box, field)
 
 
 def _soft(cutout: Cutout, path: _Path, t: float, box: _Box, field: Any = None) -> NDArray[np.float32]:
     """How much of each pixel (h, w) of a part of the frame an object covers at time t."""
-    bent = cv2.remap(cutout.mask, _bent(path, t) if field is None else field, None, cv2.INTER_LINEAR)
+    bent = cv2.remap(cutout.mask, _bent(path, t) if field is None else field, _NO_SECOND_MAP, cv2.INTER_LINEAR)
     return np.asarray(_warp(bent, path.matrix(t), box, cv2.BORDER_CONSTANT), np.float32)
 
 
@@ -208,7 +210,7 @@ def _bent(path: _Path, t: float) -> NDArray[np.float32]:
     assert path.sway is not None
     h, w = path.bend.shape[:2]
     still = np.stack(np.meshgrid(np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32)), axis=-1)
-    return still + path.bend * np.float32(path.sway.at(t))
+    return np.asarray(still + path.bend * np.float32(path.sway.at(t)), np.float32)
 
 
 def _warp(picture: Any, matrix: NDArray[np.float64], box: _Box, border: int) -> Any:
