@@ -27,8 +27,8 @@ _VISIBLE = 0.004
 _ATTEMPTS = 50
 _MARGIN = 12
 """Pixels around a cut-out's object, so that it can bend."""
-_NO_SECOND_MAP = np.empty(0, np.float32)
-"""For cv2.remap, whose first map here holds x and y."""
+_NO_SECOND_MAP: Any = None
+"""For cv2.remap, whose first map here holds x and y; its type stubs do not know that None is meant."""
 
 
 @dataclass(frozen=True)
