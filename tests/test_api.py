@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import subprocess
 import sys
@@ -32,6 +33,12 @@ def test_every_public_name_is_there() -> None:
     assert set(et.__all__) <= set(dir(et))
     with pytest.raises(AttributeError, match=r"it has .*load_model"):
         et.nonsense  # noqa: B018
+
+
+def test_no_public_name_is_a_module_too() -> None:
+    """Importing edgetam_pl.NAME sets that attribute of the package, and the function of this name would be gone."""
+    rooms = {module.name for module in pkgutil.iter_modules(et.__path__)}
+    assert not rooms & set(et.__all__)
 
 
 def test_importing_the_package_imports_nothing_large() -> None:

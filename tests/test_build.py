@@ -22,7 +22,7 @@ def test_the_defaults_are_the_released_edgetam() -> None:
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"trunk": "resnet50"}, "trunk is resnet50; use one of repvit_m1, sam2_hiera_tiny"),
+    ({"trunk": "resnet5000"}, "trunk is resnet5000; use one of repvit_m1, sam2_hiera_tiny"),
     ({"neck": "bifpn"}, "neck is bifpn; use one of fpn, single"),
     ({"neck": "single"}, "neck=single takes one map, repvit_m1 makes four; use neck=fpn, or one of vit_tiny, vit_small"),
     ({"image_size": 1000}, "image_size is 1000; repvit_m1 under neck=fpn needs a multiple of 32, e.g. 992 or 1024"),

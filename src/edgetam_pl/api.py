@@ -13,7 +13,7 @@ from edgetam_pl.model.track_anything import TrackAnything
 
 if TYPE_CHECKING:
     from edgetam_pl.evaluation.reporting.report import Report
-    from edgetam_pl.export.report import ExportReport
+    from edgetam_pl.exporting.report import ExportReport
 
 
 def load_model(
@@ -82,7 +82,7 @@ def export(*words: str, **settings: Any) -> ExportReport:
         ValueError: unsuitable weights, an unsupported target, missing extras.
         ExportRefused: the packages do not compute what the checkpoint computes.
     """
-    from edgetam_pl.export.run import run
+    from edgetam_pl.exporting.run import run
 
     return run(_composed(ExportConfig, "export", words, settings))
 

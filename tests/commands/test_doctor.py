@@ -6,8 +6,8 @@ import pytest
 
 from edgetam_pl.commands import doctor
 from edgetam_pl.commands.doctor import examine, main, torch_finding
-from edgetam_pl.export.coreml import CoreML
-from edgetam_pl.export.extras import Finding, package_finding
+from edgetam_pl.exporting.coreml import CoreML
+from edgetam_pl.exporting.extras import Finding, package_finding
 
 
 def coreml_finding(what: str, **installed: str | None) -> Finding | None:
@@ -69,7 +69,7 @@ def test_f23_a_conversion_that_breaks_is_reported_not_raised(monkeypatch: pytest
     def broken(*_: object, **__: object) -> None:
         raise TypeError("only 0-dimensional arrays can be converted to Python scalars")
 
-    monkeypatch.setattr("edgetam_pl.export.coreml.convert_part", broken)
+    monkeypatch.setattr("edgetam_pl.exporting.coreml.convert_part", broken)
     (finding,) = [each for each in examine(convert=True) if each.what == "coreml test"]
     assert finding.state == "broken"
     assert "only 0-dimensional arrays" in finding.message

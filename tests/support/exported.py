@@ -12,17 +12,17 @@ from torch import Tensor, nn
 
 from edgetam_pl.build import build_model
 from edgetam_pl.config import CompressorConfig, ExportConfig, GateConfig, ModelConfig
-from edgetam_pl.export.adapters import flatten, loop_of, prepared
-from edgetam_pl.export.backend import Backend
-from edgetam_pl.export.backends import backend_of
-from edgetam_pl.export.clip import draw
-from edgetam_pl.export.gate.check import cases
-from edgetam_pl.export.gate.judge import judge
-from edgetam_pl.export.gate.measures import Verdict
-from edgetam_pl.export.manifest import RuntimeSpec, read
-from edgetam_pl.export.parts import Feature, Part, Program, Saved
-from edgetam_pl.export.report import ExportReport
-from edgetam_pl.export.run import export_packages, prepared_reference
+from edgetam_pl.exporting.adapters import flatten, loop_of, prepared
+from edgetam_pl.exporting.backend import Backend
+from edgetam_pl.exporting.backends import backend_of
+from edgetam_pl.exporting.clip import draw
+from edgetam_pl.exporting.gate.check import cases
+from edgetam_pl.exporting.gate.judge import judge
+from edgetam_pl.exporting.gate.measures import Verdict
+from edgetam_pl.exporting.manifest import RuntimeSpec, read
+from edgetam_pl.exporting.parts import Feature, Part, Program, Saved
+from edgetam_pl.exporting.report import ExportReport
+from edgetam_pl.exporting.run import export_packages, prepared_reference
 from edgetam_pl.model.track_anything import TrackAnything
 
 

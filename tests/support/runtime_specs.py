@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgetam_pl.export.manifest import RuntimeSpec
+from edgetam_pl.exporting.manifest import RuntimeSpec
 
 
 def loop(**changes: object) -> RuntimeSpec:

@@ -14,7 +14,7 @@ from edgetam_pl.commands.compose import composed
 from edgetam_pl.config import EvaluateConfig, ExportConfig, ShardsConfig, TrainConfig
 from edgetam_pl.data.build import run as build_shards
 from edgetam_pl.evaluation.runner import run as evaluate
-from edgetam_pl.export import run as export
+from edgetam_pl.exporting import run as export
 from edgetam_pl.training import fit
 from edgetam_pl.training.curves import read_lines
 

@@ -16,11 +16,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from zoo import toy
 
 from edgetam_pl.config import ExportConfig
-from edgetam_pl.export.report import ExportReport, PackageRow
-from edgetam_pl.export.run import ExportRefused
+from edgetam_pl.exporting.report import ExportReport, PackageRow
+from edgetam_pl.exporting.run import ExportRefused
 from edgetam_pl.training.export_callback import SUMMARY, ExportOnFitEnd
 
-RUN = import_module("edgetam_pl.export.run")  # the module; the package's attribute of that name is the function
+RUN = import_module("edgetam_pl.exporting.run")  # the module; the package's attribute of that name is the function
 
 
 class Fit(L.LightningModule):

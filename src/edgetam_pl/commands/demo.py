@@ -27,8 +27,8 @@ from edgetam_pl.datasets.toy_clips import toy_clip
 from edgetam_pl.evaluation.clips import Clip
 from edgetam_pl.evaluation.reporting import page
 from edgetam_pl.evaluation.vos import evaluate_vos, repeat_first_mask
-from edgetam_pl.export import ExportRefused
-from edgetam_pl.export import run as export_packages
+from edgetam_pl.exporting import ExportRefused
+from edgetam_pl.exporting import run as export_packages
 from edgetam_pl.io.atomic import write_json
 from edgetam_pl.io.environment import versions
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 from edgetam_pl.config import ExportConfig
-from edgetam_pl.export.backend import Backend
-from edgetam_pl.export.backends import BACKENDS
-from edgetam_pl.export.extras import Finding, installed_version, numbers, package_finding
-from edgetam_pl.export.parts import Feature, Part
+from edgetam_pl.exporting.backend import Backend
+from edgetam_pl.exporting.backends import BACKENDS
+from edgetam_pl.exporting.extras import Finding, installed_version, numbers, package_finding
+from edgetam_pl.exporting.parts import Feature, Part
 
 TESTED_TORCH = ((2, 7), (2, 15))
 """torch.export conversions were run with these and what lies between (docs/export.md)."""

@@ -66,7 +66,7 @@ COMMANDS: dict[str, Composed | Flagged] = {
     "export": Composed(
         "packages for the phone, proven equal to the checkpoint",
         "ExportConfig",
-        "edgetam_pl.export.run",
+        "edgetam_pl.exporting.run",
         "edgetam export weights=runs/stage2/weights.pt out=packages",
     ),
     "bench": Composed(

@@ -93,9 +93,9 @@ class ExportConfig:
     out: str = "runs/export"
     """Folder of the packages, written only when the gate has passed."""
     backend: str = "coreml"
-    """Format of the packages, by its name in export/backends.py: coreml | onnx."""
+    """Format of the packages, by its name in exporting/backends.py: coreml | onnx."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Options that this format alone has (export/backend.py), e.g. +options.KEY=VALUE; Core ML and ONNX have none."""
+    """Options that this format alone has (exporting/backend.py), e.g. +options.KEY=VALUE; Core ML and ONNX have none."""
     name: str = "EdgeTAM"
     """Prefix of the package names."""
     size: int = 0

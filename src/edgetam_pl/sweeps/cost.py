@@ -12,8 +12,8 @@ from edgetam_pl.build import build_model
 from edgetam_pl.commands import bench
 from edgetam_pl.commands.show import FULL_FRAMES, verbs
 from edgetam_pl.config import BenchConfig, ExportConfig, ModelConfig
-from edgetam_pl.export import ExportRefused
-from edgetam_pl.export.backends import BACKENDS
+from edgetam_pl.exporting import ExportRefused
+from edgetam_pl.exporting.backends import BACKENDS
 from edgetam_pl.io.hashing import bytes_of
 
 
@@ -50,7 +50,7 @@ def package_bytes(out: Path) -> int | None:
 
 def export(cfg: ExportConfig, *, model: ModelConfig, weights: Path, out: Path) -> str:
     """Export packages into `out`; returns why not where the gate refuses, or an empty text."""
-    from edgetam_pl.export.run import run
+    from edgetam_pl.exporting.run import run
 
     try:
         run(replace(cfg, model=model, weights=str(weights), out=str(out)))

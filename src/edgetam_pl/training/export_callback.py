@@ -49,7 +49,7 @@ def export_quietly(model: nn.Module, cfg: ExportConfig) -> dict[str, Any]:
     """`export_packages`, with every failure turned into a summary of it."""
     out = Path(cfg.out)
     try:
-        from edgetam_pl.export.run import export_packages
+        from edgetam_pl.exporting.run import export_packages
 
         assert isinstance(model, TrackAnything), f"only a TrackAnything can be exported, not a {type(model).__name__}"
         report = export_packages(model, out, cfg, checkpoint="end of training")

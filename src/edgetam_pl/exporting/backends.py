@@ -1,0 +1,16 @@
+"""The formats that parts can be exported to. A new one is a subclass of `Backend` in a file of its own, and a line here."""
+
+from __future__ import annotations
+
+from edgetam_pl.exporting.backend import Backend
+from edgetam_pl.exporting.coreml import CoreML
+from edgetam_pl.exporting.onnx import Onnx
+
+BACKENDS: dict[str, type[Backend]] = {"coreml": CoreML, "onnx": Onnx}
+
+
+def backend_of(name: str) -> Backend:
+    """The backend of that name, or a ValueError that lists them."""
+    if name not in BACKENDS:
+        raise ValueError(f"backend={name} is not known; use one of {', '.join(sorted(BACKENDS))}.")
+    return BACKENDS[name]()

@@ -1,0 +1,70 @@
+"""What an export reports: sizes, seconds, memory, and every number of the gate."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgetam_pl.exporting.documents import render
+from edgetam_pl.exporting.gate.comparing_tracker import FrameRow
+from edgetam_pl.exporting.manifest import NOT_ON_APPLE
+from edgetam_pl.io.environment import peak_memory_bytes
+
+
+@dataclass(frozen=True)
+class PackageRow:
+    """One package in the report."""
+
+    name: str
+    file: str
+    bytes: int
+
+
+@dataclass
+class ExportReport:
+    """What an export did. `passed` is False only in reports of refused exports."""
+
+    out: str
+    backend: str
+    precision: str
+    passed: bool
+    packages: list[PackageRow]
+    seconds: dict[str, float]
+    """Wall-clock seconds of each step."""
+    peak_rss_mb: dict[str, float]
+    """Largest resident memory of the process up to the end of each step, in MiB."""
+    failures: list[str]
+    worst: dict[str, dict[str, Any]]
+    """Of each part and quantity, the number nearest to its bound."""
+    frames: list[FrameRow] = field(default_factory=list)
+    estimate: dict[str, Any] = field(default_factory=dict)
+    apple_hardware: str = NOT_ON_APPLE
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes by file; a file that holds several programs is counted once."""
+        return {row.file: row.bytes for row in self.packages}
+
+    def table(self, device: str = "phone") -> str:
+        """The report as text. `device` is what the packages were not run on (`Backend.device`)."""
+        return render("report.txt.jinja", report=self, device=device).rstrip()
+
+
+class Clock:
+    """Seconds and peak memory of each step."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self.peaks: dict[str, float] = {"start": _peak_mib()}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """A step of that name has ended; the next one begins."""
+        now = time.perf_counter()
+        self.laps[name], self.peaks[name] = round(now - self._last, 2), _peak_mib()
+        self._last = now
+
+
+def _peak_mib() -> float:
+    return round(peak_memory_bytes() / (1 << 20), 1)

@@ -1,0 +1,237 @@
+"""`edgetam export`: a model becomes packages that have proven themselves, or nothing."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import shutil
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from edgetam_pl.build import RANDOM, load_model
+from edgetam_pl.config import ExportConfig
+from edgetam_pl.exporting import manifest as contract
+from edgetam_pl.exporting.adapters import flatten, loop_of, prepared
+from edgetam_pl.exporting.backend import Backend
+from edgetam_pl.exporting.backends import backend_of
+from edgetam_pl.exporting.clip import LEAST_FRAMES, draw
+from edgetam_pl.exporting.documents import readme
+from edgetam_pl.exporting.estimate import estimate
+from edgetam_pl.exporting.extras import require
+from edgetam_pl.exporting.gate.check import cases
+from edgetam_pl.exporting.gate.judge import judge
+from edgetam_pl.exporting.gate.measures import Measure, Verdict
+from edgetam_pl.exporting.gate.rollouts import Note, compare_verbs
+from edgetam_pl.exporting.golden import write_golden
+from edgetam_pl.exporting.manifest import FeatureEntry, Manifest, PartEntry, RuntimeSpec
+from edgetam_pl.exporting.parts import Feature, Saved
+from edgetam_pl.exporting.report import Clock, ExportReport, PackageRow
+from edgetam_pl.io.atomic import atomic_path, write_json, write_text
+from edgetam_pl.io.environment import versions
+from edgetam_pl.io.hashing import bytes_of, sha256_of
+from edgetam_pl.model.track_anything import TrackAnything
+
+REPORT, README = "export_report.json", "README.md"
+VALIDATOR = "validate_on_mac.py"
+VISIBLE_BIAS = 5.0
+"""Presence bias of weights=random: a model that sees nothing would compare nothing."""
+
+
+class ExportRefused(ValueError):
+    """The gate did not pass; nothing was written under the final name."""
+
+    def __init__(self, message: str, report: ExportReport) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+def run(cfg: ExportConfig) -> ExportReport:
+    """Export the model that `cfg` names, print the report, and return it.
+
+    Raises:
+        ValueError: no or unsuitable weights, an unwritable folder, an unsupported target, missing extras.
+        ExportRefused: the gate did not pass.
+    """
+    model, checkpoint, digest = load(cfg)
+    note = partial(print, "export:", flush=True)
+    report = export_packages(model, Path(cfg.out), cfg, checkpoint=checkpoint, checkpoint_sha256=digest, note=note)
+    print(report.table(backend_of(cfg.backend).device))
+    print(f"packages: {report.out}")
+    return report
+
+
+def load(cfg: ExportConfig) -> tuple[TrackAnything, str, str]:
+    """The model of `cfg` with its weights, the checkpoint's name and its sha256."""
+    model_cfg = dataclasses.replace(cfg.model, image_size=cfg.size or cfg.model.image_size)
+    model = load_model(model_cfg, cfg.weights, seed=cfg.seed)
+    if cfg.weights == RANDOM:
+        with torch.no_grad():
+            last = model.mask_decoder.presence_head.layers[-1]
+            assert isinstance(last, nn.Linear)
+            last.bias.fill_(VISIBLE_BIAS)
+        return model, RANDOM, ""
+    return model, Path(cfg.weights).name, sha256_of(cfg.weights)
+
+
+def export_packages(
+    model: TrackAnything,
+    out: str | Path,
+    cfg: ExportConfig,
+    *,
+    checkpoint: str = "",
+    checkpoint_sha256: str = "",
+    note: Note = lambda text: None,
+) -> ExportReport:
+    """Convert, load back, compare, and only then give the folder its name.
+
+    Args:
+        model: any TrackAnything; it is copied, never changed.
+        out: the folder to write. What an earlier export left there is replaced, if this one passes.
+        note: called with one line of progress at a time.
+
+    Raises:
+        ValueError: the target, the folder or the model is unsuitable.
+        ExportRefused: a comparison failed; `out` is as it was before, and `<out>.refused.json` holds the numbers.
+    """
+    out = Path(out)
+    backend = backend_of(cfg.backend)
+    precision = backend.precision(cfg)
+    for package in backend.needs:
+        require(package)
+    if min(cfg.gate.frames, cfg.gate.short_frames) < LEAST_FRAMES:
+        raise ValueError(
+            f"gate.frames and gate.short_frames must be at least {LEAST_FRAMES}; shorter rollouts show nothing."
+        )
+    _check_folder(out)
+    clock, verdict = Clock(), Verdict()
+    original = prepared_reference(model)
+    flat = flatten(prepared(model, fused_attention=cfg.attention == "fused"), cfg)
+    loop, parts = loop_of(original, cfg), {part.role: part for part in flat}
+    with atomic_path(out) as draft:
+        draft.mkdir()
+        # convert
+        note("adapters against the model")
+        verdict += list(compare_verbs(original, parts, loop, cfg.gate))
+        clock.lap("adapters")
+        note("converting")
+        saved = backend.convert(flat, draft, cfg)
+        clock.lap("convert")
+        # judge what was saved
+        found = cases(parts, loop, draw(cfg.gate.short_frames, loop.size, seed=cfg.gate.seed), cfg.gate)
+        rollouts = judge(original, parts, found, backend, saved, loop, cfg, verdict, note)
+        clock.lap("gate")
+        worst = verdict.worst()
+        report = ExportReport(
+            out=str(out),
+            backend=cfg.backend,
+            precision=precision,
+            passed=verdict.ok,
+            packages=[PackageRow(each.part.name, each.path.name, bytes_of(each.path)) for each in saved],
+            seconds=clock.laps,
+            peak_rss_mb=clock.peaks,
+            failures=[str(measure) for measure in verdict.failures],
+            worst={k: {"value": m.value, "bound": m.bound, "ok": m.ok, "where": m.where} for k, m in sorted(worst.items())},
+            frames=rollouts.rows,
+        )
+        if not verdict.ok:
+            refused = out.with_name(out.name + ".refused.json")
+            write_json(refused, dataclasses.asdict(report), indent=1)
+            raise ExportRefused(_refusal(verdict.failures, refused), report)
+        # write what belongs to the packages; the folder gets its name when this block ends
+        note("golden files, manifest")
+        if cfg.golden:
+            clip = draw(cfg.gate.frames, loop.size, seed=cfg.gate.seed)
+            write_golden(draft, found, clip, rollouts.expected, short_frames=cfg.gate.short_frames)
+            shutil.copyfile(Path(__file__).with_name(VALIDATOR), draft / VALIDATOR)
+        blocks = len(original.memory_attention.blocks)
+        report.estimate = estimate(saved, loop, backend, precision=precision, blocks=blocks)
+        manifest = _manifest(cfg, backend, saved, loop, draft, checkpoint, checkpoint_sha256, report)
+        contract.write(manifest, draft)
+        write_text(draft / README, readme(manifest, backend.usage(manifest)))
+        clock.lap("write")
+        write_json(draft / REPORT, dataclasses.asdict(report), indent=1)
+    return report
+
+
+def prepared_reference(model: TrackAnything) -> TrackAnything:
+    """The model as it is, in eval mode and fp32 on the CPU: what everything is compared with."""
+    return copy.deepcopy(model).float().cpu().eval()
+
+
+def _manifest(
+    cfg: ExportConfig,
+    backend: Backend,
+    saved: Sequence[Saved],
+    loop: RuntimeSpec,
+    folder: Path,
+    checkpoint: str,
+    checkpoint_sha256: str,
+    report: ExportReport,
+) -> Manifest:
+    def entry(feature: Feature) -> FeatureEntry:
+        return FeatureEntry(feature.name, feature.shape, backend.wire(feature, report.precision), feature.meaning)
+
+    entries = tuple(
+        PartEntry(
+            name=each.part.name,
+            role=each.part.role,
+            file=str(each.path.relative_to(folder)),
+            function=each.function,
+            compute_units=each.part.compute_units,
+            bytes=bytes_of(each.path),
+            sha256=sha256_of(each.path, ignore=backend.volatile),
+            inputs=tuple(entry(feature) for feature in each.part.inputs),
+            outputs=tuple(entry(feature) for feature in each.part.outputs),
+        )
+        for each in saved
+    )
+    return Manifest(
+        format=contract.FORMAT,
+        name=cfg.name,
+        backend=cfg.backend,
+        precision=report.precision,
+        system=backend.system(cfg),
+        attention=cfg.attention,
+        compression=cfg.compression,
+        loop=loop,
+        parts=entries,
+        rules=contract.RULES,
+        model=dataclasses.asdict(cfg.model),
+        checkpoint=checkpoint,
+        checkpoint_sha256=checkpoint_sha256,
+        versions=versions(("torch", "numpy", "timm", *backend.needs)),
+        thresholds=dataclasses.asdict(cfg.gate),
+        parity=report.worst,
+        estimate=report.estimate,
+        apple_hardware=report.apple_hardware,
+    )
+
+
+def _check_folder(out: Path) -> None:
+    """Refuse early what would fail late."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out={out} is a file; name a folder.")
+    if out.is_dir() and any(out.iterdir()) and not (out / contract.FILE).is_file():
+        raise ValueError(f"out={out} holds files that no export wrote; name another folder, or empty it.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"out={out} cannot be written ({error.strerror}); choose a folder that you may write to."
+        ) from error
+
+
+def _refusal(failures: Sequence[Measure], refused: Path) -> str:
+    shown = "\n".join(f"  {measure}" for measure in failures[:8])
+    more = f"\n  and {len(failures) - 8} more" if len(failures) > 8 else ""
+    return (
+        f"the gate refused the export: {len(failures)} comparisons failed. Nothing was written under the final name; "
+        f"all numbers are in {refused}.\n{shown}{more}"
+    )
