@@ -6,7 +6,6 @@ Official files (SAM 2, SAM 2.1, EdgeTAM, EfficientTAM) hold {"model": state dict
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 from collections.abc import Iterable, Mapping
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from edgetam_pl.io.atomic import atomic_path
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.model.trunks import classifier_names, is_classifier
 
@@ -236,15 +236,9 @@ def official_name(ours: str) -> str:
 
 
 def write(content: Mapping[str, object], path: Path) -> None:
-    """Save to a temporary name beside `path`, then rename: a file that exists is complete. The temporary name does not end
-    like a checkpoint (as that of io.atomic would), so that what a killed process leaves is never taken for one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        torch.save(content, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Save with torch; a file that exists is complete."""
+    with atomic_path(path) as draft:
+        torch.save(content, draft)
 
 
 def seems_to_be(state: Mapping[str, Tensor]) -> str | None:

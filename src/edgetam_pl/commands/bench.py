@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -23,6 +22,8 @@ from torch import Tensor
 from edgetam_pl.build import RANDOM, load_model
 from edgetam_pl.config import BenchConfig
 from edgetam_pl.inference.optimised import FastTracker
+from edgetam_pl.io.atomic import write_text
+from edgetam_pl.io.environment import peak_memory_bytes
 from edgetam_pl.tracking.bank import MemoryBank, RecallPolicy
 from edgetam_pl.tracking.frame_tracker import FrameTracker, TrackingOptions
 from edgetam_pl.tracking.prompters import no_prompt
@@ -69,7 +70,7 @@ def run(cfg: BenchConfig) -> dict[str, Any]:
     print(card(result))
     line = json.dumps(result)
     if cfg.out is not None:
-        _write(Path(cfg.out), line)
+        write_text(cfg.out, line + "\n")
     print(line)
     return result
 
@@ -233,12 +234,4 @@ def _peak_mb(device: torch.device) -> float:
     """Peak of the GPU's memory, or of the process on a CPU, in MB of a million bytes."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
-    unit = 1 if platform.system() == "Darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
-
-
-def _write(path: Path, line: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(line + "\n")
-    os.replace(part, path)
+    return peak_memory_bytes() / 1e6

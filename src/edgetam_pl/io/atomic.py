@@ -1,7 +1,7 @@
-"""Files that are there whole or not at all: written under another name, then renamed.
+"""Files that are there whole or not at all: written in a hidden folder beside their place, then renamed.
 
-A reader, a crash or a full disk never sees half a file. Leftovers of a killed writer are hidden files that end in `.partial`
-before their suffix; a later writer of the same path removes those of processes that are gone.
+A reader, a crash or a full disk never sees half a file. What a killed writer leaves is a hidden folder, so that no search by
+suffix in the folder around it takes half a file for a whole one; a later writer beside it on the same machine removes it.
 """
 
 from __future__ import annotations
@@ -9,8 +9,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +22,27 @@ from typing import Any
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A path to write a file or folder to, which becomes `path` when the block ends without an error.
 
-    The temporary path lies beside `path` and keeps its suffix, by which many writers choose a format. A file is flushed to
-    the disk before the rename. A folder that is already at `path` is replaced.
+    It has the name of `path`, since many writers choose a format by the suffix. A file is flushed to the disk before the
+    rename. A folder that is already at `path` is replaced.
 
     Raises:
         OSError: the folder cannot be written to, or the disk is full; nothing is left behind.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(path)
-    draft = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    _remove_leftovers(path.parent)
+    room = Path(tempfile.mkdtemp(prefix=f"{_OURS}{os.getpid()}.", dir=path.parent))
     try:
+        draft = room / path.name
         yield draft
         if draft.is_dir():
-            _replace_folder(draft, path)
+            _replace_folder(draft, path, aside=room / f"{path.name}{_REPLACED}")
         else:
             with draft.open("rb+") as file:
                 os.fsync(file.fileno())
             os.replace(draft, path)
     finally:
-        _remove(draft)
+        shutil.rmtree(room, ignore_errors=True)
 
 
 def write_text(path: str | Path, text: str) -> Path:
@@ -57,25 +61,38 @@ def write_json(path: str | Path, value: Any, *, indent: int | None = 2) -> Path:
     return write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
 
 
-def _replace_folder(draft: Path, path: Path) -> None:
+def _replace_folder(draft: Path, path: Path, *, aside: Path) -> None:
     """Rename a folder over another one: the old one moves aside first, for no system replaces a full folder."""
-    old = path.with_name(f".{path.name}.{os.getpid()}.partial.old")
     if path.exists():
-        os.replace(path, old)
-    os.replace(draft, path)
-    _remove(old)
+        os.replace(path, aside)
+    try:
+        os.replace(draft, path)
+    except OSError:
+        if aside.exists():
+            os.replace(aside, path)
+        raise
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Drafts of this path whose writer is no longer alive."""
-    for draft in path.parent.glob(f".{_escaped(path.stem)}.*.partial{_escaped(path.suffix)}"):
-        pid = draft.name[len(path.stem) + 2 :].split(".")[0]
-        if pid.isdigit() and not _alive(int(pid)):
-            _remove(draft)
+_OURS = f".partial.{socket.gethostname()}."
+"""Beginning of the folders that writers on this machine make; whether those of another machine are alive cannot be told."""
+_REPLACED = ".replaced"
+"""End of the name of a folder that a new one takes the place of."""
 
 
-def _escaped(text: str) -> str:
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in text)
+@cache
+def _remove_leftovers(folder: Path) -> None:
+    """Drafts whose writer is no longer alive; looked for once a process, since folders of caches hold many files. A folder
+    that was moved aside by a writer that died before the new one was there gets its place back."""
+    with os.scandir(folder) as entries:
+        left = [Path(entry.path) for entry in entries if entry.name.startswith(_OURS)]
+    for room in left:
+        pid = room.name.removeprefix(_OURS).split(".")[0]
+        if not pid.isdigit() or _alive(int(pid)):
+            continue
+        for old in room.glob(f"*{_REPLACED}"):
+            if not (place := folder / old.name.removesuffix(_REPLACED)).exists():
+                os.replace(old, place)
+        shutil.rmtree(room, ignore_errors=True)
 
 
 def _alive(pid: int) -> bool:
@@ -86,10 +103,3 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch.utilities.memory import recursive_detach
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -28,6 +27,7 @@ from edgetam_pl.training.teacher_cache import TeacherFeatureCache
 from edgetam_pl.training.track_batch import (
     Teacher,
     TrackedClip,
+    detached,
     encode_frames,
     objects_of,
     parts_of,
@@ -128,7 +128,7 @@ def compute_losses(
         tracked, lost = [], []
         for part in parts:
             some, cost = checkpoint(track_part, part, use_reentrant=False)
-            tracked.append(recursive_detach(some))
+            tracked.append(detached(some))
             lost.append(cost)
         outputs, losses = together(tracked), Losses.added(lost)
     theirs = None if taught is None else TrackedClip(taught, together(list(replies.values())))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -126,6 +126,22 @@ def objects_of(batch: VideoBatch, rows: slice) -> VideoBatch:
 def together(parts: list[tuple[FrameOutput, ...]]) -> tuple[FrameOutput, ...]:
     """Outputs of the parts of a batch as outputs of the whole. Every part was asked equally often (one plan for all)."""
     return parts[0] if len(parts) == 1 else tuple(_frame(frames) for frames in zip(*parts, strict=True))
+
+
+def detached(outputs: tuple[FrameOutput, ...]) -> tuple[FrameOutput, ...]:
+    """The same values without the graph."""
+    return _detached(outputs)
+
+
+def _detached(value: Any) -> Any:
+    """Tensors in tuples, named or not."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    if not isinstance(value, tuple):
+        return value
+    kind: Any = type(value)
+    parts = [_detached(one) for one in value]
+    return tuple(parts) if kind is tuple else kind(*parts)  # a NamedTuple takes its fields one by one
 
 
 def _frame(parts: tuple[FrameOutput, ...]) -> FrameOutput:
