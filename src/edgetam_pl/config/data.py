@@ -128,3 +128,5 @@ class ShardsConfig:
     """toy: side of a frame in pixels; pasted: its shorter side."""
     objects: int = 3
     """toy: objects in a clip; pasted: at most."""
+    twins: float = 0.15
+    """pasted: probability that an object is the one before it once more, so that looks alone do not tell them apart."""

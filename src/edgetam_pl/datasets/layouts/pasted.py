@@ -18,8 +18,6 @@ from edgetam_pl.io.errors import BadSampleError
 
 _DRAWS = 100
 """Pictures that are tried for one object."""
-_TWIN = 0.15
-"""Probability that an object is the one before it once more: looks alone do not tell them apart."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +30,7 @@ class Pasted(Layout):
     num_frames: int
     size: int
     objects: int
+    twins: float
     seed: int
     kind: str = "video"
 
@@ -45,7 +44,7 @@ class Pasted(Layout):
         rng = np.random.default_rng([self.seed, int(name.removeprefix("pasted-"))])
         cutouts: list[Cutout] = []
         for number in range(int(rng.integers(1, self.objects + 1))):
-            cutouts.append(cutouts[-1] if number and rng.random() < _TWIN else self.cutout(rng))
+            cutouts.append(cutouts[-1] if number and rng.random() < self.twins else self.cutout(rng))
         background, _ = self.picture(rng)
         frames, masks = pasted_clip(rng, background, cutouts, self.num_frames, self.size)
         return AnnotatedClip(name, ArrayFrames(frames), ArrayMasks(masks))
@@ -92,10 +91,12 @@ def open_layout(config: ShardsConfig) -> Pasted:
             f"clips={config.clips} frames={config.frames} objects={config.objects} size={config.size}: source=pasted makes "
             "at least 1 clip of 1 frame with up to 1 object, 32 pixels on its shorter side."
         )
+    if not 0 <= config.twins <= 1:
+        raise ValueError(f"twins={config.twins}: expected a probability, 0 to 1.")
     if not config.root:
         raise ValueError("source=pasted needs root=FOLDER, or root=A:B, each with images/ and masks/ as for source=images.")
     sets = tuple(images.open_layout(dataclasses.replace(config, root=root)) for root in config.root.split(":"))
     pictures = tuple((number, name) for number, one in enumerate(sets) for name in one.names())
-    found = Pasted(sets, pictures, config.clips, config.frames, config.size, config.objects, config.seed)
+    found = Pasted(sets, pictures, config.clips, config.frames, config.size, config.objects, config.twins, config.seed)
     found.cutout(np.random.default_rng(config.seed))  # refuse a set without such objects now, not in a worker
     return found
