@@ -7,7 +7,6 @@ CPU ends the step. Both are found here without one: what runs on `meta` neither 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -27,7 +26,7 @@ META = torch.device("meta")
 
 
 @pytest.fixture(autouse=True)
-def autocast_that_knows_meta(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def autocast_that_knows_meta(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch.autocast refuses device types without autocast; which one is named here does not matter."""
     known = torch.autocast
 
@@ -35,7 +34,6 @@ def autocast_that_knows_meta(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return known("cpu" if device_type == "meta" else device_type, *args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(torch, "autocast", autocast)
-    yield
 
 
 def on_meta(module: Distillation) -> Distillation:
@@ -95,7 +93,7 @@ def test_tracking_frames_never_waits_for_the_device(prompt: str) -> None:
     """What evaluation, validation and the benchmark run for each frame."""
     tracker = FrameTracker(model_on_meta(), read=lambda t: FRAMES[t], size=(40, 64), count=len(FRAMES), device=META)
     given = (
-        tracker.mask_prompt(MASKS) if prompt == "mask" else tracker.point_prompt(POINTS, torch.ones(2, 1, dtype=torch.long))
+        tracker.mask_prompt(MASKS) if prompt == "mask" else tracker.point_prompt(POINTS, torch.ones(2, 1, dtype=torch.int64))
     )
     bank = tracker.empty_bank()
     with evaluating(tracker.model):
