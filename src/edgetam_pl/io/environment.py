@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import resource
 import sys
 from importlib import metadata
+from pathlib import Path
 
 PACKAGE = "edgetam-pl"
 VERSION = metadata.version(PACKAGE)
@@ -23,6 +25,14 @@ def versions(names: tuple[str, ...] = RECORDED) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def processor_name() -> str:
+    """The processor, as the system calls it, and how many there are."""
+    listing = Path("/proc/cpuinfo")
+    lines = listing.read_text().splitlines() if listing.is_file() else []
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return f"{name or platform.processor() or platform.machine()} ({os.cpu_count()} CPUs)"
 
 
 def peak_memory_bytes() -> int:
