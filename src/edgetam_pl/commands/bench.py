@@ -21,7 +21,7 @@ from edgetam_pl.config import BenchConfig
 from edgetam_pl.config.choices import check_choices
 from edgetam_pl.inference.optimised import FastTracker
 from edgetam_pl.io.atomic import write_text
-from edgetam_pl.io.environment import peak_memory_bytes, processor_name
+from edgetam_pl.io.environment import device_name, peak_memory_bytes
 from edgetam_pl.io.templates import render
 from edgetam_pl.tracking.bank import MemoryBank, RecallPolicy
 from edgetam_pl.tracking.frame_tracker import FrameTracker, TrackingOptions
@@ -120,7 +120,7 @@ def card(result: dict[str, Any]) -> str:
 def machine(device: torch.device) -> dict[str, Any]:
     """Where and when the figures were taken."""
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
+        "device": device_name(device),
         "system": platform.system(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

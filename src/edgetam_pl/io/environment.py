@@ -8,6 +8,10 @@ import resource
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGE = "edgetam-pl"
 VERSION = metadata.version(PACKAGE)
@@ -27,8 +31,12 @@ def versions(names: tuple[str, ...] = RECORDED) -> dict[str, str]:
     return found
 
 
-def processor_name() -> str:
-    """The processor, as the system calls it, and how many there are."""
+def device_name(device: torch.device) -> str:
+    """The accelerator, or the processor as the system calls it, and how many there are."""
+    if device.type == "cuda":
+        import torch  # the version of the package is known without it
+
+        return torch.cuda.get_device_name(device)
     listing = Path("/proc/cpuinfo")
     lines = listing.read_text().splitlines() if listing.is_file() else []
     name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

@@ -14,7 +14,7 @@ from typing import Any
 from edgetam_pl.evaluation.reporting.charts import Chart, Line, chart
 from edgetam_pl.evaluation.reporting.pictures import EXTRA, MISSED
 from edgetam_pl.evaluation.reporting.report import Report, Sequence
-from edgetam_pl.io.atomic import atomic_path, write_json, write_text
+from edgetam_pl.io.atomic import write_json, write_text
 from edgetam_pl.io.overlay import colour_of
 from edgetam_pl.io.templates import templates
 
@@ -34,11 +34,7 @@ _LABELS = {
 def write_report(report: Report, folder: Path) -> Path:
     """report.html, report.json, result.json (for `make tables`) and pictures; returns the page. Files appear whole or not
     at all."""
-    for item in report.sequences:
-        if item.picture is not None:
-            with atomic_path(folder / "pictures" / f"{item.name}.jpg") as draft:
-                draft.write_bytes(item.picture)
-    write_json(folder / "report.json", report.as_json(), indent=1)
+    report.write(folder)
     write_json(folder / "result.json", report.summary(), indent=1)
     return write_text(folder / "report.html", report_page(report))
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgetam_pl.evaluation.scoring import ObjectScore
+from edgetam_pl.io.atomic import atomic_path, write_json
 from edgetam_pl.io.tables import text_table
 from edgetam_pl.metrics.clicks import ClickIoU
 from edgetam_pl.metrics.groups import SeenUnseen
@@ -159,6 +160,14 @@ class Report:
         ]
         return {**{k: v for k, v in whole.items() if k not in ("rows", "sequences")}, "objects": objects}
 
+    def write(self, folder: Path) -> None:
+        """report.json and pictures, as `read` finds them; files appear whole or not at all, pictures first."""
+        for item in self.sequences:
+            if item.picture is not None:
+                with atomic_path(folder / "pictures" / f"{item.name}.jpg") as draft:
+                    draft.write_bytes(item.picture)
+        write_json(folder / "report.json", self.as_json(), indent=1)
+
     @classmethod
     def of_json(cls, values: Mapping[str, Any], *, folder: Path | None = None) -> Report:
         """The inverse of `as_json`; pictures are read from `folder` where it has them.
@@ -170,7 +179,9 @@ class Report:
             raise ValueError(f"Not a report of version {FORMAT}: found version {values.get('version')!r}. Evaluate again.")
         return cls(
             title=values["title"],
-            rows=tuple(row_of_json(row) for row in values["rows"]),
+            rows=tuple(
+                ObjectScore(**row | {name: tuple(row[name]) for name in ("stems", "j", "f")}) for row in values["rows"]
+            ),
             sequences=tuple(Sequence(**item, picture=_picture(folder, item["name"])) for item in values["sequences"]),
             conditions=values["conditions"],
         )
@@ -192,10 +203,6 @@ class Report:
         except ValueError as error:
             raise ValueError(f"{file} is not JSON ({error}); evaluate again.") from error
         return cls.of_json(values, folder=file.parent / "pictures")
-
-
-def row_of_json(values: Mapping[str, Any]) -> ObjectScore:
-    return ObjectScore(**{**values, **{name: tuple(values[name]) for name in ("stems", "j", "f")}})
 
 
 def _picture(folder: Path | None, name: str) -> bytes | None:
