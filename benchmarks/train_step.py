@@ -47,12 +47,12 @@ from edgetam_pl.model.trunks import ChannelScale
 from edgetam_pl.tracking.bank import MemoryBank, RecallPolicy
 from edgetam_pl.tracking.prompters import PromptPlan, Replay, SimulatedClicks
 from edgetam_pl.tracking.step import Prompter, observe, remember
-from edgetam_pl.training.activation_checkpointing import THRIFTY, VERBS, MemoryOptions
+from edgetam_pl.training.activation_checkpointing import THRIFTY, MemoryOptions
 from edgetam_pl.training.distillation import Distillation
 from edgetam_pl.training.optim import parameter_groups
 from edgetam_pl.training.step import measure, teacher_features, teacher_outputs, track_student
 from edgetam_pl.training.track_batch import Teacher, TrackedClip
-from edgetam_pl.types import Decoded, FrameOutput, ImageFeatures, Memory, Prompts, Recall, VideoBatch
+from edgetam_pl.types import VERBS, Decoded, FrameOutput, ImageFeatures, Memory, Prompts, Recall, VideoBatch
 
 CONTESTANTS = ("plain", "ours", "ours, thrifty")
 PROMPTS = ("masks", "points")

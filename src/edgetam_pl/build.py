@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -64,7 +64,7 @@ def build_model(cfg: ModelConfig) -> TrackAnything:
     grid = (cfg.image_size // 16, cfg.image_size // 16)
     single = cfg.neck == "single"
     trunk = build_trunk(cfg.trunk, single=single, drop_path=cfg.drop_path, args=cfg.trunk_args)
-    compressor = _build_compressor(cfg.compressor, dim=cfg.memory_dim, grid=grid)
+    compressor = COMPRESSORS[cfg.compressor.kind](cfg.compressor, cfg.memory_dim, grid)
     return TrackAnything(
         image_size=cfg.image_size,
         image_encoder=ImageEncoder(
@@ -112,12 +112,10 @@ def load_model(cfg: ModelConfig, weights: str | Path | None, *, seed: int = 0) -
     return model.eval() if str(weights) == RANDOM else load_into(model, weights).eval()
 
 
-def _build_compressor(cfg: CompressorConfig, *, dim: int, grid: tuple[int, int]) -> Compressor:
-    if cfg.kind == "none":
-        return Dense(dim, grid=grid)
-    if cfg.kind == "pooling":
-        return Pooling(dim, memory_grid=grid, pool=cfg.pool)
-    return Perceiver2D(
+COMPRESSORS: dict[str, Callable[[CompressorConfig, int, tuple[int, int]], Compressor]] = {
+    "none": lambda cfg, dim, grid: Dense(dim, grid=grid),
+    "pooling": lambda cfg, dim, grid: Pooling(dim, memory_grid=grid, pool=cfg.pool),
+    "perceiver": lambda cfg, dim, grid: Perceiver2D(
         dim,
         memory_grid=grid,
         num_global=cfg.global_latents,
@@ -125,7 +123,9 @@ def _build_compressor(cfg: CompressorConfig, *, dim: int, grid: tuple[int, int])
         depth=cfg.depth,
         self_attention=cfg.self_attention,
         across=cfg.self_attention_2d == "paper",
-    )
+    ),
+}
+"""By `compressor.kind`: of a configuration, the width of the memory and its grid (h, w)."""
 
 
 def _validate_widths(cfg: ModelConfig) -> None:

@@ -21,6 +21,9 @@ SUPPRESSED_LOGIT = -10.0
 GIVEN_LOGIT = 10.0
 """A mask given as the answer becomes logits of plus or minus this (SAM 2 release: 20 * mask - 10)."""
 
+VERBS = ("encode", "attend", "decode", "memorize")
+"""What a model does with a frame: Eq. 1 to 4, in their order."""
+
 FOREGROUND, BACKGROUND, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT, PADDING = 1, 0, 2, 3, -1
 """Point labels (SAM 2 release). A box is two points with labels 2 and 3."""
 

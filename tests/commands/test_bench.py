@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edgetam_pl.commands.bench import VERBS, run, summary
+from edgetam_pl.commands.bench import MEASURED, run, summary
 from edgetam_pl.commands.compose import composed
 from edgetam_pl.config import BenchConfig
 
@@ -24,7 +24,7 @@ def test_the_last_line_is_the_result(capsys: pytest.CaptureFixture[str], tmp_pat
     assert json.loads((tmp_path / "bench.json").read_text()) == result
     assert list(result["objects"]) == ["1", "3"]
     for verbs in result["objects"].values():
-        assert list(verbs) == list(VERBS)
+        assert list(verbs) == list(MEASURED)
         assert all(0 < verb["p50"] <= verb["p95"] <= verb["max"] for verb in verbs.values())
     assert {"device", "torch", "threads", "date"} <= result["machine"].keys()
     assert any("frames/s" in line for line in printed)

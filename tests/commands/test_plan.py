@@ -7,8 +7,9 @@ import smallest
 
 from edgetam_pl.commands.compose import composed
 from edgetam_pl.commands.main import main
-from edgetam_pl.commands.plan import VERBS, _cost, answers, describe, kept_for_backward, measure, most_answers, ranks
+from edgetam_pl.commands.plan import _cost, answers, describe, kept_for_backward, measure, most_answers, ranks
 from edgetam_pl.config import PromptConfig, TrainConfig
+from edgetam_pl.types import VERBS
 
 SMALL = ("model=toy", "stage=toy_video", *smallest.SMALL, "stage.optim.warmup=0")
 

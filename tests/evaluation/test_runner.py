@@ -91,7 +91,7 @@ def test_an_interrupted_write_leaves_no_half_file(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(os, "replace", lambda draft, target: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         evaluate(job, devices=CPU)
-    assert not list((tmp_path / "cache").glob("*.json"))
+    assert not list((tmp_path / "cache").rglob("*.json"))
     monkeypatch.undo()
     assert evaluate(job, devices=CPU).rows
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import pytest
 import torch
 
+from edgetam_pl.build import COMPRESSORS, build_model
+from edgetam_pl.commands.compose import model_config
+from edgetam_pl.config import CompressorConfig
+from edgetam_pl.config.choices import choice
 from edgetam_pl.model.compressor import Compressor, Dense, Perceiver2D, PerceiverLayer, Pooling
 from edgetam_pl.model.position import sine_map
+from edgetam_pl.types import Recall
 
 GRID, D = (8, 8), 16
 
@@ -124,3 +131,36 @@ _MAKERS = {
 @pytest.fixture(params=list(_MAKERS))
 def compressor(request: pytest.FixtureRequest) -> Compressor:
     return _MAKERS[request.param]()
+
+
+@dataclass
+class _MoreCompressors(CompressorConfig):
+    """What `config.CompressorConfig` would hold."""
+
+    kind: str = choice("perceiver", "pooling", "none", "corners")
+    corners: int = 1
+
+
+class _Corners(Compressor):
+    """The first n tokens of the first row."""
+
+    def __init__(self, dim: int, corners: int) -> None:
+        super().__init__(dim, grid=(1, corners))
+
+    def forward(self, memory: torch.Tensor) -> torch.Tensor:
+        return memory[:, :, 0, : self.grid[1]].transpose(1, 2)
+
+
+def test_a_compressor_is_added_by_its_class_its_fields_and_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CONTRIBUTING, "add a compressor"; a memory that it has made is read by the model it belongs to."""
+    monkeypatch.setitem(COMPRESSORS, "corners", lambda cfg, dim, grid: _Corners(dim, cfg.corners))  # type: ignore[attr-defined]
+    cfg = replace(model_config("toy"), image_size=64, compressor=_MoreCompressors(kind="corners", corners=3))
+    model = build_model(cfg).eval()
+    with torch.no_grad():
+        features = model.encode(torch.randn(1, 3, 64, 64))
+        memory = model.memorize(features.f16, model.decode(features.f16, features, None))
+        f_m = model.attend(features.f16, Recall(((1, memory),), (), 15))
+    assert (memory.tokens.shape, memory.grid) == ((1, 3, cfg.memory_dim), (1, 3))
+    assert f_m.shape == features.f16.shape
+    with pytest.raises(ValueError, match=r"compressor\.kind is corner; use one of perceiver, .*Did you mean corners"):
+        build_model(replace(cfg, compressor=_MoreCompressors(kind="corner")))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 from zoo import config, lively
 
 from edgetam_pl.build import build_model
+from edgetam_pl.commands.compose import model_config
 from edgetam_pl.model.image_encoder import FPN, SingleLevel
-from edgetam_pl.model.trunks import TRUNKS, ChannelScale, build_trunk
+from edgetam_pl.model.trunks import TRUNKS, ChannelScale, Trunk, build_trunk
 from edgetam_pl.model.vit import Block, DropPath, PlainViT
 
 SMALL = {
@@ -180,3 +185,38 @@ def test_channel_scales_are_equal_inside_a_whole_trunk() -> None:
             module.forward = nn.Conv2d.forward.__get__(module)  # the slow way
     for a, b in zip(ours, trunk(x), strict=True):
         torch.testing.assert_close(a, b)
+
+
+class _Averages(nn.Module):
+    """The mean colour of squares of 4, 8, 16 and 32 pixels."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.paint = nn.Conv2d(3, width, 1)
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return [self.paint(nn.functional.avg_pool2d(images, side)) for side in (4, 8, 16, 32)]
+
+
+def _averages(name: str, single: bool, drop_path: float, args: Mapping[str, Any]) -> Trunk:
+    return Trunk(_Averages(args["width"]), [args["width"]] * 4, name)
+
+
+def test_a_trunk_is_added_by_its_function_and_a_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CONTRIBUTING, "add a trunk": an entry in TRUNKS, a file in configs/model."""
+    monkeypatch.setitem(TRUNKS, "averages", _averages)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs" / "model").mkdir(parents=True)
+    (tmp_path / "configs" / "model" / "coarse.yaml").write_text(
+        "name: coarse\nimage_size: 64\ntrunk: averages\ntrunk_args: {width: 5}\ndim: 32\nmemory_dim: 16\n"
+        "compressor: {global_latents: 4, spatial_latents: 4}\n"
+    )
+    model = build_model(model_config("coarse")).eval()
+    images = torch.randn(2, 3, 64, 64)
+    features = model.encode(images)
+    assert features.f4 is not None
+    assert (features.f4.shape, features.f16.shape) == ((2, 4, 16, 16), (2, 32, 4, 4))
+    other = images.clone()
+    other[:, :, :4, :4] += 1.0
+    moved = (model.encode(other).f4 - features.f4).abs().amax(dim=(0, 1)) > 0  # type: ignore[operator]
+    assert moved.nonzero().tolist() == [[0, 0]]

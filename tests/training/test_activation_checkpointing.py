@@ -14,7 +14,8 @@ from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.tracking.bank import MemoryBank
 from edgetam_pl.tracking.prompters import PromptPlan, SimulatedClicks
 from edgetam_pl.tracking.step import rollout
-from edgetam_pl.training.activation_checkpointing import VERBS, CheckpointedTracker, statistics_kept
+from edgetam_pl.training.activation_checkpointing import CheckpointedTracker, statistics_kept
+from edgetam_pl.types import VERBS
 
 SIDE, FRAMES, OBJECTS = 64, 3, 2
 

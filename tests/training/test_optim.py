@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from edgetam_pl.build import build_model
-from edgetam_pl.config import CompressorConfig, ModelConfig
+from edgetam_pl.commands.compose import composed
+from edgetam_pl.config import CompressorConfig, ModelConfig, TrainConfig
 from edgetam_pl.model.trunks import build_trunk
 from edgetam_pl.training import optim
 from edgetam_pl.training.optim import parameter_groups, schedule
@@ -199,6 +200,17 @@ def test_reciprocal_square_root_is_continuous_when_timescale_and_warm_up_differ(
 def test_constant_warms_up_and_cools_down() -> None:
     factor = schedule("constant", total_steps=100, warmup=10, cooldown=20)
     assert [factor(step) for step in (0, 5, 10, 80, 90, 100)] == [0, 0.5, 1, 1, 0.5, 0]
+
+
+def test_a_schedule_is_added_by_its_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CONTRIBUTING, "add a schedule": one entry, and a configuration names it."""
+    monkeypatch.setitem(optim.SCHEDULES, "halves", lambda step, steps: 0.5 ** (4 * step // steps.total))
+    cfg = composed(TrainConfig, command="train", overrides=["stage=toy_video", "stage.optim.schedule=halves"])[0]
+    phase = cfg.stage.phases[0]
+    factor = optim.schedule_of(cfg.stage.optim, phase)
+    assert [factor(share * phase.steps // 4) for share in range(5)] == [1, 1 / 2, 1 / 4, 1 / 8, 1 / 16]
+    with pytest.raises(ValueError, match="choose one of cosine, rsqrt, constant, halves"):
+        schedule("halfs", total_steps=10)
 
 
 @pytest.mark.parametrize("name", optim.SCHEDULES)

@@ -6,13 +6,10 @@ Verbs are timed one by one, then the whole step: a new frame in, masks and memor
 from __future__ import annotations
 
 import json
-import os
 import platform
-import statistics
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,17 +18,20 @@ from torch import Tensor
 
 from edgetam_pl.build import RANDOM, load_model
 from edgetam_pl.config import BenchConfig
+from edgetam_pl.config.choices import check_choices
 from edgetam_pl.inference.optimised import FastTracker
 from edgetam_pl.io.atomic import write_text
-from edgetam_pl.io.environment import peak_memory_bytes
+from edgetam_pl.io.environment import device_name, peak_memory_bytes
+from edgetam_pl.io.templates import render
 from edgetam_pl.tracking.bank import MemoryBank, RecallPolicy
 from edgetam_pl.tracking.frame_tracker import FrameTracker, TrackingOptions
 from edgetam_pl.tracking.prompters import no_prompt
 from edgetam_pl.tracking.step import observe, remember
-from edgetam_pl.types import EMPTY_RECALL, ImageFeatures, Prompts
+from edgetam_pl.types import EMPTY_RECALL, VERBS, ImageFeatures, Prompts
 
-VERBS = ("encode", "attend", "decode", "memorize", "step")
-DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+MEASURED = (*VERBS, "step")
+SETTINGS = ("dtype", "fuse", "channels_last", "compile", "cuda_graphs", "batch_objects", "warmup", "repeats")
+"""Keys of the configuration that the result names."""
 
 
 def run(cfg: BenchConfig) -> dict[str, Any]:
@@ -50,16 +50,7 @@ def run(cfg: BenchConfig) -> dict[str, Any]:
         "model": cfg.model.name,
         "image_size": cfg.model.image_size,
         "weights": cfg.weights or "random",
-        "settings": {
-            "dtype": cfg.dtype,
-            "fuse": cfg.fuse,
-            "channels_last": cfg.channels_last,
-            "compile": cfg.compile,
-            "cuda_graphs": cfg.cuda_graphs,
-            "batch_objects": cfg.batch_objects,
-            "warmup": cfg.warmup,
-            "repeats": cfg.repeats,
-        },
+        "settings": {name: getattr(cfg, name) for name in SETTINGS},
         "machine": machine(device),
         "unit": "ms",
         "objects": {},
@@ -106,42 +97,30 @@ def measure(tracker: FrameTracker, image: Tensor, *, count: int, cfg: BenchConfi
             "memorize": times(lambda: tracker.memorize(features.f16, decoded)),
             "step": step,
         }
-        return {verb: _timed(work[verb], image.device, warmup=cfg.warmup, repeats=cfg.repeats) for verb in VERBS}
+        return {verb: _timed(work[verb], image.device, warmup=cfg.warmup, repeats=cfg.repeats) for verb in MEASURED}
 
 
 def summary(milliseconds: list[float], processor: list[float] | None = None) -> dict[str, float]:
     """Median, 95th percentile and largest of the measured times; of the processor's time the median."""
-    ordered = sorted(milliseconds)
-    at_95 = ordered[min(len(ordered) - 1, round(0.95 * (len(ordered) - 1)))]
-    found = {"p50": round(statistics.median(ordered), 3), "p95": round(at_95, 3), "max": round(ordered[-1], 3)}
-    return found if processor is None else {**found, "processor": round(statistics.median(processor), 3)}
+    found = {
+        "p50": np.median(milliseconds),
+        "p95": np.percentile(milliseconds, 95, method="nearest"),
+        "max": max(milliseconds),
+    }
+    if processor is not None:
+        found["processor"] = np.median(processor)
+    return {name: round(float(value), 3) for name, value in found.items()}
 
 
 def card(result: dict[str, Any]) -> str:
     """What a person reads."""
-    settings, where = result["settings"], result["machine"]
-    chosen = ", ".join(f"{name} {value}" for name, value in settings.items() if name not in ("warmup", "repeats"))
-    lines = [
-        f"{result['model']} at {result['image_size']} px, {result['weights']} weights, 7 memories, 16 pointers",
-        f"{where['device']}, {where['threads']} thread(s), torch {where['torch']}, {where['date']}",
-        f"{chosen}; {settings['warmup']} warm-up and {settings['repeats']} timed calls of each verb",
-        "",
-        f"{'objects':>7}  " + "".join(f"{verb:>20}" for verb in VERBS) + f"{'frames/s':>10}",
-        f"{'':>7}  " + f"{'p50 / p95 ms':>20}" * len(VERBS),
-    ]
-    for count, verbs in result["objects"].items():
-        cells = "".join(f"{verbs[verb]['p50']:>11.1f} /{verbs[verb]['p95']:>7.1f}" for verb in VERBS)
-        lines.append(f"{count:>7}  {cells}{1000 / verbs['step']['p50']:>10.2f}")
-        if "processor" in verbs["step"]:
-            lines.append(f"{'':>7}  " + "".join(f"{verbs[verb]['processor']:>11.1f} cpu    " for verb in VERBS).rstrip())
-    return "\n".join([*lines, "", f"peak memory {result['peak_mb']:.0f} MB"])
+    return render("edgetam_pl.commands", "bench.txt.jinja", verbs=MEASURED, **result)
 
 
 def machine(device: torch.device) -> dict[str, Any]:
     """Where and when the figures were taken."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
-        "device": name,
+        "device": device_name(device),
         "system": platform.system(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -194,7 +173,9 @@ def _tracker(cfg: BenchConfig, device: torch.device) -> FrameTracker:
         cuda_graphs=cfg.cuda_graphs,
     )
     frame = np.zeros((fast.image_size, fast.image_size, 3), np.uint8)  # never read: features are timed from the picture
-    options = TrackingOptions(autocast=DTYPES[cfg.dtype], channels_last=cfg.channels_last)
+    options = TrackingOptions(
+        autocast=None if cfg.dtype == "float32" else getattr(torch, cfg.dtype), channels_last=cfg.channels_last
+    )
     return FrameTracker(fast, lambda t: frame, frame.shape[:2], device=device, options=options)
 
 
@@ -205,29 +186,17 @@ def _picture(cfg: BenchConfig, device: torch.device) -> Tensor:
 
 
 def _check(cfg: BenchConfig) -> None:
-    if cfg.dtype not in DTYPES:
-        raise ValueError(f"dtype is {cfg.dtype}; use one of {', '.join(DTYPES)}.")
+    check_choices(cfg)
     if not cfg.objects or min(cfg.objects) < 1:
         raise ValueError(f"objects is {cfg.objects}; give numbers of objects, each at least 1, for example [1,2,4].")
     if cfg.repeats < 1 or cfg.warmup < 0 or cfg.threads < 0:
         raise ValueError(
             f"repeats is {cfg.repeats}, warmup {cfg.warmup}, threads {cfg.threads}; at least 1, 0 and 0 are needed."
         )
-    kind = cfg.device.partition(":")[0]
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not present.get(kind, False):
+    if not present.get(cfg.device.partition(":")[0], False):
         here = ", ".join(name for name, there in present.items() if there)
         raise ValueError(f"device is {cfg.device}, which this machine or this PyTorch does not have; here: {here}.")
-
-
-def _processor() -> str:
-    """The processor's name, as the system tells it."""
-    listing = Path("/proc/cpuinfo")
-    if listing.is_file():
-        for line in listing.read_text().splitlines():
-            if line.startswith("model name"):
-                return f"{line.partition(':')[2].strip()} ({os.cpu_count()} CPUs)"
-    return platform.processor() or platform.machine()
 
 
 def _peak_mb(device: torch.device) -> float:

@@ -13,15 +13,16 @@ import math
 import os
 import time
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from edgetam_pl.build import build_model
-from edgetam_pl.commands.show import FULL_FRAMES, FULL_POINTERS, verbs
+from edgetam_pl.commands.show import verbs, walk
 from edgetam_pl.config import DataSource, PhaseConfig, PromptConfig, TrainConfig
+from edgetam_pl.io.templates import templates
 from edgetam_pl.losses.objective import Objective
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.tracking.prompters import draw_plan
@@ -30,11 +31,11 @@ from edgetam_pl.training.check import check, ranks, with_accumulation
 from edgetam_pl.training.phases import ProgressiveFrames
 from edgetam_pl.training.step import StepOptions, StepSeeds, compute_losses, freeze, frozen_parts
 from edgetam_pl.training.track_batch import Teacher
-from edgetam_pl.types import FrameOutput, Recall, VideoBatch
+from edgetam_pl.types import VERBS, FrameOutput, VideoBatch
 
 T = TypeVar("T")
 
-VERBS = ("encode", "attend", "decode", "memorize")
+TEXTS = templates("edgetam_pl.commands")
 
 SMALL = 30e9
 """FLOPs of a step below which one is taken and measured: about a second of one core."""
@@ -61,7 +62,6 @@ class Kept(NamedTuple):
 class Cost(NamedTuple):
     """One batch of one source on one rank."""
 
-    source: str
     share: float  # of the batches
     flops: Counts  # forward, backward and teacher, by verb
     kept: float  # bytes for the backward pass
@@ -83,7 +83,7 @@ def run(cfg: TrainConfig) -> None:
         ValueError: the configuration is impossible; the message is that of `edgetam train`.
     """
     check(cfg)
-    print(describe(with_accumulation(cfg)))
+    print(describe(with_accumulation(cfg)), end="")
 
 
 def describe(cfg: TrainConfig) -> str:
@@ -93,45 +93,41 @@ def describe(cfg: TrainConfig) -> str:
         teacher_model = None if cfg.teacher is None else build_model(cfg.teacher)
     flops, keeps = _flops(student), kept_for_backward(cfg)
     teacher = {} if teacher_model is None else _flops(teacher_model)
-    world, rate, words, memory = ranks(cfg), *_device(cfg)
-    count, teacher_count = _parameters(student), 0 if teacher_model is None else _parameters(teacher_model)
-    lines = [
-        f"model      {cfg.model.name}, {cfg.model.image_size} px, {count:,} parameters"
-        + (f"; teacher {cfg.teacher.name}, {teacher_count:,}" if cfg.teacher is not None else "; no teacher"),
-        f"ranks      {world}, {_precision(cfg)}",
-        f"device     {words}",
-    ]
-    total = 0.0
+    world, rate, device, memory = ranks(cfg), *_device(cfg)
+    teacher_parameters = 0 if teacher_model is None else _parameters(teacher_model)
+    plans: list[tuple[PhaseConfig, dict[str, Any]]] = []
     for index, phase in enumerate(cfg.stage.phases):
         costs = [_cost(cfg, phase, source, flops, teacher, keeps) for source in _shares(cfg)]
-        fixed = fixed_bytes(cfg, student, phase, teacher=teacher_count, world=world)
-        peak = fixed + max(cost.kept for cost in costs)
-        step = phase.accumulate * sum(cost.share * sum(cost.flops.values()) for cost in costs)
-        measured = measure(cfg, index) if step / phase.accumulate < SMALL else None
-        seconds, origin = step / rate, "estimated"
+        fixed = fixed_bytes(cfg, student, phase, teacher=teacher_parameters, world=world)
+        peak, parts = fixed + max(cost.kept for cost in costs), _parts(costs)
+        once = sum(parts.values())
+        measured = measure(cfg, index) if once < SMALL else None
+        seconds, origin = phase.accumulate * once / rate, "estimated"
         if measured is not None and _accelerator(cfg) == "cpu":
             seconds, origin = phase.accumulate * measured.seconds, "one step measured here, now"
-        total += phase.steps * seconds
-        lines += [
-            "",
-            ProgressiveFrames(cfg.stage.phases, index).describe(),
-            f"  batch      {phase.batch} a rank x {world} x {phase.accumulate} accumulated = "
-            f"{phase.batch * world * phase.accumulate} clips a step",
-            f"  arithmetic {_tera(step)} a step and rank: {_divided(costs)}",
-            f"  memory     {_size(peak)} a rank, estimated: {_size(fixed)} weights, gradients, AdamW and teacher; "
-            f"{_size(peak - fixed)} for the backward pass",
-        ]
-        if measured is not None:
-            lines.append(
-                f"  measured   {_size(measured.kept)} kept for the backward pass, {measured.seconds:.2f} s: one step of "
-                f"{measured.frames} frames and {measured.objects} objects on this CPU"
-            )
-        lines.append(
-            f"  time       {seconds:.3g} s a step ({origin}), {_span(phase.steps * seconds)} for {phase.steps:,} steps"
-        )
-        lines.append(f"  knob       {_knob(cfg, phase, peak, fixed, memory, costs)}")
-    lines += ["", f"total      {_span(total)} of computing, if data and network keep up (they are not in these numbers)"]
-    return "\n".join(lines)
+        plan = {
+            "title": ProgressiveFrames(cfg.stage.phases, index).describe(),
+            "flops": phase.accumulate * once,
+            "shares": {name: value / once for name, value in parts.items()},
+            "fixed": fixed,
+            "peak": peak,
+            "measured": measured,
+            "seconds": seconds,
+            "origin": origin,
+            "knob": _knob(cfg, phase, peak, fixed, memory, parts),
+        }
+        plans.append((phase, plan))
+    TEXTS.filters.update(flops=_tera, size=_size, span=_span)
+    return TEXTS.get_template("plan.txt.jinja").render(
+        cfg=cfg,
+        parameters=_parameters(student),
+        teacher_parameters=teacher_parameters,
+        world=world,
+        precision=_precision(cfg),
+        device=device,
+        plans=plans,
+        total=sum(phase.steps * plan["seconds"] for phase, plan in plans),
+    )
 
 
 # --- how often, how much ---
@@ -162,26 +158,17 @@ def kept_for_backward(cfg: TrainConfig) -> Kept:
         own = {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
         side = cfg.model.image_size
         images = torch.empty(1, 3, side, side)
-        features, encode = saved_bytes(lambda: model.encode(images), own)
+        (_, f_m, decoded, _), verbs = walk(model, images, lambda verb: saved_bytes(verb, own))
         for part in frozen_parts(model):
             part.requires_grad_(False)
         _, still = saved_bytes(lambda: model.encode(images), own)
         for part in frozen_parts(model):
             part.requires_grad_(True)
-        seen = model.decode(features.f16, features, None)
-        memory = model.memorize(features.f16, seen)
-        recall = Recall(
-            tuple((age, memory) for age in range(FULL_FRAMES)),
-            tuple((age, memory.pointer) for age in range(1, FULL_POINTERS + 1)),
-        )
-        f_m, attend = saved_bytes(lambda: model.attend(features.f16, recall), own)
-        decoded, decode = saved_bytes(lambda: model.decode(f_m, features, None), own)
-        _, memorize = saved_bytes(lambda: model.memorize(features.f16, decoded), own)
         objective = Objective.of(cfg.stage)
         truth = torch.empty(1, 1, side, side, dtype=torch.bool)
         output = FrameOutput((decoded,), f_m, recalled=True)
         _, loss = saved_bytes(lambda: objective(truth, (output,), num_objects=1.0), own)
-    return Kept(dict(zip(VERBS, (encode, attend, decode, memorize), strict=True)), still, loss)
+    return Kept(dict(zip(VERBS, verbs, strict=True)), still, loss)
 
 
 def saved_bytes(forward: Callable[[], T], own: set[int]) -> tuple[T, int]:
@@ -272,7 +259,7 @@ def _cost(cfg: TrainConfig, phase: PhaseConfig, source: DataSource, flops: Count
     back = max(
         (once[verb] * keeps.verbs[verb] for verb in recomputed if verb != "encode" or not phase.freeze_encoder), default=0
     )
-    return Cost(source.name, source.weight, spent, sum(kept.values()) + back)
+    return Cost(source.weight, spent, sum(kept.values()) + back)
 
 
 def _shares(cfg: TrainConfig) -> list[DataSource]:
@@ -340,7 +327,7 @@ def _matmul_rate(device: str, dtype: torch.dtype, side: int) -> float:
 # --- words ---
 
 
-def _knob(cfg: TrainConfig, phase: PhaseConfig, peak: float, fixed: float, memory: float, costs: list[Cost]) -> str:
+def _knob(cfg: TrainConfig, phase: PhaseConfig, peak: float, fixed: float, memory: float, parts: Counts) -> str:
     """The one key that helps most."""
     if peak > memory:
         if not cfg.activation_checkpointing:
@@ -354,8 +341,6 @@ def _knob(cfg: TrainConfig, phase: PhaseConfig, peak: float, fixed: float, memor
         return "memory: use a smaller model.image_size, or a device with more memory"
     if cfg.activation_checkpointing and peak * 4 < memory:
         return "time: memory is plentiful; activation_checkpointing=false saves the second forward pass"
-    by_part = _parts(costs)
-    largest = max(by_part, key=lambda part: by_part[part])
     advice = {
         "encode": "the encoder; freeze_encoder=true where the recipe allows it, or a smaller model.image_size",
         "attend": "memory attention; it grows with frames x objects (stage.max_objects), and with the compressor's tokens",
@@ -365,18 +350,13 @@ def _knob(cfg: TrainConfig, phase: PhaseConfig, peak: float, fixed: float, memor
     }
     spare = memory / max(peak, 1.0)
     more = f"; memory would allow a batch of {int(phase.batch * min(spare, 64) / 1.25)}" if spare > 2.5 else ""
-    return f"time: most of it is {advice[largest]}{more}"
+    return f"time: most of it is {advice[max(parts, key=parts.__getitem__)]}{more}"
 
 
 def _parts(costs: list[Cost]) -> Counts:
+    """FLOPs of each verb in a batch, the mean over the sources."""
     names = dict.fromkeys(name for cost in costs for name in cost.flops)
     return {name: sum(cost.share * cost.flops.get(name, 0.0) for cost in costs) for name in names}
-
-
-def _divided(costs: list[Cost]) -> str:
-    by_part = _parts(costs)
-    whole = sum(by_part.values())
-    return ", ".join(f"{name} {value / whole:.0%}" for name, value in by_part.items())
 
 
 def _tera(flops: float) -> str:

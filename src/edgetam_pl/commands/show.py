@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from edgetam_pl.build import build_model
 from edgetam_pl.config import ShowConfig
 from edgetam_pl.model.track_anything import TrackAnything
-from edgetam_pl.types import Decoded, ImageFeatures, Memory, Recall
+from edgetam_pl.types import VERBS, Decoded, ImageFeatures, Memory, Recall
 
 T = TypeVar("T")
 
@@ -55,22 +55,25 @@ def verbs(model: TrackAnything) -> list[Verb]:
     shadow = copy.deepcopy(model).eval().requires_grad_(False).to("meta")
     images = torch.empty(1, 3, model.image_size, model.image_size, device="meta")
     with torch.inference_mode():
-        features, encode = _measured(lambda: shadow.encode(images))
-        seen = shadow.decode(features.f16, features, None)
-        memory = shadow.memorize(features.f16, seen)
-        recall = Recall(
-            tuple((age, memory) for age in range(FULL_FRAMES)),
-            tuple((age, memory.pointer) for age in range(1, FULL_POINTERS + 1)),
-        )
-        f_m, attend = _measured(lambda: shadow.attend(features.f16, recall))
-        decoded, decode = _measured(lambda: shadow.decode(f_m, features, None))
-        written, memorize = _measured(lambda: shadow.memorize(features.f16, decoded))
-    return [
-        Verb("encode", _of_features(features), encode),
-        Verb("attend", f"f_m {_shape(f_m)}", attend),
-        Verb("decode", _of_answer(decoded), decode),
-        Verb("memorize", _of_memory(written), memorize),
-    ]
+        (features, f_m, decoded, written), flops = walk(shadow, images, _measured)
+    gives = (_of_features(features), f"f_m {_shape(f_m)}", _of_answer(decoded), _of_memory(written))
+    return [Verb(*row) for row in zip(VERBS, gives, flops, strict=True)]
+
+
+def walk(
+    model: TrackAnything, images: Tensor, measured: Callable[[Callable[[], Any]], tuple[Any, int]]
+) -> tuple[tuple[ImageFeatures, Tensor, Decoded, Memory], tuple[int, ...]]:
+    """Each verb once with a full bank: what the verbs return, and what `measured` finds of each of them."""
+    features, encode = measured(lambda: model.encode(images))
+    memory = model.memorize(features.f16, model.decode(features.f16, features, None))
+    recall = Recall(
+        tuple((age, memory) for age in range(FULL_FRAMES)),
+        tuple((age, memory.pointer) for age in range(1, FULL_POINTERS + 1)),
+    )
+    f_m, attend = measured(lambda: model.attend(features.f16, recall))
+    decoded, decode = measured(lambda: model.decode(f_m, features, None))
+    written, memorize = measured(lambda: model.memorize(features.f16, decoded))
+    return (features, f_m, decoded, written), (encode, attend, decode, memorize)
 
 
 def _measured(run: Callable[[], T]) -> tuple[T, int]:

@@ -11,7 +11,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -28,6 +27,7 @@ from tqdm import tqdm
 import edgetam_pl
 from edgetam_pl.build import load_model
 from edgetam_pl.config import EvaluateConfig
+from edgetam_pl.config.choices import check_choices
 from edgetam_pl.evaluation.clips import Clip
 from edgetam_pl.evaluation.datasets import DataSet, as_images, open_data
 from edgetam_pl.evaluation.export import predictions_of
@@ -35,11 +35,11 @@ from edgetam_pl.evaluation.promptable import Interaction
 from edgetam_pl.evaluation.protocols import clip_tracker
 from edgetam_pl.evaluation.recipe import Recipe
 from edgetam_pl.evaluation.reporting.page import write_report
-from edgetam_pl.evaluation.reporting.report import FORMAT, Report, Sequence, row_of_json
+from edgetam_pl.evaluation.reporting.report import FORMAT, Report, Sequence
 from edgetam_pl.evaluation.scoring import ObjectScore
-from edgetam_pl.evaluation.vos import evaluate_clip
-from edgetam_pl.io.atomic import atomic_path, write_json, write_text
-from edgetam_pl.io.environment import VERSION
+from edgetam_pl.evaluation.vos import collect, evaluate_clip
+from edgetam_pl.io.atomic import write_text
+from edgetam_pl.io.environment import VERSION, device_name
 from edgetam_pl.tracking.frame_tracker import FrameTracker, evaluating
 from edgetam_pl.tracking.step import VideoModel
 
@@ -106,6 +106,7 @@ def _check(cfg: EvaluateConfig, recipe: Recipe) -> None:
     Raises:
         ValueError: the two, and what to do.
     """
+    check_choices(cfg)
     if cfg.prompt != "mask" and cfg.protocol != "first_frame":
         raise ValueError(
             f"prompt={cfg.prompt} goes with protocol=first_frame; protocol={cfg.protocol} has prompts of its own."
@@ -114,8 +115,6 @@ def _check(cfg: EvaluateConfig, recipe: Recipe) -> None:
         raise ValueError("weights is empty; give a checkpoint, or weights=random for a model that has learned nothing.")
     if cfg.export and cfg.protocol not in ("vos", "first_frame", "repeat"):
         raise ValueError(f"export writes one prediction a frame; protocol={cfg.protocol} has many. Use vos or first_frame.")
-    if cfg.precision not in ("auto", "fp32", "bf16"):
-        raise ValueError(f"precision is {cfg.precision!r}; use auto, fp32 or bf16.")
 
 
 @dataclass(frozen=True)
@@ -170,12 +169,9 @@ def evaluate(job: Job, *, devices: list[str], workers: int = 1, title: str = "ev
         if name not in results:
             results[name], fingerprints[name] = _awaited(job, name)
     done = [results[name] for name in job.data.names]
-    report = Report(
-        title=title,
-        rows=tuple(row for _, rows in done for row in rows),
-        sequences=tuple(item for item, _ in done),
-        conditions=_conditions(job, done, [fingerprints[name] for name in job.data.names], devices[0]),
-    )
+    report = collect(title, done)
+    conditions = _conditions(job, report, [fingerprints[name] for name in job.data.names], devices[0])
+    report = replace(report, conditions=conditions)
     if not report.rows and job.export is None:
         raise ValueError(
             f"Nothing of {job.data.kind} can be scored: the truth of its frames is hidden, or there are too few. "
@@ -251,25 +247,17 @@ class _Worker:
 
 
 def _keep(job: Job, key: str, result: Result, fingerprint: str) -> None:
-    item, rows = result
-    if item.picture is not None:
-        with atomic_path(job.cache / f"{key}.jpg") as draft:
-            draft.write_bytes(item.picture)
-    sequence, scores = asdict(replace(item, picture=None)), [asdict(row) for row in rows]
-    write_json(job.cache / f"{key}.json", {"fingerprint": fingerprint, "sequence": sequence, "rows": scores}, indent=None)
+    collect(result[0].name, [result], conditions={"fingerprint": fingerprint}).write(job.cache / key)
 
 
 def _kept(job: Job, key: str) -> tuple[Result, str] | None:
-    file, picture = job.cache / f"{key}.json", job.cache / f"{key}.jpg"
-    if not file.is_file():
+    if not (job.cache / key / "report.json").is_file():
         return None
-    known = json.loads(file.read_text())
-    rows = tuple(row_of_json(row) for row in known["rows"])
-    if job.pictures and rows and not picture.is_file():
+    kept = Report.read(job.cache / key)
+    (item,) = kept.sequences
+    if job.pictures and kept.rows and item.picture is None:
         return None
-    item = Sequence(**known["sequence"])
-    drawn = picture.read_bytes() if job.pictures and rows else None
-    return (replace(item, picture=drawn), rows), known["fingerprint"]
+    return (item if job.pictures else replace(item, picture=None), kept.rows), kept.conditions["fingerprint"]
 
 
 def _mark(export: Path, name: str) -> Path:
@@ -332,9 +320,8 @@ def _awaited(job: Job, name: str) -> tuple[Result, str]:
 # ---------------------------------------------------------------------- words for the report
 
 
-def _conditions(job: Job, done: list[Result], fingerprints: list[str], device: str) -> dict[str, Any]:
+def _conditions(job: Job, report: Report, fingerprints: list[str], device: str) -> dict[str, Any]:
     """What a reader needs to get the same numbers."""
-    rows = [row for _, rows in done for row in rows]
     return {
         "protocol": job.recipe.protocol,
         "prompt": job.recipe.prompt if job.recipe.protocol == "first_frame" else "",
@@ -344,14 +331,14 @@ def _conditions(job: Job, done: list[Result], fingerprints: list[str], device: s
         "resolution": job.model.get("image_size", "native"),
         "data": job.data.kind,
         "note": job.data.rule.note,
-        "num_sequences": len(done),
-        "num_objects": len({(row.sequence, row.object) for row in rows}),
-        "num_scored_frames": len({(row.sequence, stem) for row in rows for stem in row.stems}),
+        "num_sequences": len(report.sequences),
+        "num_objects": len({(row.sequence, row.object) for row in report.rows}),
+        "num_scored_frames": len({(row.sequence, stem) for row in report.rows for stem in row.stems}),
         "list_hash": job.data.list_hash,
         "data_hash": hashlib.sha256("\n".join(fingerprints).encode()).hexdigest()[:12],
         "weights_hash": job.weights_hash,
         "precision": "bf16" if job.bf16 else "fp32",
-        "device": _device_name(device),
+        "device": device_name(torch.device(device)),
         "version": VERSION,
         "torch": torch.__version__,
         "date": datetime.date.today().isoformat(),
@@ -369,9 +356,3 @@ def _devices(words: str) -> list[str]:
         if kind == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device is {words!r} and this machine has no CUDA device that torch can use; use cpu.")
     return devices
-
-
-def _device_name(device: str) -> str:
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(torch.device(device))
-    return f"{device}, {platform.machine()}, {os.cpu_count()} cores"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,11 +13,12 @@ from numpy.typing import NDArray
 
 from edgetam_pl.evaluation.clips import Clip
 from edgetam_pl.evaluation.datasets import open_data
-from edgetam_pl.evaluation.protocols import Answer, clip_tracker, follow, repeat
+from edgetam_pl.evaluation.protocols import Answer, clip_tracker
+from edgetam_pl.evaluation.recipe import Recipe
 from edgetam_pl.evaluation.reporting.pictures import KeptMasks, decode_jpeg, strip
 from edgetam_pl.evaluation.reporting.report import Report, Sequence
 from edgetam_pl.evaluation.scoring import ObjectScore, ScoreRule, Tally, mean_j_by_frame
-from edgetam_pl.tracking.frame_tracker import evaluating
+from edgetam_pl.tracking.frame_tracker import FrameTracker, evaluating
 from edgetam_pl.tracking.step import VideoModel
 
 __all__ = ["Clip", "Report", "clips_of", "evaluate_vos", "glance", "repeat_first_mask"]
@@ -27,39 +29,22 @@ def evaluate_vos(
     clips: Iterable[Clip],
     *,
     title: str = "vos",
-    device: torch.device | str = "model",
-    autocast: torch.dtype | None = None,
     skip_first_and_last: bool = True,
-    non_overlap: bool = True,
-    pictures: bool = True,
 ) -> Report:
     """Track every object of every clip from its first mask, and score it (DAVIS 2017 rule).
 
     Args:
         model: it is put in evaluation mode, and back as it was.
         clips: read one after another; one is in memory at a time.
-        device: where the model is; `model` asks its parameters.
-        autocast: bfloat16 as in published results, or None.
         skip_first_and_last: leave out the given frame and the last one.
-        non_overlap: a pixel belongs to one object at most.
-        pictures: draw frame, truth, prediction and error of each clip.
     """
-    place = _device_of(model) if device == "model" else torch.device(device)
-    rule = ScoreRule(skip_first_and_last=skip_first_and_last)
-    conditions = {
-        "protocol": "vos",
-        "prompts": "the first mask of each object",
-        "frame_rule": rule.words,
-        "non_overlap": non_overlap,
-        "resolution": model.image_size,
-    }
-
-    def answers(clip: Clip) -> Iterator[Answer]:
-        return follow(clip_tracker(model, clip, device=place, autocast=autocast), clip, non_overlap=non_overlap)
-
+    first = next(model.parameters(), None) if isinstance(model, torch.nn.Module) else None
+    device = torch.device("cpu") if first is None else first.device
+    recipe = Recipe("vos", score=ScoreRule(skip_first_and_last=skip_first_and_last))
     with evaluating(model):
-        results = (evaluate_clip(clip, answers(clip), rule, pictures=pictures) for clip in clips)
-        return collect(title, results, conditions=conditions)
+        report = _over(clips, recipe, lambda clip: clip_tracker(model, clip, device=device), title)
+    more = {"non_overlap": recipe.non_overlap, "resolution": model.image_size}
+    return replace(report, conditions={**report.conditions, **more})
 
 
 class Glance(NamedTuple):
@@ -92,12 +77,16 @@ def clips_of(root: str, *, limit: int = 0, size: int = 128) -> list[Clip]:
     return list(open_data("folder", root, limit=limit, toy_size=size))
 
 
-def repeat_first_mask(clips: Iterable[Clip], *, skip_first_and_last: bool = True, pictures: bool = True) -> Report:
+def repeat_first_mask(clips: Iterable[Clip], *, skip_first_and_last: bool = True) -> Report:
     """The score of no tracker at all: each object's first mask, repeated on every frame."""
-    rule = ScoreRule(skip_first_and_last=skip_first_and_last)
-    conditions = {"protocol": "repeat", "prompts": "no model: the first mask on every frame", "frame_rule": rule.words}
-    results = (evaluate_clip(clip, repeat(clip), rule, pictures=pictures) for clip in clips)
-    return collect("repeat", results, conditions=conditions)
+    recipe = Recipe("repeat", score=ScoreRule(skip_first_and_last=skip_first_and_last))
+    return _over(clips, recipe, lambda clip: None, "repeat")
+
+
+def _over(clips: Iterable[Clip], recipe: Recipe, tracker: Callable[[Clip], FrameTracker | None], title: str) -> Report:
+    conditions = {"protocol": recipe.protocol, "prompts": recipe.words, "frame_rule": recipe.score.words}
+    results = (evaluate_clip(clip, recipe.answers(tracker(clip), clip), recipe.score) for clip in clips)
+    return collect(title, results, conditions=conditions)
 
 
 def evaluate_clip(
@@ -141,8 +130,3 @@ def _shown_frames(clip: Clip, rows: tuple[ObjectScore, ...]) -> dict[int, str]:
     ends = sorted(means, key=lambda stem: number[stem])
     chosen = {ends[0]: "first", ends[-1]: "last", worst: "worst"}
     return {number[stem]: f"{stem} {which} J {100 * means[stem]:.0f}" for stem, which in chosen.items()}
-
-
-def _device_of(model: object) -> torch.device:
-    first = next(model.parameters(), None) if isinstance(model, torch.nn.Module) else None
-    return torch.device("cpu") if first is None else first.device

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from functools import partial
 
 from edgetam_pl.exporting.manifest import Manifest
+from edgetam_pl.io import templates
 
-_TEMPLATES = Environment(
-    loader=PackageLoader("edgetam_pl.exporting"),
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=True,
-    undefined=StrictUndefined,
-)
-"""Markdown and plain text made from our own values: nothing is escaped."""
-
-
-def render(template: str, **values: object) -> str:
-    """The template of that name, with `values` in it. A name that the template uses and that is not given is an error."""
-    return _TEMPLATES.get_template(template).render(**values)
+render = partial(templates.render, "edgetam_pl.exporting")
 
 
 def readme(manifest: Manifest, usage: str) -> str:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from edgetam_pl.config.choices import check_choice
 from edgetam_pl.inference.fuse import fuse
 from edgetam_pl.inference.onednn import use_onednn
 from edgetam_pl.model.attention import Keys
@@ -20,8 +21,6 @@ from edgetam_pl.types import Decoded, ImageFeatures, Memory, Prompts, Recall
 
 HIDDEN = -1e4
 """Added to the logits of keys that fill empty places of a bank of fixed size."""
-
-COMPILED = ("none", "attention", "all")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -56,8 +55,7 @@ class FastTracker:
         cuda_graphs: bool = False,
         capacity: tuple[int, int] = (7, 16),
     ) -> None:
-        if compiled not in COMPILED:
-            raise ValueError(f"compile is {compiled!r}; use one of {', '.join(COMPILED)}.")
+        check_choice("compile", compiled, ("none", "attention", "all"))
         if cuda_graphs and next(model.parameters()).device.type != "cuda":
             raise ValueError("CUDA graphs need a model on a CUDA device; give device=cuda, or turn cuda_graphs off.")
         self.model = fuse(model) if fused else copy.deepcopy(model).eval().requires_grad_(False)

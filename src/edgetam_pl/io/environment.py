@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import resource
 import sys
 from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGE = "edgetam-pl"
 VERSION = metadata.version(PACKAGE)
@@ -23,6 +29,18 @@ def versions(names: tuple[str, ...] = RECORDED) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def device_name(device: torch.device) -> str:
+    """The accelerator, or the processor as the system calls it, and how many there are."""
+    if device.type == "cuda":
+        import torch  # the version of the package is known without it
+
+        return torch.cuda.get_device_name(device)
+    listing = Path("/proc/cpuinfo")
+    lines = listing.read_text().splitlines() if listing.is_file() else []
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return f"{name or platform.processor() or platform.machine()} ({os.cpu_count()} CPUs)"
 
 
 def peak_memory_bytes() -> int:

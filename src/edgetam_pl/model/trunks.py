@@ -6,7 +6,7 @@ strides 4, 8, 16, 32, or stride 16 alone for a plain ViT under the single-level 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import timm
@@ -20,9 +20,6 @@ REPVIT = ("repvit_m1",)
 HIERA = ("sam2_hiera_tiny", "sam2_hiera_small", "sam2_hiera_base_plus", "sam2_hiera_large")
 VIT = {"vit_tiny": (192, 3), "vit_small": (384, 6)}
 """Width and heads of EfficientTAM's plain ViTs; both have 12 blocks."""
-
-TRUNKS = (*REPVIT, *HIERA, *VIT)
-"""Trunks of the released models. Every other backbone of timm with maps of STRIDES is built by timm's name."""
 
 STRIDES = (4, 8, 16, 32)
 
@@ -55,24 +52,24 @@ def build_trunk(name: str, *, single: bool, drop_path: float, args: Mapping[str,
     if name not in TRUNKS:
         return _any(name, drop_path=drop_path, args=args)
     try:
-        return _build(name, single=single, drop_path=drop_path, args=args)
+        return TRUNKS[name](name, single, drop_path, args)
     except (TypeError, IndexError) as error:  # an unknown name; too few stages
         raise ValueError(f"trunk_args {dict(args)} do not fit {name}, which makes four maps: {error}.") from error
 
 
-def _build(name: str, *, single: bool, drop_path: float, args: Mapping[str, Any]) -> Trunk:
-    if name in VIT:
-        return _vit(name, single=single, drop_path=drop_path, args=args)
-    if name in HIERA:
-        # SAM 2 leaves its position maps at zero and everything else at PyTorch's defaults
-        start = {"drop_path_rate": drop_path, "weight_init": "skip", "fix_init": False}
-        body: Any = timm.create_model(name, pretrained=False, features_only=True, **(start | dict(args)))
-        for parameter_name, parameter in body.named_parameters():
-            if "pos_embed" in parameter_name:
-                nn.init.zeros_(parameter)
-    else:
-        body = timm.create_model(name, pretrained=False, features_only=True, **args)
-        _scale_channels_directly(body)
+def _repvit(name: str, single: bool, drop_path: float, args: Mapping[str, Any]) -> Trunk:
+    body: Any = timm.create_model(name, pretrained=False, features_only=True, **args)
+    _scale_channels_directly(body)
+    return Trunk(body, list(body.feature_info.channels()), name)
+
+
+def _hiera(name: str, single: bool, drop_path: float, args: Mapping[str, Any]) -> Trunk:
+    # SAM 2 leaves its position maps at zero and everything else at PyTorch's defaults
+    start = {"drop_path_rate": drop_path, "weight_init": "skip", "fix_init": False}
+    body: Any = timm.create_model(name, pretrained=False, features_only=True, **(start | dict(args)))
+    for parameter_name, parameter in body.named_parameters():
+        if "pos_embed" in parameter_name:
+            nn.init.zeros_(parameter)
     return Trunk(body, list(body.feature_info.channels()), name)
 
 
@@ -137,13 +134,22 @@ def _scale_channels_directly(body: nn.Module) -> None:
                 setattr(parent, name, scale)
 
 
-def _vit(name: str, *, single: bool, drop_path: float, args: Mapping[str, Any]) -> Trunk:
+def _vit(name: str, single: bool, drop_path: float, args: Mapping[str, Any]) -> Trunk:
     dim, heads = VIT[name]
     body = PlainViT(**({"dim": dim, "heads": heads, "drop_path": drop_path} | dict(args)))
     if single:
         return Trunk(body, [body.dim], name)
     pyramid = SimplePyramid(body)
     return Trunk(pyramid, pyramid.channels, name)
+
+
+TRUNKS: dict[str, Callable[[str, bool, float, Mapping[str, Any]], Trunk]] = {
+    **dict.fromkeys(REPVIT, _repvit),
+    **dict.fromkeys(HIERA, _hiera),
+    **dict.fromkeys(VIT, _vit),
+}
+"""Trunks with a function of their own, which is given what `build_trunk` is: name, single, drop_path and args. Every other
+backbone of timm with maps of STRIDES is built by timm's name."""
 
 
 def merge_branches(trunk: Trunk) -> Trunk:

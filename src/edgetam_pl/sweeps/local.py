@@ -12,7 +12,6 @@ unfinished trial continues where its training stopped.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import signal
@@ -28,11 +27,11 @@ from edgetam_pl.io.atomic import write_json, write_text
 from edgetam_pl.sweeps import trial
 from edgetam_pl.sweeps.hyperband import should_stop
 from edgetam_pl.sweeps.jobs import Job, Launcher, Local, Submitit, cause_of
-from edgetam_pl.sweeps.outcomes import Outcome, read_outcomes
+from edgetam_pl.sweeps.outcomes import Outcome, outcome_in, read_outcomes
 from edgetam_pl.sweeps.report import write_report
 from edgetam_pl.sweeps.samplers import proposals
 from edgetam_pl.sweeps.sweep_config import Point, Sweep, read_sweep
-from edgetam_pl.sweeps.trial import FAILURE, RECORD, WORDS, Plan
+from edgetam_pl.sweeps.trial import FAILURE, WORDS, Plan
 
 INTERRUPTED = 75
 """Exit status (EX_TEMPFAIL) of a training or a runner that saved and ended on a signal: the same command continues."""
@@ -86,8 +85,8 @@ class Runner:
     def _start(self, point: Point) -> None:
         """Start a trial, unless it is done, or the disk is full: then it alone fails."""
         folder = self.folder(point)
-        status = json.loads((folder / FAILURE).read_text())["status"] if (folder / FAILURE).is_file() else ""
-        if (folder / RECORD).is_file() or status == "stopped" or (status == "failed" and not self.again):
+        status = outcome_in(folder).status
+        if status in ("finished", "stopped") or (status == "failed" and not self.again):
             self._log(point, "done before")
             return
         words = (*point.words, f"out={folder}")
@@ -104,24 +103,21 @@ class Runner:
         """Take in a trial that has ended; stop one that early stopping gives up."""
         status, folder = job.poll(), self.folder(point)
         if status is None:
-            if (
-                self.sweep.stop is not None
-                and point not in self.stopping_early
-                and should_stop(self.sweep, self.out, folder)
-            ):
+            if point not in self.stopping_early and should_stop(self.sweep, self.out, folder):
                 self._log(point, "is behind the others: stopped early")
                 self.stopping_early.add(point)
                 job.terminate()
             return
         del self.running[point]
-        if (folder / RECORD).is_file():
+        left = outcome_in(folder)
+        if left.status == "finished":
             self._log(point, "finished")
         elif point in self.stopping_early:
             self._record(point, "stopped", "stopped early: behind the others")
         elif status == INTERRUPTED or self.interrupted:
             self._record(point, "interrupted", "interrupted by a signal; it continues when the sweep does")
-        elif (folder / FAILURE).is_file():  # the trial has written it itself
-            self._log(point, f"failed: {json.loads((folder / FAILURE).read_text())['cause']}")
+        elif left.cause:  # the trial has written it itself
+            self._log(point, f"failed: {left.cause}")
         else:
             self._record(point, "failed", cause_of(folder, status))
 

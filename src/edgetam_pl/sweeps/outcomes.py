@@ -89,18 +89,19 @@ class Configuration:
 
 def read_outcomes(out: Path) -> list[Outcome]:
     """Every trial of a sweep's folder, by name."""
-    outcomes = []
-    for folder in sorted(path for path in (out / "trials").glob("*") if path.is_dir()):
-        if (folder / RECORD).is_file():
-            record = json.loads((folder / RECORD).read_text())
-            outcomes.append(Outcome(folder.name, "finished", tuple(record["words"]), flat(record), record))
-        elif (folder / FAILURE).is_file():
-            failure = json.loads((folder / FAILURE).read_text())
-            outcomes.append(Outcome(folder.name, failure["status"], tuple(failure["words"]), cause=failure["cause"]))
-        else:
-            words = json.loads((folder / WORDS).read_text()) if (folder / WORDS).is_file() else ()
-            outcomes.append(Outcome(folder.name, "unfinished", tuple(words)))
-    return outcomes
+    return [outcome_in(path) for path in sorted((out / "trials").glob("*")) if path.is_dir()]
+
+
+def outcome_in(folder: Path) -> Outcome:
+    """What became of the trial in a folder."""
+    if (folder / RECORD).is_file():
+        record = json.loads((folder / RECORD).read_text())
+        return Outcome(folder.name, "finished", tuple(record["words"]), flat(record), record)
+    if (folder / FAILURE).is_file():
+        failure = json.loads((folder / FAILURE).read_text())
+        return Outcome(folder.name, failure["status"], tuple(failure["words"]), cause=failure["cause"])
+    words = json.loads((folder / WORDS).read_text()) if (folder / WORDS).is_file() else ()
+    return Outcome(folder.name, "unfinished", tuple(words))
 
 
 def gather(outcomes: Iterable[Outcome], *, metric: str) -> list[Configuration]:

@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from edgetam_pl.io.atomic import atomic_path
 from edgetam_pl.io.overlay import COLOURS
 from edgetam_pl.sweeps.outcomes import COSTS, Configuration, front_cost, pareto
-
-VERBS = ("encode", "attend", "decode", "memorize")
+from edgetam_pl.types import VERBS
 
 
 def draw_all(out: Path, configurations: Sequence[Configuration], *, metric: str, maximize: bool) -> list[str]:

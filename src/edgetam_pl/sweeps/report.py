@@ -12,13 +12,12 @@ from pathlib import Path
 
 from edgetam_pl.io.atomic import atomic_path, write_json, write_text
 from edgetam_pl.io.tables import markdown_table
+from edgetam_pl.io.templates import render
 from edgetam_pl.sweeps.outcomes import COSTS, FRONTS, SEED, Configuration, Outcome, gather, pareto, read_outcomes, varying
 from edgetam_pl.sweeps.plots import draw_all
 from edgetam_pl.sweeps.sweep_config import read_sweep
 
 TABLE, TRIALS, PAGE = "table.csv", "trials.csv", "report.md"
-
-_CLOCKS = "Clock times hold only for a machine that does nothing else; the processor's time is less sensitive."
 
 Rows = list[list[str]]
 """A table; the first row is its head."""
@@ -113,25 +112,15 @@ def _page(
 ) -> str:
     """The report in Markdown."""
     counts = Counter(outcome.status for outcome in outcomes)
-    parts = [f"# {title}\n", ", ".join(f"{number} {status}" for status, number in counts.items()) + ".\n"]
-    if configurations:
-        record = configurations[0].trials[0].record
-        given, machine = record["conditions"], record["cost"].get("machine")
-        parts.append(
-            f"{metric} of {given.get('num_sequences')} sequences with {given.get('num_objects')} objects of "
-            f"{given.get('data')}, {given.get('prompts')}, {given.get('resolution')} pixels, {given.get('precision')}. "
-            f"Mean and standard deviation over seeds.\n"
-        )
-        parts.append(markdown_table(table[0], table[1:]))
-        if machine:
-            where = f"{machine['device']}, {machine['threads']} thread(s), torch {machine['torch']}, {machine['date']}"
-            parts.append(f"Times: one object, full bank of 7 memories and 16 pointers, median; {where}. {_CLOCKS}\n")
-    missing = [[o.name, o.status, o.cause] for o in outcomes if o.status != "finished"]
-    if missing:
-        parts += ["## Not finished\n", markdown_table(["trial", "status", "cause"], missing)]
-    parts += [f"![{name.removesuffix('.png')}]({name})\n" for name in pictures]
-    parts.append(f"Every number: [{TRIALS}]({TRIALS}); this table: [{TABLE}]({TABLE}).\n")
-    return "\n".join(parts)
+    return render(
+        "edgetam_pl.sweeps", "report.md.jinja", title=title, metric=metric, trials=TRIALS, csv=TABLE, pictures=pictures,
+        counts=", ".join(f"{number} {status}" for status, number in counts.items()),
+        record=configurations[0].trials[0].record if configurations else None,
+        table=markdown_table(table[0], table[1:]),
+        missing=markdown_table(
+            ["trial", "status", "cause"], [[o.name, o.status, o.cause] for o in outcomes if o.status != "finished"]
+        ),
+    )  # fmt: skip
 
 
 def _figure(value: float | None) -> str:

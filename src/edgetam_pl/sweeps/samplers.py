@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
-
-import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from typing import TYPE_CHECKING, Any
 
 from edgetam_pl.sweeps.outcomes import Outcome
-from edgetam_pl.sweeps.sweep_config import Point, Space, Sweep
+from edgetam_pl.sweeps.sweep_config import Choice, Point, Space, Sweep
+
+if TYPE_CHECKING:  # a second to import, and a grid needs none of it
+    from optuna.distributions import BaseDistribution
 
 
 def proposals(sweep: Sweep, outcomes: Callable[[], list[Outcome]]) -> Iterator[Point]:
     """Points in the order of their trials, `run_cap` of them at most. `outcomes` reads what is known when it is called."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     if sweep.method == "bayes":
         points = _suggested(sweep, outcomes)
     else:
@@ -31,9 +30,12 @@ def proposals(sweep: Sweep, outcomes: Callable[[], list[Outcome]]) -> Iterator[P
 
 def draws(sweep: Sweep, seed: int = 0) -> Iterator[Point]:
     """Points at random without end; the same ones for the same seed."""
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study, space = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed)), _distributions(sweep)
     while True:
-        yield sweep.point(study.ask(dict(sweep.space)).params)
+        yield sweep.point(study.ask(space).params)
 
 
 def _different(points: Iterable[Point], *, limit: int) -> Iterator[Point]:
@@ -49,6 +51,10 @@ def _different(points: Iterable[Point], *, limit: int) -> Iterator[Point]:
 
 def _suggested(sweep: Sweep, outcomes: Callable[[], list[Outcome]]) -> Iterator[Point]:
     """Trials of an earlier start first (unfinished ones continue), then one suggestion after another, none twice."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space = _distributions(sweep)
     earlier = (_point_of(sweep, outcome) for outcome in outcomes())
     given = {point.name: point for point in earlier if point is not None}
     yield from list(given.values())
@@ -56,7 +62,6 @@ def _suggested(sweep: Sweep, outcomes: Callable[[], list[Outcome]]) -> Iterator[
         # a study of what is finished by now; its seed is the number of trials, so a restart suggests the same
         sampler = optuna.samplers.TPESampler(seed=len(given), n_startup_trials=5, constant_liar=True)
         study = optuna.create_study(direction="maximize" if sweep.maximize else "minimize", sampler=sampler)
-        space: dict[str, BaseDistribution] = dict(sweep.space)
         for outcome in outcomes():
             known, value = _point_of(sweep, outcome), outcome.values.get(sweep.metric)
             if known is not None and value is not None:
@@ -78,9 +83,24 @@ def _point_of(sweep: Sweep, outcome: Outcome) -> Point | None:
 
 def _value(space: Space, text: str) -> Any:
     """The value that a word spells. Raises KeyError or ValueError where the space has none."""
-    if isinstance(space, CategoricalDistribution):
-        return {str(value): value for value in space.choices}[text]
-    value = int(text) if isinstance(space, IntDistribution) else float(text)
+    if isinstance(space, Choice):
+        return {str(value): value for value in space.values}[text]
+    value = int(text) if space.whole else float(text)
     if not space.low <= value <= space.high:
         raise ValueError(f"{text} is outside of {space.low} to {space.high}")
     return value
+
+
+def _distributions(sweep: Sweep) -> dict[str, BaseDistribution]:
+    """The space in optuna's words."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    found: dict[str, BaseDistribution] = {}
+    for key, space in sweep.space.items():
+        if isinstance(space, Choice):
+            found[key] = CategoricalDistribution(space.values)
+        elif space.whole:
+            found[key] = IntDistribution(int(space.low), int(space.high))
+        else:
+            found[key] = FloatDistribution(space.low, space.high, log=space.log)
+    return found

@@ -1,7 +1,7 @@
 """A sweep file in W&B's format, read without W&B: what is varied, how, and the command of one trial.
 
 The same file serves `wandb sweep` and `edgetam sweep`, so everything that only this project knows is in its command:
-[edgetam, trial, trial.format=1, WORDS ..., "${args_no_hyphens}"]. What is varied becomes optuna's distributions.
+[edgetam, trial, trial.format=1, WORDS ..., "${args_no_hyphens}"].
 Documentation: docs/sweeps.md.
 """
 
@@ -11,17 +11,15 @@ import hashlib
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from yaml import YAMLError
 
-FORMAT = 1
-"""Version of sweep files that this code reads: trial.format=1."""
+from edgetam_pl.sweeps.trial import FORMAT
 
 ARGUMENTS = "${args_no_hyphens}"
 """W&B's macro for the parameters of a trial as key=value words."""
@@ -33,7 +31,28 @@ _KEYS = {
 }  # fmt: skip
 _FORMS = ({"value"}, {"values"}, {"min", "max"})
 
-Space = CategoricalDistribution | FloatDistribution | IntDistribution
+
+class Choice(NamedTuple):
+    """Values of a parameter that are listed."""
+
+    values: tuple[Any, ...]
+
+
+class Range(NamedTuple):
+    """Numbers of a parameter between two ends, both included."""
+
+    low: float
+    high: float
+    whole: bool
+    log: bool
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """The ends, which show whether all in between are legal."""
+        return self.low, self.high
+
+
+Space = Choice | Range
 """The values of one parameter."""
 
 
@@ -50,22 +69,15 @@ def distribution(key: str, given: object) -> Space:
         if not isinstance(values, list | tuple) or not values or None in values:
             raise ValueError(f"parameters.{key}.values is {values!r}; give a list of values (for none, the text 'null').")
         # lists and mappings become the text that the command line would hold anyway
-        return CategoricalDistribution([v if isinstance(v, bool | int | float | str) else str(v) for v in values])
+        return Choice(tuple(v if isinstance(v, bool | int | float | str) else str(v) for v in values))
     low, high = given["min"], given["max"]
     if not all(isinstance(end, int | float) for end in (low, high)) or not low < high:
         raise ValueError(f"parameters.{key} runs from {low!r} to {high!r}; min must be a number below max.")
     whole = isinstance(low, int) and isinstance(high, int)
     kind = given.get("distribution", "int_uniform" if whole else "uniform")
-    if kind == "int_uniform":
-        return IntDistribution(int(low), int(high))
-    if kind in ("uniform", "log_uniform_values"):
-        return FloatDistribution(low, high, log=kind == "log_uniform_values")
-    raise ValueError(f"parameters.{key}.distribution is {kind!r}; use int_uniform, uniform or log_uniform_values.")
-
-
-def corners(space: Space) -> Sequence[Any]:
-    """Values that show whether all are legal: every listed one, or both ends of a range."""
-    return space.choices if isinstance(space, CategoricalDistribution) else (space.low, space.high)
+    if kind not in ("int_uniform", "uniform", "log_uniform_values"):
+        raise ValueError(f"parameters.{key}.distribution is {kind!r}; use int_uniform, uniform or log_uniform_values.")
+    return Range(low, high, whole=kind == "int_uniform", log=kind == "log_uniform_values")
 
 
 @dataclass(frozen=True)
@@ -129,8 +141,7 @@ class Sweep:
     @property
     def size(self) -> int:
         """Points of the space; 0 where a range makes them countless."""
-        listed = (len(d.choices) if isinstance(d, CategoricalDistribution) else 0 for d in self.space.values())
-        return math.prod(listed)
+        return math.prod(len(space.values) if isinstance(space, Choice) else 0 for space in self.space.values())
 
     def point(self, values: Mapping[str, Any]) -> Point:
         """The words of a trial, as W&B's agent would make them."""
@@ -139,12 +150,12 @@ class Sweep:
 
     def grid(self) -> Iterator[Point]:
         """Every point, the last parameter varying fastest; of a range, its ends alone."""
-        for values in itertools.product(*map(corners, self.space.values())):
+        for values in itertools.product(*(space.values for space in self.space.values())):
             yield self.point(dict(zip(self.space, values)))
 
     def validation_points(self, limit: int = 256) -> Iterator[Point]:
         """Points that show whether the whole space is legal: all, or each value with the first of all others."""
-        choices = {key: corners(space) for key, space in self.space.items()}
+        choices = {key: space.values for key, space in self.space.items()}
         if math.prod(map(len, choices.values())) <= limit:
             yield from self.grid()
             return
@@ -169,7 +180,7 @@ def read_sweep(path: Path, extra: list[str] | None = None) -> Sweep:
     space = {str(key): distribution(str(key), value) for key, value in (given.get("parameters") or {}).items()}
     if not space:
         raise ValueError(f"{path} varies nothing; list parameters.")
-    if method == "grid" and not all(isinstance(values, CategoricalDistribution) for values in space.values()):
+    if method == "grid" and not all(isinstance(values, Choice) for values in space.values()):
         raise ValueError(f"{path}: a grid needs listed values; use method: random or bayes for ranges.")
     cap = given.get("run_cap")
     if method != "grid" and not (isinstance(cap, int) and cap > 0):

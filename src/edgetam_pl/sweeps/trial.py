@@ -23,16 +23,20 @@ from pathlib import Path
 from typing import Any
 
 from edgetam_pl.build import validate
-from edgetam_pl.commands.compose import CONFIGS, Schema, composed
+from edgetam_pl.commands.compose import CONFIGS, composed
 from edgetam_pl.config import BenchConfig, EvaluateConfig, ExportConfig, TrainConfig, TrialConfig
 from edgetam_pl.io.atomic import write_json
-from edgetam_pl.sweeps.sweep_config import FORMAT
+
+FORMAT = 1
+"""Version of sweep files and of trials that this code reads: trial.format=1."""
 
 RECORD, FAILURE, WORDS = "trial.json", "failure.json", "words.json"
 """Left in the trial's folder: what a finished trial found; why one failed or was stopped; what was to be done."""
 
-_OTHERS = ("trial", "evaluate", "bench", "export")
-STARTS = ("local", "torchrun", "slurm")
+_SCHEMAS: Mapping[str, type[Any]] = {
+    "trial": TrialConfig, "evaluate": EvaluateConfig, "bench": BenchConfig, "export": ExportConfig
+}  # fmt: skip
+"""Of the commands whose words have their name before them; all other words are of the training."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,9 @@ class Plan:
 
 def split(words: tuple[str, ...]) -> dict[str, list[str]]:
     """Words by command; the prefix that says for which is taken off."""
-    found: dict[str, list[str]] = {name: [] for name in ("train", *_OTHERS)}
+    found: dict[str, list[str]] = {name: [] for name in ("train", *_SCHEMAS)}
     for word in words:
-        name = next((name for name in _OTHERS if word.startswith(f"{name}.")), "train")
+        name = next((name for name in _SCHEMAS if word.startswith(f"{name}.")), "train")
         found[name].append(word.removeprefix(f"{name}."))
     return found
 
@@ -69,30 +73,21 @@ def plan(words: tuple[str, ...]) -> Plan:
     from edgetam_pl.training.fit import check
 
     given = split(words)
-    trial = _composed(TrialConfig, "trial", *given["trial"])
-    if trial.format != FORMAT:
-        raise ValueError(f"trial.format is {trial.format}; this is version {FORMAT} of sweep files.")
-    if trial.start not in STARTS:
-        raise ValueError(f"trial.start is {trial.start!r}; use one of {', '.join(STARTS)}.")
+    others = {name: _composed(name, *given[name]) for name in _SCHEMAS}
+    if others["trial"].format != FORMAT:
+        raise ValueError(f"trial.format is {others['trial'].format}; this is version {FORMAT} of sweep files.")
     train = composed(TrainConfig, command="train", overrides=[*_default_out(given["train"]), *given["train"]])[0]
     validate(train.model)
     check(train)
     if not given["evaluate"]:
         raise ValueError("Say on what to score, for example evaluate.dataset=sav evaluate.root=/data/sav_val.")
-    return Plan(
-        words=words,
-        trial=trial,
-        train=train,
-        evaluate=_composed(EvaluateConfig, "evaluate", *given["evaluate"]),
-        bench=_composed(BenchConfig, "bench", *given["bench"]),
-        export=_composed(ExportConfig, "export", *given["export"]),
-    )
+    return Plan(words=words, train=train, **others)
 
 
 @cache
-def _composed(schema: type[Schema], command: str, *words: str) -> Schema:
+def _composed(command: str, *words: str) -> Any:
     """The configuration of another command than the training: the same for all trials of a sweep, so composed once."""
-    return composed(schema, command=command, overrides=list(words))[0]
+    return composed(_SCHEMAS[command], command=command, overrides=list(words))[0]
 
 
 def main(argv: list[str]) -> int:

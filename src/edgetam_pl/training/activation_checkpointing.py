@@ -18,11 +18,10 @@ from torch.utils.checkpoint import checkpoint
 
 from edgetam_pl.config import TrainConfig
 from edgetam_pl.model.track_anything import TrackAnything
-from edgetam_pl.types import Decoded, ImageFeatures, Memory, Prompts, Recall
+from edgetam_pl.types import VERBS, Decoded, ImageFeatures, Memory, Prompts, Recall
 
 T = TypeVar("T")
 
-VERBS = ("encode", "attend", "decode", "memorize")
 THRIFTY = ("encode",)
 """What costs least time for the memory it saves (`benchmarks/train_step.py`)."""
 

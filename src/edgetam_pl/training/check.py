@@ -13,9 +13,9 @@ from edgetam_pl.build import validate
 from edgetam_pl.config import PhaseConfig, TrainConfig
 from edgetam_pl.data.loader import build_loader
 from edgetam_pl.losses.objective import Objective
-from edgetam_pl.training.activation_checkpointing import VERBS
 from edgetam_pl.training.optim import schedule_of
 from edgetam_pl.training.step import STAGES
+from edgetam_pl.types import VERBS
 from edgetam_pl.weights import PARTS
 
 CHOICES = {

@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from edgetam_pl.config import OptimConfig, PhaseConfig
-
-SCHEDULES = ("cosine", "rsqrt", "constant")
 
 TRUNK = "image_encoder.trunk."
 ENCODER = re.compile(r"image_encoder\.(?!neck\.project_f)")
@@ -88,23 +86,39 @@ def schedule(
         ValueError: the schedule is unknown or impossible, such as a warm-up longer than training.
     """
     _refuse_impossible(name, total_steps, warmup, cooldown, timescale, end_factor)
-
-    def ramp(step: int) -> float:
-        up = min(1.0, step / warmup) if warmup else 1.0
-        return up * min(1.0, (total_steps - step) / cooldown) if cooldown else up
-
-    def cosine(step: int) -> float:
-        if step < warmup:
-            return ramp(step)
-        progress = (step - warmup) / max(total_steps - warmup, 1)
-        return end_factor + (1 - end_factor) * (1 + math.cos(math.pi * progress)) / 2
-
-    def rsqrt(step: int) -> float:
-        return math.sqrt(timescale / (max(step - warmup, 0) + timescale)) * ramp(step)
-
-    curve = {"cosine": cosine, "rsqrt": rsqrt, "constant": ramp}[name]
+    curve, steps = SCHEDULES[name], Steps(total_steps, warmup, cooldown, timescale, end_factor)
     # The scheduler asks for one step more than there are, and a resumed run may ask for the last one again.
-    return lambda step: curve(min(step, total_steps))
+    return lambda step: curve(min(step, total_steps), steps)
+
+
+class Steps(NamedTuple):
+    """What a schedule is told; see `OptimConfig`."""
+
+    total: int
+    warmup: int
+    cooldown: int
+    timescale: int
+    end_factor: float
+
+
+def _constant(step: int, steps: Steps) -> float:
+    up = min(1.0, step / steps.warmup) if steps.warmup else 1.0
+    return up * min(1.0, (steps.total - step) / steps.cooldown) if steps.cooldown else up
+
+
+def _cosine(step: int, steps: Steps) -> float:
+    if step < steps.warmup:
+        return _constant(step, steps)
+    progress = (step - steps.warmup) / max(steps.total - steps.warmup, 1)
+    return steps.end_factor + (1 - steps.end_factor) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def _rsqrt(step: int, steps: Steps) -> float:
+    return math.sqrt(steps.timescale / (max(step - steps.warmup, 0) + steps.timescale)) * _constant(step, steps)
+
+
+SCHEDULES: dict[str, Callable[[int, Steps], float]] = {"cosine": _cosine, "rsqrt": _rsqrt, "constant": _constant}
+"""By name, the factor at a step: a closed form, so that a resumed run needs no state."""
 
 
 def schedule_of(cfg: OptimConfig, phase: PhaseConfig) -> Callable[[int], float]:

@@ -8,18 +8,15 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Iterable, Mapping
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from edgetam_pl.evaluation.reporting.charts import Chart, Line, chart
 from edgetam_pl.evaluation.reporting.pictures import EXTRA, MISSED
 from edgetam_pl.evaluation.reporting.report import Report, Sequence
-from edgetam_pl.io.atomic import atomic_path, write_json, write_text
+from edgetam_pl.io.atomic import write_json, write_text
 from edgetam_pl.io.overlay import colour_of
+from edgetam_pl.io.templates import templates
 
 INLINE_BYTES = 16_000_000
 """Pictures up to this are part of the page; more of them stay in files beside it."""
@@ -37,11 +34,7 @@ _LABELS = {
 def write_report(report: Report, folder: Path) -> Path:
     """report.html, report.json, result.json (for `make tables`) and pictures; returns the page. Files appear whole or not
     at all."""
-    for item in report.sequences:
-        if item.picture is not None:
-            with atomic_path(folder / "pictures" / f"{item.name}.jpg") as draft:
-                draft.write_bytes(item.picture)
-    write_json(folder / "report.json", report.as_json(), indent=1)
+    report.write(folder)
     write_json(folder / "result.json", report.summary(), indent=1)
     return write_text(folder / "report.html", report_page(report))
 
@@ -67,7 +60,7 @@ def report_page(report: Report) -> str:
 
 def render(template: str, values: Mapping[str, Any]) -> str:
     """A page of `templates/`, filled with values; what they hold is escaped."""
-    return _environment().get_template(template).render(values)
+    return _PAGES.get_template(template).render(values)
 
 
 def objects_table(report: Report) -> tuple[list[str], list[list[str | float]]]:
@@ -167,17 +160,10 @@ def _counted(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
-@cache
-def _environment() -> Environment:
-    folder = files("edgetam_pl.evaluation.reporting") / "templates"
-    environment = Environment(
-        loader=FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
-    )  # fmt: skip
-    environment.globals.update(missed=MISSED, extra=EXTRA)
-    environment.filters.update(
-        label=lambda name: _LABELS.get(name, name),
-        word=lambda value: ("yes" if value else "no") if isinstance(value, bool) else str(value),
-        anchor=lambda name: "s-" + "".join(letter if letter.isalnum() else "-" for letter in name),
-    )
-    return environment
+_PAGES = templates("edgetam_pl.evaluation.reporting")
+_PAGES.globals.update(missed=MISSED, extra=EXTRA)
+_PAGES.filters.update(
+    label=lambda name: _LABELS.get(name, name),
+    word=lambda value: ("yes" if value else "no") if isinstance(value, bool) else str(value),
+    anchor=lambda name: "s-" + "".join(letter if letter.isalnum() else "-" for letter in name),
+)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torchmetrics import Metric
 
 from edgetam_pl.evaluation.scoring import ObjectScore
+from edgetam_pl.io.atomic import atomic_path, write_json
 from edgetam_pl.io.tables import text_table
 from edgetam_pl.metrics.clicks import ClickIoU
 from edgetam_pl.metrics.groups import SeenUnseen
@@ -23,6 +25,20 @@ FORMAT = 1
 
 COLUMNS = ("sequence", "object", "round", "J&F", "J", "F", "frames")
 """Of the table for people; the round is left out where there is one."""
+
+
+def _jf(row: ObjectScore) -> tuple[float, ...]:
+    return row.mean_j / 100, row.mean_f / 100
+
+
+METRICS: list[tuple[Callable[[], Metric], Callable[[ObjectScore], tuple[Any, ...] | None]]] = [
+    (JF, _jf),
+    (SeenUnseen, lambda row: (*_jf(row), row.group == "seen") if row.group else None),
+]
+"""What a report tells of its rows: a metric whose `compute` gives numbers by name, and what its `update` takes of each row,
+column by column; None of a row that the metric does not count. The numbers join the headline under their names."""
+
+_SHOWN_OTHERWISE = {"j", "f", "jf", "g", "j_seen", "j_unseen", "f_seen", "f_unseen"}
 
 
 @dataclass(frozen=True)
@@ -49,26 +65,30 @@ class Report:
     """What a reader must know to reproduce the numbers; plain values."""
 
     @cached_property
-    def _means(self) -> dict[str, float]:
-        """`j`, `f` and `jf` over rows, by the metric that also reduces over ranks."""
-        metric = JF()
-        metric.update(np.array([row.mean_j / 100 for row in self.rows]), np.array([row.mean_f / 100 for row in self.rows]))
-        return {name: float(value) for name, value in metric.compute().items()}
+    def values(self) -> dict[str, float]:
+        """What the metrics make of the rows, by the names that they give; nothing of a metric that takes no row."""
+        found: dict[str, float] = {}
+        for kind, taken in METRICS:
+            if columns := list(zip(*(of_row for row in self.rows if (of_row := taken(row)) is not None))):
+                metric = kind()
+                metric.update(*columns)
+                found |= {name: float(value) for name, value in metric.compute().items()}
+        return found
 
     @property
     def j(self) -> float:
         """Mean over objects of the mean over frames (and over rounds, where there are several)."""
-        return self._means["j"]
+        return self.values.get("j", math.nan)
 
     @property
     def f(self) -> float:
         """As `j`; NaN where boundaries are not measured."""
-        return self._means["f"]
+        return self.values.get("f", math.nan)
 
     @property
     def jf(self) -> float:
         """The mean of both."""
-        return self._means["jf"]
+        return self.values.get("jf", math.nan)
 
     @property
     def score(self) -> float:
@@ -77,26 +97,16 @@ class Report:
             return self.g
         return self.j if math.isnan(self.f) else self.jf
 
-    @cached_property
-    def _by_group(self) -> dict[str, float]:
-        """What `SeenUnseen` makes of the rows that have a group; empty where none has."""
-        metric, rows = SeenUnseen(), [row for row in self.rows if row.group]
-        if not rows:
-            return {}
-        j, f = [row.mean_j / 100 for row in rows], [row.mean_f / 100 for row in rows]
-        metric.update(j, f, [row.group == "seen" for row in rows])
-        return {name: float(value) for name, value in metric.compute().items()}
-
     @property
     def groups(self) -> dict[str, tuple[float, float]]:
         """(J, F) of the seen and the unseen objects, where the data set distinguishes them."""
         names = sorted({row.group for row in self.rows} - {""})
-        return {name: (self._by_group[f"j_{name}"], self._by_group[f"f_{name}"]) for name in names}
+        return {name: (self.values[f"j_{name}"], self.values[f"f_{name}"]) for name in names}
 
     @property
     def g(self) -> float | None:
         """YouTube-VOS: the mean of J and F of seen and unseen objects; None unless both are there."""
-        return self._by_group["g"] if len(self.groups) == 2 else None
+        return self.values["g"] if len(self.groups) == 2 else None
 
     @property
     def rounds(self) -> tuple[int, ...]:
@@ -120,12 +130,13 @@ class Report:
             metric = ClickIoU(clicks=len(self.rounds))
             metric.add(np.array([[row.mean_j / 100 for row in self.rows if row.round == k] for k in self.rounds]))
             return {f"mIoU@{k}": float(value) for k, value in zip(self.rounds, metric.compute())}
+        more = {name: value for name, value in self.values.items() if name not in _SHOWN_OTHERWISE}
         if self.g is not None:
             pairs = {f"{m}_{name}": pair[i] for i, m in enumerate("JF") for name, pair in self.groups.items()}
-            return {"G": self.g, **pairs}
+            return {"G": self.g, **pairs, **more}
         if math.isnan(self.f):
-            return {"J": self.j}
-        return {"J&F": self.jf, "J": self.j, "F": self.f}
+            return {"J": self.j, **more}
+        return {"J&F": self.jf, "J": self.j, "F": self.f, **more}
 
     def table(self, *, limit: int | None = None) -> str:
         """Rows for people, worst first, then the means."""
@@ -159,6 +170,14 @@ class Report:
         ]
         return {**{k: v for k, v in whole.items() if k not in ("rows", "sequences")}, "objects": objects}
 
+    def write(self, folder: Path) -> None:
+        """report.json and pictures, as `read` finds them; files appear whole or not at all, pictures first."""
+        for item in self.sequences:
+            if item.picture is not None:
+                with atomic_path(folder / "pictures" / f"{item.name}.jpg") as draft:
+                    draft.write_bytes(item.picture)
+        write_json(folder / "report.json", self.as_json(), indent=1)
+
     @classmethod
     def of_json(cls, values: Mapping[str, Any], *, folder: Path | None = None) -> Report:
         """The inverse of `as_json`; pictures are read from `folder` where it has them.
@@ -170,7 +189,9 @@ class Report:
             raise ValueError(f"Not a report of version {FORMAT}: found version {values.get('version')!r}. Evaluate again.")
         return cls(
             title=values["title"],
-            rows=tuple(row_of_json(row) for row in values["rows"]),
+            rows=tuple(
+                ObjectScore(**row | {name: tuple(row[name]) for name in ("stems", "j", "f")}) for row in values["rows"]
+            ),
             sequences=tuple(Sequence(**item, picture=_picture(folder, item["name"])) for item in values["sequences"]),
             conditions=values["conditions"],
         )
@@ -192,10 +213,6 @@ class Report:
         except ValueError as error:
             raise ValueError(f"{file} is not JSON ({error}); evaluate again.") from error
         return cls.of_json(values, folder=file.parent / "pictures")
-
-
-def row_of_json(values: Mapping[str, Any]) -> ObjectScore:
-    return ObjectScore(**{**values, **{name: tuple(values[name]) for name in ("stems", "j", "f")}})
 
 
 def _picture(folder: Path | None, name: str) -> bytes | None:
