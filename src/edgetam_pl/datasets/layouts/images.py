@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from edgetam_pl.config import ShardsConfig
+from edgetam_pl.datasets.annotations import source_for
 from edgetam_pl.datasets.frames import FileFrames
 from edgetam_pl.datasets.layout import AnnotatedClip, Layout, folder_in, root_of
 from edgetam_pl.datasets.layouts.sa1b import read_annotations
@@ -63,5 +64,8 @@ class Images(Layout):
 def open_layout(config: ShardsConfig) -> Images:
     """images/ and masks/ with files of the same names; without masks/, sa1b_json/."""
     root = root_of(config)
-    masks = first_folder(root, ("masks", "sa1b_json")) or folder_in(root, "masks", config)
+    masks = first_folder(root, ("masks", "sa1b_json"))
+    if masks is None:
+        hint = next(filter(None, (source_for(place) for place in (root, root / "annotations", root / "images"))), "")
+        raise ValueError(f"{root} has no folder masks, which source=images expects beside images.{hint}")
     return Images(folder_in(root, "images", config), masks, root, config.split, config.max_area)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgetam_pl.config import ShardsConfig
+from edgetam_pl.datasets.annotations import annotated_image, read_json, source_for
 from edgetam_pl.datasets.frames import FileFrames
 from edgetam_pl.datasets.layout import AnnotatedClip, Layout, root_of
-from edgetam_pl.datasets.masks import RleMasks
-from edgetam_pl.io import rle
 from edgetam_pl.io.errors import BadSampleError, Cause
 from edgetam_pl.io.folders import files_below, files_in
 
@@ -48,34 +45,20 @@ class SA1B(Layout):
 
 
 def read_annotations(name: str, path: Path, image: Path, max_area: float) -> AnnotatedClip:
-    """An image with the masks of a json as SA-1B's. A broken mask costs the mask, a broken file the image.
+    """An image with the masks of a json as SA-1B's.
 
     Raises:
-        BadSampleError: the json is not one of SA-1B.
+        BadSampleError: the json is not one of SA-1B, or has no mask that can be used.
     """
+    raw = read_json(path)
     try:
-        raw = json.loads(path.read_text())
         size = (int(raw["image"]["height"]), int(raw["image"]["width"]))
-        annotations = {str(entry["id"]): entry["segmentation"] for entry in raw["annotations"]}
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise BadSampleError(Cause.ANNOTATION, f"{path} is not an SA-1B annotation ({error!r:.80})") from error
-    masks: dict[str, Any] = {}
-    faults = []
-    for key, entry in annotations.items():
-        where = f"{path}, annotation {key}"
-        try:
-            mask = rle.of_coco(entry, where)
-            if mask.size != size:
-                wrong = f"{where}: mask {mask.size[0]} x {mask.size[1]}, image {size[0]} x {size[1]}"
-                raise BadSampleError(Cause.MASK_SIZE, wrong)
-        except BadSampleError as error:
-            faults.append(error)
-            continue
-        if 0 < mask.area < max_area * size[0] * size[1]:
-            masks[key] = mask._asdict()
-    if not masks and max_area <= 1:
-        raise BadSampleError(Cause.NO_OBJECT, f"{path} has no mask between 0 and {max_area:.0%} of the image")
-    return AnnotatedClip(name, FileFrames({0: image}), RleMasks({0: masks}, str(path)), tuple(faults))
+        objects = [(str(entry["id"]), [entry["segmentation"]]) for entry in raw["annotations"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadSampleError(
+            Cause.ANNOTATION, f"{path} is not an SA-1B annotation ({error!r:.80}).{source_for(path)}"
+        ) from error
+    return annotated_image(name, FileFrames({0: image}), size, objects, str(path), max_area)
 
 
 def open_layout(config: ShardsConfig) -> SA1B:
