@@ -13,7 +13,7 @@ from edgetam_pl.datasets.layout import AnnotatedClip, Layout, folder_in, root_of
 from edgetam_pl.datasets.layouts.sa1b import read_annotations
 from edgetam_pl.datasets.masks import LabelMaps
 from edgetam_pl.io.errors import BadSampleError, Cause
-from edgetam_pl.io.folders import by_stem, files_in, first_folder, some_of
+from edgetam_pl.io.folders import by_stem, files_in, first_folder, some_of, strangers_in
 from edgetam_pl.io.pictures import PICTURE_FILES
 
 
@@ -51,6 +51,9 @@ class Images(Layout):
     def incomplete(self) -> dict[str, str]:
         bare = {name: f"{name} has no masks in {self.masks}" for name in self._pictures if name not in self._labels}
         return bare | {name: f"{name} has masks and no image" for name in self._labels if name not in self._pictures}
+
+    def unused(self) -> list[str]:
+        return super().unused() + strangers_in(self.images, PICTURE_FILES, "picture")
 
     def clip(self, name: str) -> AnnotatedClip:
         if name not in self._pictures or name not in self._labels:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from edgetam_pl.config import ShardsConfig
@@ -10,7 +12,8 @@ from edgetam_pl.datasets.annotations import annotated_image, read_json, source_f
 from edgetam_pl.datasets.frames import FileFrames
 from edgetam_pl.datasets.layout import AnnotatedClip, Layout, root_of
 from edgetam_pl.io.errors import BadSampleError, Cause
-from edgetam_pl.io.folders import files_below, files_in
+from edgetam_pl.io.folders import file_called, files_below, files_in
+from edgetam_pl.io.pictures import PICTURE_FILES
 
 
 @dataclass(frozen=True)
@@ -24,21 +27,37 @@ class SA1B(Layout):
     kind: str = "image"
 
     def present(self) -> list[str]:
-        apart = {path.stem for path in files_in(self.root / "images", (".jpg",))}
-        found: list[str] = []  # millions of names are strings, not objects
+        return self._names[0]
+
+    def incomplete(self) -> dict[str, str]:
+        return self._names[1]
+
+    @cached_property
+    def _names(self) -> tuple[list[str], dict[str, str]]:
+        """The pairs of an image and a json, and what is alone; millions of names are strings, not objects."""
+        apart = {path.stem for path in files_in(self.root / "images", PICTURE_FILES)}
+        found: list[str] = []
+        alone: dict[str, str] = {}
         for folder, names in files_below(self.root):
-            pictures = {name[:-4] for name in names if name.lower().endswith(".jpg")}
-            stems = (name.removesuffix(".json") for name in names if name.endswith(".json"))
-            found += [folder + stem for stem in stems if stem in pictures or stem in apart]
-        return sorted(found)
+            parts = [os.path.splitext(name) for name in names]
+            pictures = {stem for stem, suffix in parts if suffix.lower() in PICTURE_FILES}
+            annotated = {stem for stem, suffix in parts if suffix == ".json"}
+            found += [folder + stem for stem in annotated if stem in pictures or stem in apart]
+            alone |= {folder + stem: f"{folder}{stem}.json has no image" for stem in annotated - pictures - apart}
+            if folder == "images/":
+                continue
+            alone |= {folder + stem: f"the image {folder}{stem} has no json" for stem in pictures - annotated}
+        if apart:
+            used = {name.rsplit("/", 1)[-1] for name in found}
+            alone |= {f"images/{stem}": f"the image images/{stem} has no json" for stem in apart - used}
+        return sorted(found), dict(sorted(alone.items()))
 
     def expected(self) -> str:
         return f"image in {self.root} with its annotation; SA-1B is pairs of sa_1.jpg and sa_1.json"
 
     def clip(self, name: str) -> AnnotatedClip:
         path = self.root / f"{name}.json"
-        places = [folder / f"{path.stem}{s}" for folder in (path.parent, self.root / "images") for s in (".jpg", ".JPG")]
-        image = next((place for place in places if place.is_file()), None)
+        image = file_called(self.root / name, PICTURE_FILES) or file_called(self.root / "images" / path.stem, PICTURE_FILES)
         if image is None:
             raise BadSampleError(Cause.IMAGE, f"{path} has no image: neither {path.stem}.jpg in its folder nor in images/")
         return read_annotations(name, path, image, self.max_area)
