@@ -79,7 +79,7 @@ def test_the_same_count_more_and_an_unknown_split_are_told_apart() -> None:
 
 
 def test_an_unknown_recipe_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="no recipe named davis; known ones: davis16, davis17"):
+    with pytest.raises(ValueError, match="no recipe named davis; known ones: coco, davis16, davis17"):
         Recipe.read("davis")
     with pytest.raises(ValueError, match="no recipe named davis; known ones"):
         composed(ShardsConfig, command="shards", overrides=["recipe=davis"])

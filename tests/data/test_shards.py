@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import json
@@ -306,6 +307,19 @@ def test_png_and_unusual_jpeg_frames_become_jpeg(tmp_path: Path) -> None:
 def test_a_setting_that_makes_no_sense_is_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         run(toy(tmp_path, **changes))
+
+
+def test_shards_of_nothing_and_into_a_bucket_are_refused_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"Shards of what\? Give source=coco\|davis\|.* and root=FOLDER, or recipe=NAME"):
+        run(ShardsConfig())
+    with pytest.raises(ValueError, match=r"out=s3://bucket/x: shards are built in a folder of this machine; copy"):
+        run(dataclasses.replace(toy(tmp_path), out="s3://bucket/x"))
+    assert not list(tmp_path.iterdir())
+    run(dataclasses.replace(toy(tmp_path), out=""))
+    assert read_manifest("runs/shards/toy").samples == 7
 
 
 def test_a_limit_takes_so_many_of_the_shuffled_videos(tmp_path: Path) -> None:

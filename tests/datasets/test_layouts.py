@@ -15,6 +15,7 @@ from PIL import Image
 from shard_sets import SIZE, palette_folder, save_frame, save_labels
 
 from edgetam_pl.config import ShardsConfig
+from edgetam_pl.data.build import run
 from edgetam_pl.datasets.layout import AnnotatedFrame, Layout, open_layout
 from edgetam_pl.datasets.layouts.sav import SAV as Masklets
 from edgetam_pl.datasets.masks import LabelMaps
@@ -198,6 +199,20 @@ def test_sav_a_short_video_a_torn_one_and_a_missing_annotation_are_named(tmp_pat
     assert causes(reader, SAV) == [Cause.NO_MASK]
 
 
+def test_sav_videos_of_other_kinds_are_read_and_what_is_alone_is_named(tmp_path: Path) -> None:
+    sav_folder(tmp_path)
+    folder = tmp_path / "sav_000"
+    (folder / "sav_000001.mp4").rename(folder / "sav_000001.MKV")
+    shutil.copy(folder / "sav_000001_manual.json", folder / "sav_000002_auto.json")
+    reader = open_layout(config("sav", tmp_path))
+    assert reader.names() == [SAV]
+    assert len(good(reader, SAV)) == 11
+    assert reader.unused() == ["sav_000/sav_000002 has annotations and no video"]
+    shutil.copy(folder / "sav_000001.MKV", folder / "sav_000001.webm")
+    with pytest.raises(ValueError, match=r"sav_000001\.MKV and sav_000001\.webm have one name|webm and sav_000001.MKV"):
+        open_layout(config("sav", tmp_path)).names()
+
+
 def test_sav_val_keeps_overlapping_objects_of_every_fourth_frame(tmp_path: Path) -> None:
     frames, _ = toy_clip(0, 9, SIZE, 1)
     for t, frame in enumerate(frames):
@@ -259,6 +274,17 @@ def test_sa1b_a_broken_mask_costs_the_mask_and_a_broken_file_the_image(tmp_path:
     assert causes(reader, "sa_7") == [Cause.ANNOTATION]
 
 
+def test_sa1b_what_is_alone_is_named(tmp_path: Path) -> None:
+    sa1b_image(tmp_path / "images", "b", [half(0.5)])
+    for name in ("a", "c"):
+        sa1b_image(tmp_path, name, [half(0.5)])
+    (tmp_path / "a.jpg").unlink()
+    (tmp_path / "c.json").unlink()
+    reader = open_layout(config("sa1b", tmp_path))
+    assert reader.names() == ["images/b"]
+    assert reader.incomplete() == {"a": "a.json has no image", "c": "the image c has no json"}
+
+
 def test_own_images_with_masks_of_the_same_name(tmp_path: Path) -> None:
     frame = toy_clip(0, 1, SIZE, 1)[0][0]
     for name in ("a", "b"):
@@ -271,6 +297,8 @@ def test_own_images_with_masks_of_the_same_name(tmp_path: Path) -> None:
     save_labels(tmp_path / "masks" / "b.png", 3 * half(0.5).astype(np.uint8))
     reader = open_layout(config("images", tmp_path))
     assert reader.names() == ["b"]
+    save_frame(tmp_path / "images" / "c.gif", frame)
+    assert reader.unused() == [f"a has no masks in {tmp_path / 'masks'}", "c.gif is no picture of a known kind"]
     assert set(good(reader, "b")[0].masks) == {"3"}
 
 
@@ -290,6 +318,22 @@ def test_own_videos_take_the_frames_that_have_a_mask(tmp_path: Path) -> None:
         assert isinstance(frame.image, np.ndarray)
         assert abs(float(frame.image.mean()) - (40 + frame.number)) < 1.5
     assert causes(reader, "me") == [Cause.VIDEO]  # number 30 is beyond the end
+
+
+def test_own_videos_that_are_not_used_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frames = [counted(number, (48, 64)) for number in range(3)]
+    for name in ("me.avi", "other.mov", "old.rm"):
+        save_video(tmp_path / "videos" / "x.mp4", frames)
+        (tmp_path / "videos" / "x.mp4").rename(tmp_path / "videos" / name)
+    for name in ("me", "old"):
+        save_labels(tmp_path / "masks" / name / "00000.png", half(0.5).astype(np.uint8).repeat(2, 0).repeat(2, 1))
+    assert run(config("videos", tmp_path, out=str(tmp_path / "out"), processes=1)) == 0
+    said = capsys.readouterr().out
+    assert (
+        f"2 of {tmp_path} not used: other.mov has no folder {tmp_path / 'masks' / 'other'}, old.rm is no video of a" in said
+    )
+    assert "old has masks and no video in" in said  # the first of its cause
+    assert "left out: undecodable video (1)" in said
 
 
 def test_a_folder_without_masks_is_one_sentence(tmp_path: Path) -> None:

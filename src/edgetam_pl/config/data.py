@@ -78,12 +78,13 @@ class ShardsConfig:
 
     recipe: str = ""
     """A file of shards/recipes, which knows source, split and how many videos to expect: sav | sa1b | davis17 | ..."""
-    source: str = "toy"
-    """davis | mose | ytvos | sav | sa1b | images | videos | pasted (images with masks become clips) | toy."""
+    source: str = ""
+    """davis | mose | ytvos | sav | sa1b | coco | labelme | images | videos | pasted (images become clips) | toy."""
     root: str = ""
     """Folder of the data set; toy needs none. pasted takes several, A:B:C."""
-    out: str = "runs/shards"
-    """Folder that receives shards and manifest. The same command continues where it stopped."""
+    out: str = ""
+    """Folder that receives shards and manifest; empty: runs/shards/ and the name of the recipe or data set. The same command
+    continues where it stopped."""
     name: str = ""
     """Name of the data set in samples and logs; empty: the source's."""
     split: str = ""
@@ -106,6 +107,8 @@ class ShardsConfig:
     """Chroma subsampling of frames that are encoded here: 420 | 422 | 444."""
     max_area: float = 0.9
     """Images: masks that cover more than this share are left out (SAM 2 paper)."""
+    categories: str = ""
+    """coco, labelme: only objects of these categories, with commas between (person,dog); empty: all."""
     check: bool = True
     """Decode every frame once while building; without it only JPEG headers are read."""
     limit: int = 0

@@ -22,7 +22,8 @@ class EvaluateConfig:
     prompt: str = "mask"
     """first_frame: mask | box | 1-click | 3-click | 5-click."""
     dataset: str = "folder"
-    """davis16 | davis17 | mose | sav | ytvos19 | lvos | vost | pumavos | folder (laid out as DAVIS) | images | toy."""
+    """davis16 | davis17 | mose | sav | ytvos19 | lvos | vost | pumavos | folder (laid out as DAVIS) | images | coco |
+    labelme | toy."""
     root: str = ""
     """Folder of the data set; for toy nothing, or toy:SEED:CLIPS."""
     split: str | None = None
@@ -31,6 +32,8 @@ class EvaluateConfig:
     """These sequences alone."""
     limit: int = 0
     """The first so many sequences; 0: all."""
+    categories: str = ""
+    """coco, labelme: only objects of these categories, with commas between (person,dog); empty: all."""
     unseen: str | None = None
     """List of categories or sequences that count as unseen, for G (YouTube-VOS, LVOS)."""
     every: int = 1

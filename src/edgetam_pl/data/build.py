@@ -31,9 +31,10 @@ from edgetam_pl.data.index import MANIFEST, Index, Manifest, index_name, record_
 from edgetam_pl.data.processes import fresh
 from edgetam_pl.data.recipes import Recipe
 from edgetam_pl.data.shards import read_manifest
+from edgetam_pl.data.storage import is_remote
 from edgetam_pl.data.windows import samples
 from edgetam_pl.data.writer import shard_writer
-from edgetam_pl.datasets.layout import open_layout
+from edgetam_pl.datasets.layout import SOURCES, open_layout
 from edgetam_pl.io.atomic import write_text
 from edgetam_pl.io.environment import VERSION
 from edgetam_pl.io.errors import BadSampleError
@@ -59,6 +60,7 @@ def run(cfg: ShardsConfig) -> int:
         DiskFullError: with what to do.
     """
     _check(cfg)
+    cfg = dataclasses.replace(cfg, out=cfg.out or f"runs/shards/{cfg.recipe or cfg.name or cfg.source}")
     out = Path(cfg.out)
     recipe = Recipe.read(cfg.recipe) if cfg.recipe else None
     if recipe is not None:
@@ -67,6 +69,8 @@ def run(cfg: ShardsConfig) -> int:
     names = layout.names()
     if missing := layout.not_found():
         print(f"split={cfg.split}: {len(missing)} of its names are not in {cfg.root}: {some_of(missing)}.")
+    elif not cfg.split and (unused := layout.unused()):
+        print(f"{len(unused)} of {cfg.root} not used: {some_of(unused)}.")
     if recipe is not None:
         print(recipe.compared(len(names), split=cfg.split))
     plan = Plan.of(cfg, layout.kind, names)
@@ -127,7 +131,7 @@ class Plan:
         size = cfg.group or GROUP[kind]
         groups = tuple(tuple(chosen[first : first + size]) for first in range(0, len(chosen), size))
         values = dataclasses.asdict(cfg)
-        kept = _CONTENT + (_MADE if cfg.source in {"toy", "pasted"} else ())
+        kept = _CONTENT + (_MADE if cfg.source in {"toy", "pasted"} else ()) + (("categories",) if cfg.categories else ())
         return Plan(kind, groups, {key: values[key] for key in kept})
 
     def job(self, number: int) -> Job:
@@ -135,7 +139,14 @@ class Plan:
 
 
 def _check(cfg: ShardsConfig) -> None:
+    if not cfg.source:
+        raise ValueError(
+            f"Shards of what? Give source={'|'.join(SOURCES)} and root=FOLDER, or recipe=NAME and root=FOLDER; for instance "
+            f"edgetam shards source=videos root=MINE out=runs/shards/mine, or source=toy for generated clips."
+        )
     wrong = {
+        f"out={cfg.out}: shards are built in a folder of this machine; copy the finished folder to its bucket or server "
+        f"afterwards, where training reads it": is_remote(cfg.out),
         f"window={cfg.window}: a window has 1 to {schema.MAX_FRAMES} frames": not 1 <= cfg.window <= schema.MAX_FRAMES,
         f"stride={cfg.stride}: windows start 1 to window={cfg.window} frames apart": not 1 <= cfg.stride <= cfg.window,
         f"quality={cfg.quality}: JPEG quality is 1 to 100": not 1 <= cfg.quality <= 100,

@@ -90,7 +90,7 @@ def part_of(root: Path, config: ShardsConfig) -> tuple[Path, str]:
     if (root / name).is_dir():
         return root / name, listed
     if (root / "JPEGImages").is_dir():  # the root is that part already
-        return root, listed
+        return root, "" if name in ("train", root.name) and not listed else config.split
     raise ValueError(f"{root} has neither {name}/JPEGImages nor JPEGImages; source={config.source} expects one of them.")
 
 

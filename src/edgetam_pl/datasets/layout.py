@@ -87,6 +87,11 @@ class Layout:
         """Names that lack frames or masks, and what they lack; some of them may be present."""
         return {}
 
+    def unused(self) -> list[str]:
+        """Why files are not among `present`, although they look like data: a sentence each."""
+        present = set(self.present())
+        return [lack for name, lack in self.incomplete().items() if name not in present]
+
     def names(self) -> list[str]:
         """The wanted names, in the list's order, or all.
 

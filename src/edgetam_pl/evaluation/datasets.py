@@ -77,6 +77,7 @@ def open_data(
     split: str | None = None,
     limit: int = 0,
     unseen: str | Path | None = None,
+    categories: str = "",
     strict: bool = True,
     toy_size: int = 128,
 ) -> DataSet:
@@ -86,8 +87,10 @@ def open_data(
         kind: one of `RULES`.
         root: the folder with JPEGImages and Annotations (or images and masks); toy[:seed[:clips]] for generated clips.
         sequences: these alone, in this order.
-        split: a list of sequences, below the root or anywhere; None: the one the data set comes with, if it is there.
+        split: a part of the data set (COCO's val2017), or a list of sequences, below the root or anywhere; None: the
+            one the data set comes with, if it is there.
         limit: the first so many; 0 for all.
+        categories: of COCO and Labelme these alone, with commas between; empty: all.
         unseen: a list of categories or sequences that count as unseen, for G.
         strict: a sequence that lacks frames or masks is an error; otherwise it is left out.
         toy_size: side of generated frames in pixels.
@@ -105,13 +108,16 @@ def open_data(
     if not base.is_dir():
         raise ValueError(f"There is no folder {base}; give root, the folder that holds {kind}.")
     source = RULES[kind].layout if kind in RULES else kind
-    layout = open_layout(ShardsConfig(source=source, root=str(base), max_area=math.inf))
+    layout = open_layout(
+        ShardsConfig(source=source, root=str(base), split=split or "", categories=categories, max_area=math.inf)
+    )
     if isinstance(layout, Images) and (base / "sa1b_json").is_dir():
         layout = replace(layout, masks=base / "sa1b_json")
     rule = rule_of(kind, layout.kind)
     incomplete = layout.incomplete()
     available = sorted({*layout.present(), *incomplete})
-    names = _chosen(base, rule, available, sequences, split)
+    listed_in = rule.split if split is None and (base / rule.split).is_file() else layout.split
+    names = _chosen(base, available, sequences, listed_in)
     lacking = [name for name in names if name in incomplete]
     if lacking and strict:
         others = f" ({len(lacking) - 1} more such)" if len(lacking) > 1 else ""
@@ -127,17 +133,11 @@ def open_data(
     return DataSet(kind, tuple(names), rule, layout, groups)
 
 
-def _chosen(root: Path, rule: SetRule, available: list[str], sequences: Sequence[str], split: str | None) -> list[str]:
+def _chosen(root: Path, available: list[str], sequences: Sequence[str], split: str) -> list[str]:
     """The sequences asked for, in the order asked for."""
-    if sequences:
-        lines = list(sequences)
-    elif split:
-        lines = lines_of(list_in(root, split))
-    elif split is None and rule.split and (root / rule.split).is_file():
-        lines = lines_of(root / rule.split)
-    else:
+    if not sequences and not split:
         return available
-    names, unknown = listed(available, lines)
+    names, unknown = listed(available, sequences or lines_of(list_in(root, split)))
     if unknown:
         raise ValueError(f"{root} has no sequence {some_of(unknown)}; it has {some_of(available)}.")
     return names
@@ -166,7 +166,7 @@ def clip_of(found: AnnotatedClip, rule: SetRule, groups: Groups, *, image: bool)
         ValueError: a mask without a frame or of another size, or no object at all.
     """
     for fault in found.faults:
-        if fault.cause is not Cause.NO_MASK:  # a frame without a mask is not annotated
+        if fault.cause not in (Cause.NO_MASK, Cause.VOID):  # not annotated, or not asked about
             raise fault
     frames, annotated = found.frames, tuple(found.masks.annotated)
     size = frames.size

@@ -54,9 +54,9 @@ def run(cfg: EvaluateConfig) -> Report | None:
     """
     data = open_data(
         cfg.dataset, cfg.root, sequences=cfg.sequences, split=cfg.split, limit=cfg.limit, unseen=cfg.unseen,
-        strict=cfg.strict, toy_size=cfg.model.image_size,
+        categories=cfg.categories, strict=cfg.strict, toy_size=cfg.model.image_size,
     )  # fmt: skip
-    if cfg.protocol == "sa" and data.kind != "images":
+    if cfg.protocol == "sa" and data.layout.kind != "image":
         data = as_images(data, every=cfg.every)
     recipe = Recipe.of(
         cfg.protocol, data.rule, prompt=cfg.prompt,

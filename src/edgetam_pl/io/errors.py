@@ -22,6 +22,7 @@ class Cause(StrEnum):
     MASK_SIZE = "mask size differs"
     NO_MASK = "no mask"
     NO_OBJECT = "no object visible"
+    VOID = "void region"  # pixels nobody is asked about, as COCO's crowds
     TOO_SHORT = "clip too short"
     VIDEO = "undecodable video"
     ANNOTATION = "broken annotation"

@@ -26,6 +26,20 @@ def files_in(folder: Path, suffixes: Collection[str]) -> list[Path]:
     return sorted(found)
 
 
+def file_called(place: Path, suffixes: Sequence[str]) -> Path | None:
+    """The file at `place`, a path without suffix, with one of these; the first of them is tried before the rest."""
+    first = place.with_name(place.name + suffixes[0])
+    if first.is_file():
+        return first
+    return next((path for path in files_in(place.parent, suffixes) if path.stem == place.name), None)
+
+
+def strangers_in(folder: Path, suffixes: Collection[str], kind: str) -> list[str]:
+    """A sentence on each file of a folder whose suffix is none of these."""
+    found = [path.name for path in sorted(folder.iterdir()) if path.is_file() and not is_junk(path.name)]
+    return [f"{name} is no {kind} of a known kind" for name in found if Path(name).suffix.lower() not in suffixes]
+
+
 def folders_in(parent: Path) -> list[str]:
     """Names of the folders in a folder; none where there is no such folder."""
     if not parent.is_dir():
@@ -97,18 +111,19 @@ def numbered(paths: Iterable[Path]) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
-    """Files by their names without suffix, in order.
+def by_stem(paths: Iterable[Path], root: Path | None = None) -> dict[str, Path]:
+    """Files by their names without suffix, or by their places below `root` without suffix, in order.
 
     Raises:
         BadSampleError: two files differ in their suffix alone; both are named.
     """
     found: dict[str, Path] = {}
-    for path in sorted(paths, key=lambda path: path.stem):
-        if path.stem in found:
-            raise BadSampleError(Cause.ANNOTATION, f"{found[path.stem]} and {path.name} have one name; rename one of them.")
-        found[path.stem] = path
-    return found
+    for path in paths:
+        name = path.stem if root is None else path.relative_to(root).with_suffix("").as_posix()
+        if name in found:
+            raise BadSampleError(Cause.ANNOTATION, f"{found[name]} and {path.name} have one name; rename one of them.")
+        found[name] = path
+    return dict(sorted(found.items()))
 
 
 def lines_of(path: Path) -> list[str]:

@@ -6,6 +6,7 @@ done here, because its C reader trusts its input, and because runs can be resamp
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,8 +32,8 @@ class Rle(NamedTuple):
         return area(parse(self.counts, self.size))
 
 
-MAX_PIXELS = 1 << 28
-"""Larger frames (more than 16384 x 16384) are taken for a mistake."""
+MAX_PIXELS = 1 << 27
+"""Larger frames (more than 11585 x 11585) are taken for a mistake."""
 
 
 def encode(mask: NDArray[np.bool_]) -> str:
@@ -116,6 +117,42 @@ def of_coco(raw: Any, where: str) -> Rle:
     except BadSampleError as error:
         raise BadSampleError(error.cause, f"{where}: {error.message}") from error
     return Rle(counts, size)
+
+
+def of_segmentation(raw: Any, size: tuple[int, int], where: str) -> Rle:
+    """COCO's segmentation of an object in an image of `size` (H, W): run lengths, compressed or not, or a list of polygons
+    [x0, y0, x1, y1, ...] in pixels, which are filled as COCO fills them and joined.
+
+    Raises:
+        BadSampleError: MASK or MASK_SIZE, with `where`.
+    """
+    if not isinstance(raw, list):
+        mask = of_coco(raw, where)
+        if mask.size != size:
+            wrong = f"mask {mask.size[0]} x {mask.size[1]}, image {size[0]} x {size[1]}"
+            raise BadSampleError(Cause.MASK_SIZE, f"{where}: {wrong}")
+        return mask
+    if not 0 < size[0] * size[1] <= MAX_PIXELS or size[0] < 0:
+        raise BadSampleError(Cause.MASK_SIZE, f"{where}: an image of {size[0]} x {size[1]} pixels")
+    try:
+        rings = [ring for ring in (np.array(polygon, np.float64) for polygon in raw) if ring.size >= 6]  # fewer: no area
+    except (ValueError, TypeError, OverflowError) as error:
+        raise BadSampleError(Cause.MASK, f"{where}: a polygon that is no list of numbers ({error!r:.60})") from error
+    far = 4 * max(size)  # COCO's filling walks along every edge, however long
+    if not rings or not all(ring.ndim == 1 and ring.size % 2 == 0 and (np.abs(ring) < far).all() for ring in rings):
+        raise BadSampleError(
+            Cause.MASK, f"{where}: no polygon of three points or more [x0, y0, x1, y1, ...] in or near the image"
+        )
+    found: Any = coco.merge(coco.frPyObjects([ring.tolist() for ring in rings], *size))
+    return Rle(found["counts"].decode("ascii"), size)
+
+
+def union(masks: Sequence[Rle]) -> Rle:
+    """The pixels of any of these masks, all of one size."""
+    if len(masks) == 1:
+        return masks[0]
+    found: Any = coco.merge([{"size": list(mask.size), "counts": mask.counts} for mask in masks])
+    return Rle(found["counts"].decode("ascii"), masks[0].size)
 
 
 def area(runs: Runs) -> int:

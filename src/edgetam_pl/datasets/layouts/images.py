@@ -7,12 +7,13 @@ from functools import cached_property
 from pathlib import Path
 
 from edgetam_pl.config import ShardsConfig
+from edgetam_pl.datasets.annotations import source_for
 from edgetam_pl.datasets.frames import FileFrames
 from edgetam_pl.datasets.layout import AnnotatedClip, Layout, folder_in, root_of
 from edgetam_pl.datasets.layouts.sa1b import read_annotations
 from edgetam_pl.datasets.masks import LabelMaps
 from edgetam_pl.io.errors import BadSampleError, Cause
-from edgetam_pl.io.folders import by_stem, files_in, first_folder, some_of
+from edgetam_pl.io.folders import by_stem, files_in, first_folder, some_of, strangers_in
 from edgetam_pl.io.pictures import PICTURE_FILES
 
 
@@ -51,6 +52,9 @@ class Images(Layout):
         bare = {name: f"{name} has no masks in {self.masks}" for name in self._pictures if name not in self._labels}
         return bare | {name: f"{name} has masks and no image" for name in self._labels if name not in self._pictures}
 
+    def unused(self) -> list[str]:
+        return super().unused() + strangers_in(self.images, PICTURE_FILES, "picture")
+
     def clip(self, name: str) -> AnnotatedClip:
         if name not in self._pictures or name not in self._labels:
             raise BadSampleError(Cause.NO_MASK, self.incomplete().get(name, f"{name} is not there"))
@@ -63,5 +67,8 @@ class Images(Layout):
 def open_layout(config: ShardsConfig) -> Images:
     """images/ and masks/ with files of the same names; without masks/, sa1b_json/."""
     root = root_of(config)
-    masks = first_folder(root, ("masks", "sa1b_json")) or folder_in(root, "masks", config)
+    masks = first_folder(root, ("masks", "sa1b_json"))
+    if masks is None:
+        hint = next(filter(None, (source_for(place) for place in (root, root / "annotations", root / "images"))), "")
+        raise ValueError(f"{root} has no folder masks, which source=images expects beside images.{hint}")
     return Images(folder_in(root, "images", config), masks, root, config.split, config.max_area)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from edgetam_pl.datasets.frames import VideoFrames
 from edgetam_pl.datasets.layout import AnnotatedClip, Layout, folder_in, root_of
 from edgetam_pl.datasets.masks import RleMasks
 from edgetam_pl.io.errors import BadSampleError, Cause
-from edgetam_pl.io.folders import files_below
+from edgetam_pl.io.folders import by_stem, file_called, files_below
+from edgetam_pl.io.video import VIDEO_FILES
 
 
 @dataclass(frozen=True)
 class SAV(Layout):
-    """SA-V train: sav_000001.mp4 (24 FPS) with sav_000001_manual.json or _auto.json, whose entry i is video frame 4 i."""
+    """SA-V: sav_000001.mp4 (24 FPS) with sav_000001_manual.json or _auto.json, whose entry i is video frame 4 i. Videos
+    of other kinds are read too."""
 
     root: Path
     split: str = ""
@@ -27,8 +30,21 @@ class SAV(Layout):
     every: int = 4
 
     def present(self) -> list[str]:
-        files = (f"{folder}{name}" for folder, names in files_below(self.root) for name in names)
-        return sorted(name[:-4] for name in files if name.lower().endswith(".mp4"))
+        return list(by_stem((path for path in self._files if path.suffix.lower() in VIDEO_FILES), self.root))
+
+    def incomplete(self) -> dict[str, str]:
+        ends = [f"_{kind}.json" for kind in ("manual", "auto")]
+        stems = {
+            str(path.relative_to(self.root)).removesuffix(end)
+            for path in self._files
+            for end in ends
+            if str(path).endswith(end)
+        }
+        return {name: f"{name} has annotations and no video" for name in sorted(stems - {*self.present()})}
+
+    @cached_property
+    def _files(self) -> list[Path]:
+        return [self.root / folder / name for folder, names in files_below(self.root) for name in names]
 
     def expected(self) -> str:
         return f"video in {self.root}; SA-V's training set is sav_000001.mp4 with sav_000001_manual.json etc."
@@ -49,7 +65,9 @@ class SAV(Layout):
                 masks |= {f"{prefix}{number}": mask for number, mask in enumerate(entry)}
             else:
                 entries[t] = masks
-        film = next((path for s in (".mp4", ".MP4") if (path := self.root / f"{name}{s}").is_file()), self.root / name)
+        film = file_called(self.root / name, VIDEO_FILES)
+        if film is None:
+            raise BadSampleError(Cause.VIDEO, f"{self.root / name} has annotations and no video")
         return AnnotatedClip(name, VideoFrames(film), RleMasks(entries, name), tuple(faults))
 
     def _masklets(self, name: str) -> dict[str, list[Any]]:

@@ -11,7 +11,7 @@ from edgetam_pl.datasets.frames import VideoFrames
 from edgetam_pl.datasets.layout import AnnotatedClip, Layout, folder_in, root_of
 from edgetam_pl.datasets.masks import LabelMaps, label_files
 from edgetam_pl.io.errors import BadSampleError, Cause
-from edgetam_pl.io.folders import by_stem, files_in, folders_in, numbered
+from edgetam_pl.io.folders import by_stem, files_in, folders_in, numbered, strangers_in
 from edgetam_pl.io.video import VIDEO_FILES
 
 
@@ -39,7 +39,16 @@ class Videos(Layout):
 
     def incomplete(self) -> dict[str, str]:
         gone = f"has masks and no video in {self.videos} (known kinds: {', '.join(VIDEO_FILES)})"
-        return {name: f"{name} {gone}" for name in folders_in(self.masks) if name not in self._films}
+        masked = folders_in(self.masks)
+        bare = {
+            name: f"{path.name} has no folder {self.masks / name}"
+            for name, path in self._films.items()
+            if name not in masked
+        }
+        return bare | {name: f"{name} {gone}" for name in masked if name not in self._films}
+
+    def unused(self) -> list[str]:
+        return super().unused() + strangers_in(self.videos, VIDEO_FILES, "video")
 
     def clip(self, name: str) -> AnnotatedClip:
         if name not in self._films:
