@@ -64,7 +64,7 @@ def test_random_weights_are_the_seeds_and_leave_the_generator_alone() -> None:
     ("call", "named"),
     [
         (lambda: et.load_model("edgtam"), "Did you mean edgetam?"),
-        (lambda: et.load_model("toy", ""), "weights is empty"),
+        (lambda: et.load_model("toy", ""), "No weights were given for toy."),
         (lambda: et.load_model("toy", "nowhere.pt"), "nowhere.pt"),
         (lambda: et.train(modle="toy"), "Did you mean model?"),
         (lambda: et.train("stage.distance=mes"), "Did you mean mse?"),

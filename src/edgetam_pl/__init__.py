@@ -2,7 +2,9 @@
 
     import edgetam_pl as et
 
-    session = et.Session(et.load_model("edgetam", "edgetam.pt"), et.open_video("dog.mp4"))
+    clip = et.example_clip()
+    session = et.Session(et.load_model(), et.open_video(clip.frames))                       # the shipped tracker
+    session = et.Session(et.load_model("edgetam", "edgetam.pt"), et.open_video("dog.mp4"))  # the released one
 
 Names are imported when they are first used, so that importing the package takes no time. Modules of the package import one
 another by their own names, never from here.
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from edgetam_pl.api import evaluate, export, load_model, shards, train
     from edgetam_pl.config import ModelConfig
     from edgetam_pl.datasets.toy_clips import toy_clip
+    from edgetam_pl.interactive.example_clip import example_clip
     from edgetam_pl.interactive.options import SessionOptions
     from edgetam_pl.interactive.session import Session
     from edgetam_pl.io.video import open_video
@@ -29,6 +32,7 @@ _HOMES = {
     "Session": "interactive.session",
     "SessionOptions": "interactive.options",
     "evaluate": "api",
+    "example_clip": "interactive.example_clip",
     "export": "api",
     "load_model": "api",
     "open_video": "io.video",
@@ -44,6 +48,7 @@ __all__ = [
     "SessionOptions",
     "__version__",
     "evaluate",
+    "example_clip",
     "export",
     "load_model",
     "open_video",

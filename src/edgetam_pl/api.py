@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgetam_pl import build
 from edgetam_pl.commands.compose import composed, model_config, words_of
 from edgetam_pl.config import EvaluateConfig, ExportConfig, ModelConfig, ShardsConfig, TrainConfig
+from edgetam_pl.io import shipped
 from edgetam_pl.model.track_anything import TrackAnything
 
 if TYPE_CHECKING:
@@ -17,19 +18,29 @@ if TYPE_CHECKING:
 
 
 def load_model(
-    model: str | ModelConfig, weights: str | Path = build.RANDOM, *, seed: int = 0, device: str = "cpu"
+    model: str | ModelConfig | None = None, weights: str | Path | None = None, *, seed: int = 0, device: str = "cpu"
 ) -> TrackAnything:
     """A model of the zoo, or one of your own configuration, with its weights, ready to track.
 
+    `load_model()` is the small tracker that comes with the package, and says so in one line on stderr.
+
     Args:
-        model: a name of configs/model (`edgetam`), or a `ModelConfig`.
-        weights: an official file, a checkpoint of your own training, or `random`.
+        model: a name of configs/model (`edgetam`), or a `ModelConfig`. None: that of the shipped weights; where others are
+            given, `edgetam`.
+        weights: an official file, a checkpoint of your own training, `random`, or `shipped`. None: the shipped ones for
+            their own model, random ones for any other.
         seed: of random weights.
 
     Raises:
-        ValueError: no such model or file, or a file of another model.
+        ValueError: no such model or file, a file of another model, or no shipped weights where they are meant.
     """
-    cfg = model_config(model) if isinstance(model, str) else model
+    if weights is None and model not in (None, shipped.NAME):
+        weights = build.RANDOM
+    if isinstance(model, ModelConfig):
+        cfg, weights = model, shipped.weights() if weights == shipped.WORD else weights
+    else:
+        name, weights = shipped.resolve(model, weights)
+        cfg = model_config(name)
     return build.load_model(cfg, weights, seed=seed).to(device)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import gradio_stub
 import numpy as np
 import pytest
 
@@ -64,3 +66,29 @@ def test_the_page_is_built_and_tells_nobody() -> None:
     labels = {component.get("props", {}).get("label") for component in blocks.get_config_file()["components"]}
     assert {"Video", "Object", "A click is", "Click here", "Frame", "Result"} <= labels
     assert not blocks.analytics_enabled
+
+
+def test_the_example_button_opens_the_shipped_clip_and_a_line_names_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    gradio = gradio_stub.Gradio()
+    monkeypatch.setitem(sys.modules, "gradio", gradio)
+    page(load_tracker("toy", "random"), note="Weights: the shipped tracker")
+    assert "Weights: the shipped tracker" in gradio.find("Markdown", "Track anything").words[0]
+    ((event, handler, inputs, outputs),) = gradio.find("Button", "Example").wired
+    assert (event, inputs) == ("click", None)
+    visit, picture, slider, film = handler()
+    assert [one.kind for one in outputs] == ["State", "Image", "Slider", "Video"]
+    assert picture.shape == (320, 480, 3)
+    assert (visit.video.count, slider.words[1], film) == (60, 59, None)
+
+
+def test_a_mistake_of_a_visitor_is_a_sentence_on_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    gradio = gradio_stub.Gradio()
+    monkeypatch.setitem(sys.modules, "gradio", gradio)
+    page(load_tracker("toy", "random"))
+    (_, undo, _, _), (_, follow, _, _) = (*gradio.find("Button", "Undo").wired, *gradio.find("Button", "Track").wired)
+    with pytest.raises(gradio_stub.Error, match="Open a video first"):
+        undo(None, 0)
+    ((_, handler, _, _),) = gradio.find("Button", "Example").wired
+    visit = handler()[0]
+    with pytest.raises(gradio_stub.Error, match="prompt an object first"):
+        next(follow(visit, False))

@@ -10,6 +10,7 @@ from types import ModuleType
 import cv2
 import numpy as np
 import pytest
+import shipped_stub
 import torch
 from pycocotools import mask as coco
 
@@ -164,6 +165,21 @@ def test_bad_input_is_refused_and_nothing_is_written(case: str, clip: Path, weig
     with pytest.raises(ValueError, match=message):
         main([str(clip), *TOY, *(str(places.get(word, word)) for word in words), "--out", str(clip.with_name("out.mp4"))])
     assert sorted(clip.parent.iterdir()) == before
+
+
+def test_without_weights_the_shipped_tracker_follows_the_example(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["example", "--point", "265,63", "--out", str(tmp_path / "chair.mp4"), "--frames", "2", "--quiet"]
+    shipped_stub.take_away(tmp_path, monkeypatch)
+    with pytest.raises(ValueError, match="holds no shipped weights"):
+        main(words)
+    assert not list(tmp_path.iterdir())
+    shipped_stub.put_in_place(tmp_path / "package", monkeypatch)
+    assert main(words) == 0
+    record = json.loads((tmp_path / "chair.json").read_text())
+    assert (record["model"], record["weights"], record["size"]) == ("lite", "lite.pt", [320, 480])
+    assert capsys.readouterr().err.count("the shipped tracker lite") == 1
 
 
 def test_a_video_that_cannot_be_decoded_is_refused(tmp_path: Path) -> None:

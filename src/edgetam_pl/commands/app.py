@@ -16,9 +16,11 @@ import cv2
 import numpy as np
 import torch
 
-from edgetam_pl.commands.track import load_tracker
+from edgetam_pl.commands.track import add_model_flags, load_tracker
+from edgetam_pl.interactive import example_clip
 from edgetam_pl.interactive.options import SessionOptions
 from edgetam_pl.interactive.session import Session
+from edgetam_pl.io import shipped
 from edgetam_pl.io.overlay import paint_labels
 from edgetam_pl.io.video import VideoFile, VideoWriter, fill_holes, open_video
 from edgetam_pl.tracking.step import VideoModel
@@ -97,22 +99,28 @@ def main(argv: list[str]) -> int:
 
     Raises:
         ModuleNotFoundError: gradio is not installed (pip install 'edgetam-pl[demo]').
-        ValueError: no weights, or weights of another model.
+        ValueError: weights of another model, or none where the package holds none.
     """
     args = _parser().parse_args(argv)
     import gradio  # noqa: F401  # pyright: ignore[reportMissingImports]  (before the weights: missing packages first)
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    tracker = load_tracker(args.model, args.weights, device=args.device)
-    page(tracker, device=args.device).launch(
+    model, weights = shipped.resolve(args.model, args.weights)
+    tracker = load_tracker(model, weights, device=args.device)
+    note = shipped.line() if weights == str(shipped.WEIGHTS) else f"Model {model}, weights {Path(weights).name}."
+    page(tracker, device=args.device, note=note).launch(
         server_name=args.host, server_port=args.port, inbrowser=args.browser, share=False
     )
     return 0
 
 
-def page(tracker: VideoModel, *, device: str = "cpu") -> gradio.Blocks:
-    """The page: a video, a frame to click on, and the film that comes of it."""
+def page(tracker: VideoModel, *, device: str = "cpu", note: str = "") -> gradio.Blocks:
+    """The page: a video, a frame to click on, and the film that comes of it.
+
+    Args:
+        note: a line under the title that says which model this is.
+    """
     import gradio as gr  # pyright: ignore[reportMissingImports]
 
     options = SessionOptions(keep_all=True, channels_last=True)
@@ -125,6 +133,9 @@ def page(tracker: VideoModel, *, device: str = "cpu") -> gradio.Blocks:
             visit = Clicking(tracker, path, options=options, device=device)
             last = max((visit.video.count or 1) - 1, 1)
             return visit, visit.picture(0), gr.Slider(0, last, 0, step=1), None
+
+    def example() -> tuple[Any, ...]:
+        return opened(str(example_clip.FRAMES))
 
     def shown(visit: Clicking | None, t: float) -> np.ndarray | None:
         with _as_notice(gr):
@@ -154,11 +165,15 @@ def page(tracker: VideoModel, *, device: str = "cpu") -> gradio.Blocks:
             yield picture, t, str(visit.film(Path(films.name) / f"{id(visit)}.mp4"))
 
     with gr.Blocks(title="EdgeTAM", analytics_enabled=False) as blocks:  # nobody else hears that this page was opened
-        gr.Markdown("# Track anything\nOpen a video, click on what you want to follow, then press *Track*.")
+        gr.Markdown(
+            "# Track anything\nOpen a video, click on what you want to follow, then press *Track*."
+            + (f"\n\n{note}" if note else "")
+        )
         visit = gr.State(None)
         with gr.Row():
             with gr.Column():
                 source = gr.Video(label="Video", sources=["upload"])
+                try_example = gr.Button("Example: a chair that turns (PUMaVOS, CC BY 4.0)")
                 number = gr.Number(1, label="Object", precision=0, minimum=1, maximum=255)
                 meaning = gr.Radio([ON, OFF], value=ON, label="A click is")
                 with gr.Row():
@@ -170,6 +185,7 @@ def page(tracker: VideoModel, *, device: str = "cpu") -> gradio.Blocks:
                 time = gr.Slider(0, 1, 0, step=1, label="Frame")
                 film = gr.Video(label="Result")
         source.change(opened, source, [visit, frame, time, film])
+        try_example.click(example, None, [visit, frame, time, film])
         time.release(shown, [visit, time], frame)
         frame.select(clicked, [visit, time, number, meaning], frame)
         undo.click(undone, [visit, time], frame)
@@ -202,8 +218,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="edgetam app", description="A local web page to click on a video and watch it track."
     )
-    parser.add_argument("--weights", help="checkpoint (official or ours), or `random`")
-    parser.add_argument("--model", default="edgetam", help="a model of the zoo (default: edgetam)")
+    add_model_flags(parser)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
     parser.add_argument("--threads", type=int, default=0, help="threads on a CPU (default: PyTorch's choice)")
     parser.add_argument("--host", default="127.0.0.1", help="address to serve on (default: this machine only)")

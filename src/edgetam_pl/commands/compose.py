@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from edgetam_pl.config import ModelConfig, ShowConfig
 from edgetam_pl.config.choices import check_choices, did_you_mean
-from edgetam_pl.io import resources
+from edgetam_pl.io import resources, shipped
 
 CONFIGS = resources.shipped(resources.CONFIGS)
 EXPERIMENTS = resources.shipped(resources.EXPERIMENTS)
@@ -43,6 +43,9 @@ RENAMED = {
 
 MACROS = ("experiment", "scale", "recipe", "latents")
 """Words that stand for several others; see `expand`."""
+
+SHIPPED_FOR = {"weights": "model", "teacher_weights": "model@teacher"}
+"""Keys that take the word `shipped`, and the group that then names its model unless somebody did."""
 
 Schema = TypeVar("Schema")
 
@@ -100,9 +103,10 @@ def expand(overrides: list[str]) -> list[str]:
     """Replace the words that stand for several: experiment=NAME and scale=NAME by those in their files, latents=... by keys.
 
     A scale's own words come first, so that all others win; its replacements change words of experiments and of people alike.
+    weights=shipped is the tracker that comes with the package.
 
     Raises:
-        ValueError: no such experiment or scale; latents that are no whole number at this scale.
+        ValueError: no such experiment or scale; latents that are no whole number at this scale; no shipped weights.
     """
     words: list[str] = []
     scale = Scale()
@@ -117,6 +121,11 @@ def expand(overrides: list[str]) -> list[str]:
             scale = Scale.read(value)
         elif key == "teacher" and value:
             words.append(f"model@teacher={value}")
+        elif key in SHIPPED_FOR and value == shipped.WORD:
+            group = SHIPPED_FOR[key]
+            if not any(other.startswith(f"{group}=") for other in overrides):
+                words.append(f"{group}={shipped.NAME}")
+            words.append(f"{key}={shipped.weights()}")
         else:
             words.append(word)
     words = [*scale.words, *(other for word in words for other in scale.replace.get(word, (word,)))]

@@ -19,19 +19,24 @@ from edgetam_pl.build import load_model
 from edgetam_pl.commands.compose import model_config
 from edgetam_pl.commands.prompt_flags import Prompt, PromptAction, object_number, read_prompts
 from edgetam_pl.inference.optimised import FastTracker
+from edgetam_pl.interactive import example_clip
 from edgetam_pl.interactive.options import SessionOptions
 from edgetam_pl.interactive.session import Session
-from edgetam_pl.io import rle
+from edgetam_pl.io import rle, shipped
 from edgetam_pl.io.atomic import atomic_path, write_json
 from edgetam_pl.io.frames import FrameMasks, Frames
 from edgetam_pl.io.label_png import read_labels, write_labels
 from edgetam_pl.io.overlay import paint_labels
 from edgetam_pl.io.video import VideoFile, VideoWriter, fill_holes, open_video
 
+EXAMPLE = "example"
+"""Instead of a video: the clip that comes with the package."""
+
 EPILOG = """\
 Coordinates are pixels of the video; @FRAME is the frame that a prompt is for, 0 if left out. --object N says which object
 the prompts after it are about (1 until then); a PNG of several objects prompts each of them by its number.
 
+  edgetam track example --point 265,63 --out chair_tracked.mp4
   edgetam track dog.mp4 --point 640,360 --weights edgetam.pt --out dog_tracked.mp4
   edgetam track street.mp4 --box 10,20,200,300 --object 2 --point 700,400@5 --negative 650,380@5 --weights edgetam.pt
 """
@@ -44,13 +49,14 @@ def main(argv: list[str]) -> int:
         ValueError: something was asked that cannot be done; nothing has been written then.
     """
     args = _parser().parse_args(argv)
-    video = open_video(args.video)
+    video = open_video(example_clip.FRAMES if args.video == EXAMPLE and not Path(EXAMPLE).exists() else args.video)
     prompts = read_prompts(args.prompts)
     out = _free_outputs(args)
     if args.frames is not None and args.frames < 1:
         raise ValueError(f"--frames is {args.frames}; it must be at least 1.")
     if args.threads:
         torch.set_num_threads(args.threads)
+    args.model, args.weights = shipped.resolve(args.model, args.weights)
     tracker = load_tracker(args.model, args.weights, device=args.device)
     session = Session(tracker, video, options=options_of(args), device=args.device, fill_holes=fill_holes)
     for prompt in prompts:
@@ -64,17 +70,13 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def load_tracker(model: str, weights: str | None, *, device: str = "cpu", seed: int = 0) -> FastTracker:
-    """A model of the zoo with its weights, fused and ready.
+def load_tracker(model: str | None = None, weights: str | None = None, *, device: str = "cpu", seed: int = 0) -> FastTracker:
+    """A model of the zoo with its weights, fused and ready; without both, the shipped tracker (`shipped.resolve`).
 
     Raises:
-        ValueError: no weights, no such model or device, or weights of another model.
+        ValueError: no such model or device, weights of another model, or none where the package holds none.
     """
-    if not weights:
-        raise ValueError(
-            "No weights were given. Give --weights FILE: the official edgetam.pt (github.com/facebookresearch/EdgeTAM, "
-            "folder checkpoints) or a checkpoint of your own training; or --weights random to try the architecture."
-        )
+    model, weights = shipped.resolve(model, weights)
     place = checked_device(device)
     return FastTracker(load_model(model_config(model), weights, seed=seed).to(place))
 
@@ -212,6 +214,14 @@ def _free_outputs(args: argparse.Namespace) -> Outputs:
     return out
 
 
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """--weights and --model, as `shipped.resolve` takes them."""
+    parser.add_argument(
+        "--weights", help="checkpoint (official or ours), or `random` (default: the small tracker that is shipped)"
+    )
+    parser.add_argument("--model", help=f"a model of the zoo: a file in configs/model (default: {shipped.DEFAULT_MODEL})")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="edgetam track",
@@ -220,7 +230,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(prompts=[], current=1)
-    parser.add_argument("video", help="video file, or folder of images")
+    parser.add_argument("video", help=f"video file, or folder of images; {EXAMPLE}: the clip that comes with the package")
     parser.add_argument("--point", action=PromptAction, metavar="X,Y[@FRAME]", help="a point on the object")
     parser.add_argument("--negative", action=PromptAction, metavar="X,Y[@FRAME]", help="a point that is not on the object")
     parser.add_argument("--box", action=PromptAction, metavar="X0,Y0,X1,Y1[@FRAME]", help="a box around the object")
@@ -230,8 +240,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--object", action=PromptAction, type=object_number, metavar="N", help="what follows is about object N, 1 to 254"
     )
-    parser.add_argument("--weights", help="checkpoint (official or ours), or `random`")
-    parser.add_argument("--model", default="edgetam", help="a model of the zoo: a file in configs/model (default: edgetam)")
+    add_model_flags(parser)
     parser.add_argument("--out", required=True, help="overlay video to write, .mp4")
     parser.add_argument("--masks", help="folder for the palette PNGs (default: NAME_masks beside the video)")
     parser.add_argument("--json", help="file for the RLEs (default: NAME.json beside the video)")
