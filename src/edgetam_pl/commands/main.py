@@ -87,6 +87,7 @@ COMMANDS: dict[str, Composed | Flagged] = {
         "edgetam_pl.commands.plan",
         "edgetam plan stage=video model=edgetam trainer=gpu8",
     ),
+    "split": Flagged("your videos to lists that train, validate and test", "edgetam_pl.commands.split"),
     "demo": Flagged("the whole job on generated data, on a CPU (make demo)", "edgetam_pl.commands.demo"),
     "track": Flagged("follow objects through a video from points, boxes or masks", "edgetam_pl.commands.track"),
     "app": Flagged("a local web page to click on a video and watch it track", "edgetam_pl.commands.app"),

@@ -22,8 +22,8 @@ class EvaluateConfig:
     prompt: str = "mask"
     """first_frame: mask | box | 1-click | 3-click | 5-click."""
     dataset: str = "folder"
-    """davis16 | davis17 | mose | sav | ytvos19 | lvos | vost | pumavos | folder (laid out as DAVIS) | images | coco |
-    labelme | toy."""
+    """davis16 | davis17 | mose | sav | ytvos19 | lvos | vost | pumavos | folder (laid out as DAVIS, or your own
+    videos/NAME.mp4 and masks/NAME/00000.png) | images | coco | labelme | toy."""
     root: str = ""
     """Folder of the data set; for toy nothing, or toy:SEED:CLIPS."""
     split: str | None = None

@@ -84,7 +84,7 @@ def open_data(
     """Find a data set on disk.
 
     Args:
-        kind: one of `RULES`.
+        kind: one of `RULES`; `folder` is also videos/ and masks/ as they train.
         root: the folder with JPEGImages and Annotations (or images and masks); toy[:seed[:clips]] for generated clips.
         sequences: these alone, in this order.
         split: a part of the data set (COCO's val2017), or a list of sequences, below the root or anywhere; None: the
@@ -107,6 +107,8 @@ def open_data(
     base = Path(root).expanduser()
     if not base.is_dir():
         raise ValueError(f"There is no folder {base}; give root, the folder that holds {kind}.")
+    if kind == "folder" and (base / "videos").is_dir() and not (base / "JPEGImages").is_dir():
+        kind = "videos"  # one's own, laid out as they train
     source = RULES[kind].layout if kind in RULES else kind
     layout = open_layout(
         ShardsConfig(source=source, root=str(base), split=split or "", categories=categories, max_area=math.inf)
@@ -170,6 +172,11 @@ def clip_of(found: AnnotatedClip, rule: SetRule, groups: Groups, *, image: bool)
             raise fault
     frames, annotated = found.frames, tuple(found.masks.annotated)
     size = frames.size
+    if annotated and annotated[-1] >= len(frames.stems):
+        raise ValueError(
+            f"{found.name} has a mask of frame {annotated[-1]}, but its {len(frames.stems)} frames end with number "
+            f"{len(frames.stems) - 1}. Is the video complete, and are masks numbered from 0?"
+        )
     first_seen: dict[str, int] = {}
     for t in annotated:
         for name, mask in found.masks.read(t).items():
