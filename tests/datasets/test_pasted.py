@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,7 @@ import pytest
 
 from edgetam_pl.config import ShardsConfig
 from edgetam_pl.datasets.layout import AnnotatedFrame, open_layout
+from edgetam_pl.datasets.layouts import pasted
 from edgetam_pl.datasets.pasted_clips import Cutout, pasted_clip
 
 RED, BLUE = (200, 0, 0), (0, 0, 200)
@@ -88,6 +90,25 @@ def test_image_sets_become_clips_the_same_in_any_order(tmp_path: Path) -> None:
         assert one.masks.keys() == again.masks.keys()
 
 
+def test_twins_are_one_object_with_two_names(tmp_path: Path) -> None:
+    root = str(image_set(tmp_path / "a", 0.2))
+
+    def cutouts(twins: float) -> list[Cutout]:
+        drawn: list[Cutout] = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                pasted, "pasted_clip", lambda _rng, _background, given, *sizes: drawn.extend(given) or clip(0, RED)
+            )
+            reader = open_layout(ShardsConfig(source="pasted", root=root, clips=8, objects=3, twins=twins))
+            for name in reader.names():
+                reader.clip(name)
+                drawn.append(square(RED))  # between two clips
+        return drawn
+
+    assert all(a is not b for a, b in pairwise(cutouts(0.0)))
+    assert sum(a is b for a, b in pairwise(cutouts(1.0))) >= 4, "every object of a clip after its first"
+
+
 def test_what_cannot_be_pasted_is_said_with_the_cure(tmp_path: Path) -> None:
     small = image_set(tmp_path / "small", 0.005)
     with pytest.raises(ValueError, match="Give pictures with larger objects"):
@@ -97,3 +118,5 @@ def test_what_cannot_be_pasted_is_said_with_the_cure(tmp_path: Path) -> None:
         open_layout(ShardsConfig(source="pasted", root=str(tmp_path / "bare")))
     with pytest.raises(ValueError, match="root=FOLDER"):
         open_layout(ShardsConfig(source="pasted"))
+    with pytest.raises(ValueError, match=r"twins=1\.5: expected a probability"):
+        open_layout(ShardsConfig(source="pasted", root=str(small), twins=1.5))
