@@ -21,7 +21,7 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -c constraints.txt torch torchvision numpy
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[export,dev]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[export,dev,real]'
 	@touch $(READY)
 
 demo: $(READY)  ## the whole job on generated data, on a CPU: shards, teacher, both stages, 16 and 32 frames, J&F, packages
