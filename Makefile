@@ -24,9 +24,8 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[export,dev,real]'
 	@touch $(READY)
 
-demo: $(READY)  ## the whole job on generated data, on a CPU: shards, teacher, both stages, 16 and 32 frames, J&F, packages
+demo: $(READY)  ## the whole job on a CPU, taught by the shipped tracker on real pictures (ARGS=data=toy: generated ones)
 	$(BIN)/edgetam demo $(ARGS)
-	@echo "open runs/demo/report.html"
 
 test: $(READY)  ## every test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q $(ARGS)

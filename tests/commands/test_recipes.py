@@ -1,0 +1,70 @@
+"""The shell recipes of experiments/: every command they give is one that the command line takes, and they continue."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from edgetam_pl import config
+from edgetam_pl.commands.compose import composed
+
+EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+
+STUB = """#!/bin/sh
+echo "$@" >> {log}
+for word in "$@"; do
+    case $word in out=*) out=${{word#out=}} ;; esac
+done
+mkdir -p "$out"
+touch "$out/weights.pt" "$out/report.json" "$out/manifest.json"
+"""
+"""Instead of `edgetam`: remembers the words and leaves what the recipe looks for."""
+
+
+def given(script: str, folder: Path, *jobs: str) -> list[list[str]]:
+    """The commands that a recipe gives, word by word."""
+    log, stub = folder / "log", folder / "bin" / "edgetam"
+    stub.parent.mkdir(exist_ok=True)
+    stub.write_text(STUB.format(log=log))
+    stub.chmod(0o755)
+    log.write_text("")
+    environment = {**os.environ, "PATH": f"{stub.parent}:{os.environ['PATH']}", "DATA": "data", "TRUNK": "trunk.pth"}
+    subprocess.run(["sh", EXPERIMENTS / script, *jobs], cwd=folder, env=environment, check=True)
+    return [line.split() for line in log.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("script", ["real_cpu.sh", "real_gpu.sh"])
+def test_a_recipe_gives_commands_that_are_understood_and_repeats_none(script: str, tmp_path: Path) -> None:
+    commands = given(script, tmp_path)
+    schemas = {"train": config.TrainConfig, "evaluate": config.EvaluateConfig, "export": config.ExportConfig}
+    stages, before = [], None
+    for name, *words in commands:
+        cfg, _ = composed(schemas[name], command=name, overrides=words)
+        if isinstance(cfg, config.TrainConfig):
+            stages.append((cfg.stage.name, cfg.model.image_size, cfg.stage.phases[-1].frames))
+            assert cfg.weights == (before and str(Path(before) / "weights.pt"))  # each begins where the one before ended
+            before = cfg.out
+    assert stages == [("image", 128, 1), ("video", 128, 4), ("video", 256, 8), ("video", 256, 16)]
+    assert [name for name, *_ in commands] == ["train"] * 4 + ["evaluate"] * 8 + ["export"]
+    assert given(script, tmp_path) == []
+
+
+def test_the_gpu_recipe_is_the_same_with_larger_numbers(tmp_path: Path) -> None:
+    steps = {}
+    for script in ("real_cpu.sh", "real_gpu.sh"):
+        (tmp_path / script).mkdir()
+        for name, *words in given(script, tmp_path / script, "images", "memory", "video", "long"):
+            cfg, _ = composed(config.TrainConfig, command=name, overrides=words)
+            clips = sum(phase.steps * phase.batch for phase in cfg.stage.phases)
+            steps.setdefault(Path(cfg.out).name, []).append((clips, [phase.frames for phase in cfg.stage.phases]))
+    for (small, frames), (large, longer) in steps.values():
+        assert large > 5 * small
+        assert frames == longer
+
+
+def test_an_unknown_job_is_named(tmp_path: Path) -> None:
+    with pytest.raises(subprocess.CalledProcessError):
+        given("real_cpu.sh", tmp_path, "vidoe")
