@@ -18,6 +18,7 @@ from zlib_ng import zlib_ng
 
 from edgetam_pl.io.errors import BadSampleError, Cause
 from edgetam_pl.io.pictures import read_picture
+from edgetam_pl.io.rle import MAX_PIXELS
 
 Labels = NDArray[np.uint8] | NDArray[np.uint16]
 """(H, W), 0 the background; 16 bits where a number is above 255."""
@@ -53,6 +54,8 @@ def read_labels(path: Path) -> Labels:
             Cause.MASK, f"{path} is not a PNG, or no readable PNG; masks are PNGs with a palette, one value an object."
         )
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", content[16:29])
+    if not 0 < height * width <= MAX_PIXELS:
+        raise BadSampleError(Cause.MASK_SIZE, f"{path} claims {height} x {width} pixels.")
     if colour in _COLOUR_NAMES:
         raise BadSampleError(
             Cause.ANNOTATION,
