@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
-import stat
 import time
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from edgetam_pl.io.errors import BadSampleError, Cause
+from edgetam_pl.io.files import regular
 
 ATTEMPTS = 4
 """A remote read is tried this often before its shard counts as unreadable."""
@@ -35,7 +34,7 @@ def read(address: str) -> bytes:
     if is_remote(address):
         return _retry(address, lambda fs, path: fs.cat_file(path))
     try:
-        return _file(address).read_bytes()
+        return regular(address).read_bytes()
     except OSError as error:
         raise BadSampleError(Cause.SHARD_UNREADABLE, f"{address}: {error.strerror}") from error
 
@@ -64,14 +63,7 @@ def read_range(address: str, offset: int, size: int) -> bytes:
 @lru_cache(maxsize=_OPEN_FILES)
 def _opened(path: str, process: int) -> io.FileIO:
     """A file of this process (a forked one must not share it), closed when it has not been read for long."""
-    return io.FileIO(_file(path))
-
-
-def _file(address: str) -> Path:
-    """Its path. Raises OSError for a device, pipe or socket, which may never end or never begin."""
-    if not stat.S_ISREG(os.stat(address).st_mode):
-        raise OSError(errno.EINVAL, "it is no file")
-    return Path(address)
+    return io.FileIO(regular(path))
 
 
 def _retry(address: str, action: Any) -> bytes:

@@ -25,6 +25,7 @@ from edgetam_pl.data.processes import fresh
 from edgetam_pl.data.shards import read_index, read_manifest
 from edgetam_pl.data.tars import samples_in
 from edgetam_pl.io.errors import BadSampleError, Cause
+from edgetam_pl.io.files import regular
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,7 @@ def _opened(address: str) -> Iterator[tuple[BinaryIO, int]]:
         data = storage.read(address)
         yield io.BytesIO(data), len(data)
         return
-    if Path(address).exists() and not Path(address).is_file():
-        raise BadSampleError(Cause.SHARD_UNREADABLE, "it is a device, pipe, socket or folder, not a file")
-    with Path(address).open("rb") as file:
+    with regular(address).open("rb") as file:
         yield file, os.fstat(file.fileno()).st_size
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 from zlib_ng import zlib_ng
 
 from edgetam_pl.io.errors import BadSampleError, Cause
+from edgetam_pl.io.files import read_file
 from edgetam_pl.io.pictures import read_picture
 from edgetam_pl.io.rle import MAX_PIXELS
 
@@ -43,10 +44,7 @@ def read_labels(path: Path) -> Labels:
     Raises:
         BadSampleError: unreadable, not a PNG, or in colour; the file is named.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise BadSampleError(Cause.MASK, f"{path} cannot be read ({error.strerror}).") from error
+    content = read_file(path, Cause.MASK)
     if content[:2] == b"\xff\xd8":
         raise BadSampleError(
             Cause.ANNOTATION, f"{path} is a JPEG, whose compression changes object numbers; label maps are PNGs. {_CURE}"
