@@ -229,7 +229,8 @@ def test_a_manifest_that_promises_what_an_index_does_not_hold(good: Path, tmp_pa
     shutil.copytree(good, tmp_path / "set")
     manifest = shards.read_manifest(str(good))
     record = dataclasses.replace(manifest.shards[0], samples=CLIPS + 3, lengths=((FRAMES, CLIPS + 3),))
-    (tmp_path / "set" / "manifest.json").write_text(dataclasses.replace(manifest, shards=(record,)).to_json())
+    promising = dataclasses.replace(manifest, shards=(record,), samples=CLIPS + 3)
+    (tmp_path / "set" / "manifest.json").write_text(promising.to_json())
     assert set(met(str(tmp_path / "set"))) <= {str(Cause.TAR)}
     index = tmp_path / "set" / "shard-000000.index.json"
     for seed in range(40):

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgetam_pl.io.label_png import davis_palette, labels_in, read_labels, write_labels
+from edgetam_pl.io.label_png import (
+    davis_palette,
+    labels_in,
+    objects_in,
+    read_label_map,
+    read_labels,
+    write_labels,
+)
 
 LABELS = np.random.default_rng(0).integers(0, 5, (21, 33), dtype=np.uint8)
 
@@ -75,6 +82,39 @@ def test_masks_in_colour_are_refused_by_name(tmp_path: Path, mode: str, word: st
     Image.new(mode, (4, 4)).save(tmp_path / "wrong.png")
     with pytest.raises(ValueError, match=rf"wrong\.png.*{word}"):
         read_labels(tmp_path / "wrong.png")
+
+
+WHITE = 255 * (LABELS == 2).astype(np.uint8)
+FEW = cv2.GaussianBlur(np.kron(WHITE[:8, :8], np.ones((9, 9), np.uint8)), (3, 3), 0)
+SOFT = np.asarray(cv2.circle(np.zeros((60, 70), np.uint8), (35, 30), 20, 255, -1, cv2.LINE_AA))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "expected"),
+    [
+        (WHITE, WHITE > 0),
+        (cv2.merge([WHITE] * 3), WHITE > 0),
+        (cv2.merge([WHITE, WHITE, WHITE, np.full_like(WHITE, 255)]), WHITE > 0),
+        (WHITE.astype(np.uint16) * 257, WHITE > 0),
+        (SOFT, SOFT > 127),
+        (FEW, FEW > 127),
+        (SOFT.astype(np.uint16) * 257, SOFT > 127),
+    ],
+    ids=["grey", "RGB", "RGBA", "16 bits", "soft edges", "edges of few values", "soft edges in 16 bits"],
+)
+def test_a_black_and_white_prompt_is_one_object(tmp_path: Path, pixels: np.ndarray, expected: np.ndarray) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), pixels)
+    assert np.array_equal(read_label_map(tmp_path / "a.png") > 0, expected)
+    assert len(objects_in(read_label_map(tmp_path / "a.png"), tmp_path / "a.png")) == 1
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_a_prompt_that_is_transparent_in_parts_is_refused(tmp_path: Path, mode: str) -> None:
+    image = Image.new("L", (33, 21), 255).convert(mode)
+    image.putalpha(Image.fromarray(WHITE))
+    image.save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"a\.png is transparent in parts"):
+        read_label_map(tmp_path / "a.png")
 
 
 def test_numbers_above_255_are_written_and_read_in_16_bits(tmp_path: Path) -> None:

@@ -15,11 +15,14 @@ import torch
 from edgetam_pl.io.frames import EndOfVideo, Frames
 from edgetam_pl.io.label_png import davis_palette, read_label_map, write_labels
 from edgetam_pl.io.video import (
+    VIDEO_FILES,
     ImageFolder,
     Stills,
     Stream,
     VideoFile,
     VideoWriter,
+    count_frames,
+    decoded_frames,
     fill_holes,
     open_video,
 )
@@ -48,6 +51,33 @@ def test_frames_come_by_number_in_any_order(tmp_path: Path) -> None:
         assert which(video, t) == t
     with pytest.raises(IndexError):
         video[40]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [
+        *((".m4v", "mpeg4"), (".mov", "mpeg4"), (".avi", "mpeg4"), (".mkv", "mpeg4"), (".wmv", "wmv2"), (".gif", "gif")),
+        *((".mts", "mpeg2video"), (".ts", "mpeg2video"), (".mpg", "mpeg2video"), (".mpeg", "mpeg1video"), (".webm", "vp8")),
+    ],
+)
+def test_every_kind_of_file_has_its_frames_for_track_and_for_shards(tmp_path: Path, suffix: str, codec: str) -> None:
+    """Both readers find all frames in their order, whatever the times in the file."""
+    path, frames = tmp_path / f"clip{suffix}", grey_frames(12)
+    with av.open(str(path), "w", format={".m4v": "mp4", ".mts": "mpegts"}.get(suffix)) as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "rgb8" if codec == "gif" else "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    assert suffix in VIDEO_FILES
+    in_order = dict(decoded_frames(path, range(99)))
+    video = open_video(path)
+    assert video.count == count_frames(path) == len(in_order) == 12
+    for t in (*range(12), 3, 11, 0):
+        assert np.array_equal(video[t], in_order[t])
+    brightness = [float(pixels.mean()) for pixels in in_order.values()]
+    assert brightness == sorted(brightness)
 
 
 def test_a_video_with_reordered_pictures_is_read_as_it_is_shown(shared: Path) -> None:

@@ -266,8 +266,7 @@ def _collect(out: Path, plan: Plan) -> tuple[Manifest, list[str]]:
     records, missing = [], []
     totals, skipped = Counter[str](), Counter[str]()
     notes: dict[str, str] = {}
-    for number in range(len(plan.groups)):
-        job = plan.job(number)
+    for job in map(plan.job, range(len(plan.groups))):
         index = index_of(out, job)
         if index is None:
             missing.append(job.shard)
@@ -276,30 +275,17 @@ def _collect(out: Path, plan: Plan) -> tuple[Manifest, list[str]]:
         skipped.update(index.skipped)
         for note in index.notes:
             notes.setdefault(note.split(":")[0], note + ".")
-        totals["samples"] += len(index.entries)
-        totals["videos"] += index.videos
-        totals["frames"] += sum(entry.frames for entry in index.entries)
-        totals["objects"] += sum(entry.objects for entry in index.entries)
-        totals["bytes"] += index.bytes
+        frames, objects = (sum(getattr(entry, key) for entry in index.entries) for key in ("frames", "objects"))
+        totals.update(samples=len(index.entries), videos=index.videos, frames=frames, objects=objects, bytes=index.bytes)
     if missing:
         raise ValueError(
             f"{len(missing)} of {len(plan.groups)} shards of {out} are not finished, the first is {missing[0]}. "
             f"Run the same command again; it continues."
         )
-    manifest = Manifest(
-        name=plan.settings["name"] or plan.settings["source"],
-        kind=plan.kind,
-        shards=tuple(records),
-        samples=totals["samples"],
-        videos=totals["videos"],
-        frames=totals["frames"],
-        objects=totals["objects"],
-        bytes=totals["bytes"],
-        skipped=dict(skipped),
-        settings=plan.settings,
-        written_by=f"edgetam-pl {VERSION}",
-    )
-    return manifest, list(notes.values())
+    name, by = plan.settings["name"] or plan.settings["source"], f"edgetam-pl {VERSION}"
+    counts = {key: totals[key] for key in ("samples", "videos", "frames", "objects", "bytes")}
+    how = {"skipped": dict(skipped), "settings": plan.settings, "written_by": by}
+    return Manifest(name, plan.kind, tuple(records), **counts, **how), list(notes.values())
 
 
 def _summary(manifest: Manifest) -> str:

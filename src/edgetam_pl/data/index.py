@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from edgetam_pl.data.sample import MAX_FRAMES
 from edgetam_pl.io.errors import BadSampleError, Cause
 
 MANIFEST = "manifest.json"
 VERSION = 1
+MAX_BYTES = 1 << 42
+"""Of a tar: 4 TiB."""
+MAX_MEMBER = 1 << 28
+"""Bytes of a file in a tar, and of what is read at once."""
 
 
 @dataclass(frozen=True)
@@ -50,20 +56,42 @@ class Index:
 
     @staticmethod
     def from_json(data: bytes, *, name: str) -> Index:
+        """Raises BadSampleError where the file is no index of this version, or its numbers cannot be those of a tar."""
         try:
             raw = json.loads(data)
             if raw["version"] != VERSION:
                 raise BadSampleError(Cause.HEADER, f"index of {name} is of version {raw['version']}; expected {VERSION}")
-            entries = tuple(
-                Entry(e["key"], int(e["frames"]), int(e["objects"]), tuple(Member(**member) for member in e["members"]))
-                for e in raw["entries"]
+            total, at = _whole(raw["bytes"], MAX_BYTES), 0
+            entries: dict[str, Entry] = {}
+            for e in raw["entries"]:
+                members = []
+                for m in e["members"]:
+                    crc32 = None if m["crc32"] is None else _whole(m["crc32"], (1 << 32) - 1)
+                    members.append(
+                        Member(str(m["suffix"]), _whole(m["offset"], total), _whole(m["size"], MAX_MEMBER), crc32)
+                    )
+                    if members[-1].offset < at:
+                        raise ValueError(f"{e['key']}.{m['suffix']} overlaps what is before it")
+                    at = members[-1].offset + members[-1].size
+                key, frames = str(e["key"]), _whole(e["frames"], MAX_FRAMES)
+                if at > total or key in entries or len({member.suffix for member in members}) < len(members):
+                    raise ValueError(f"{key} ends after the tar's {total} bytes, or is there twice")
+                entries[key] = Entry(key, frames, _whole(e["objects"]), tuple(members))
+            fields = {key: raw[key] for key in ("shard", "sha256", "settings")}
+            skipped = {str(cause): _whole(count) for cause, count in raw["skipped"].items()}
+            notes = tuple(str(note) for note in raw["notes"])
+            return Index(
+                bytes=total,
+                entries=tuple(entries.values()),
+                videos=_whole(raw["videos"]),
+                skipped=skipped,
+                notes=notes,
+                **fields,
             )
-            fields = {key: raw[key] for key in ("shard", "bytes", "sha256", "settings", "videos", "skipped")}
-            return Index(entries=entries, notes=tuple(raw["notes"]), **fields)
         except BadSampleError:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BadSampleError(Cause.TAR, f"index of {name} cannot be read ({error!r:.80})") from error
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise BadSampleError(Cause.TAR, f"index of {name} cannot be read ({error!r:.120})") from error
 
 
 @dataclass(frozen=True)
@@ -98,20 +126,39 @@ class Manifest:
 
     @staticmethod
     def from_json(data: bytes, *, where: str) -> Manifest:
-        """Raises ValueError where the file is no manifest of this version."""
+        """Raises ValueError where the file is no manifest of this version, or its numbers contradict one another."""
         try:
             raw = json.loads(data)
             if raw.pop("version") != VERSION:
                 raise ValueError(f"another version than {VERSION}")
-            shards = tuple(
-                ShardRecord(**{**record, "lengths": tuple((int(n), int(times)) for n, times in record["lengths"])})
-                for record in raw.pop("shards")
-            )
-            return Manifest(shards=shards, **raw)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            shards = {record["name"]: _record(record) for record in raw["shards"]}
+            totals = {key: _whole(raw[key]) for key in ("samples", "videos", "frames", "objects", "bytes")}
+            sums = {key: sum(getattr(record, key) for record in shards.values()) for key in ("samples", "bytes")}
+            if raw["kind"] not in {"video", "image"} or len(shards) < len(raw["shards"]) or sums.items() - totals.items():
+                raise ValueError(f"kind {raw['kind']!r:.20}, {len(raw['shards'])} shards, {totals}; they add up to {sums}")
+            return Manifest(**{**raw, **totals, "shards": tuple(shards.values())})
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(
-                f"{where} is not a manifest of version {VERSION} ({error!r:.80}); build the shards again."
+                f"{where} is not a manifest of version {VERSION} ({error!r:.200}); build the shards again."
             ) from error
+
+
+def _record(raw: dict[str, Any]) -> ShardRecord:
+    """A line of the manifest. Raises ValueError, KeyError or TypeError where it cannot be one."""
+    lengths = tuple((_whole(n, MAX_FRAMES), _whole(times)) for n, times in raw["lengths"])
+    name, samples, total = raw["name"], _whole(raw["samples"]), _whole(raw["bytes"], MAX_BYTES)
+    if not re.fullmatch(r"[^/\\]+\.tar", name):
+        raise ValueError(f"a shard is called {name!r:.60}")
+    if sum(times for _, times in lengths) != samples or samples * 1024 > total:  # a sample is a header and a member at least
+        raise ValueError(f"{name} has {samples} samples in {total} bytes, of lengths {lengths[:4]}")
+    return ShardRecord(name, samples, total, str(raw["sha256"]), lengths)
+
+
+def _whole(value: Any, most: int = 1 << 40) -> int:
+    """A whole number from 0. Raises ValueError for anything else: 1e15, NaN, text, true."""
+    if type(value) is not int or not 0 <= value <= most:
+        raise ValueError(f"{value!r:.40} is no whole number from 0 to {most}")
+    return value
 
 
 def record_of(index: Index) -> ShardRecord:

@@ -27,6 +27,8 @@ from edgetam_pl.io.errors import BadSampleError, Cause
 VERSION = 1
 MAX_FRAMES = 1000
 """Frames have three digits in member names."""
+MAX_SCANS = 64
+"""Of a JPEG; progressive ones have about 10."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,8 @@ def check_image(image: bytes, header: Header, frame: int) -> None:
 
 def jpeg_header(data: bytes) -> tuple[int, int, str]:
     """(height, width, colour space) of a JPEG. Raises BadSampleError(IMAGE)."""
+    if data.count(b"\xff\xda") > MAX_SCANS:  # of a few bytes each, every one costs a pass over all pixels
+        raise BadSampleError(Cause.IMAGE, f"a JPEG of more than {MAX_SCANS} scans")
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
     except (ValueError, KeyError) as error:  # KeyError: the decoder's name for a colour space it never heard of

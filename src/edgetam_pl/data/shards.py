@@ -104,12 +104,15 @@ def read_manifest(place: str) -> Manifest:
     return Manifest.from_json(data, where=address)
 
 
-@lru_cache(maxsize=96)
-def load_index(address: str) -> Index:
+def read_index(address: str) -> Index:
     """The index of a shard, from its JSON file; of a local tar without one, from its structure."""
     index = index_name(address)
-    if not storage.is_remote(address) and not Path(index).is_file():
+    if not storage.is_remote(address) and not Path(index).exists():
         if not Path(address).is_file():
-            raise BadSampleError(Cause.SHARD_UNREADABLE, f"{address} does not exist")
+            raise BadSampleError(Cause.SHARD_UNREADABLE, f"{address} does not exist, or is no file")
         return scan(Path(address))
     return Index.from_json(storage.read(index), name=address)
+
+
+load_index = lru_cache(maxsize=96)(read_index)
+"""The same, kept for the shards that were read last."""

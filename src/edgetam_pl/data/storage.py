@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgetam_pl.io.errors import BadSampleError, Cause
+from edgetam_pl.io.files import regular
 
 ATTEMPTS = 4
 """A remote read is tried this often before its shard counts as unreadable."""
@@ -33,7 +34,7 @@ def read(address: str) -> bytes:
     if is_remote(address):
         return _retry(address, lambda fs, path: fs.cat_file(path))
     try:
-        return Path(address).read_bytes()
+        return regular(address).read_bytes()
     except OSError as error:
         raise BadSampleError(Cause.SHARD_UNREADABLE, f"{address}: {error.strerror}") from error
 
@@ -62,7 +63,7 @@ def read_range(address: str, offset: int, size: int) -> bytes:
 @lru_cache(maxsize=_OPEN_FILES)
 def _opened(path: str, process: int) -> io.FileIO:
     """A file of this process (a forked one must not share it), closed when it has not been read for long."""
-    return io.FileIO(path)
+    return io.FileIO(regular(path))
 
 
 def _retry(address: str, action: Any) -> bytes:

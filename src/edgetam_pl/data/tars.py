@@ -6,13 +6,13 @@ import os
 import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from edgetam_pl.data import sample as schema
 from edgetam_pl.data import storage
-from edgetam_pl.data.index import Entry, Index, Member
+from edgetam_pl.data.index import MAX_MEMBER, Entry, Index, Member
 from edgetam_pl.io.errors import BadSampleError, Cause
 
 BLOCK = 512
@@ -48,7 +48,8 @@ def _neighbours(members: Iterable[Member]) -> list[list[Member]]:
     """Split into runs without other members in between (a tar header and padding are at most 1.5 kB apart)."""
     runs: list[list[Member]] = []
     for member in members:
-        if runs and member.offset - (runs[-1][-1].offset + runs[-1][-1].size) <= 2048:
+        near = runs and member.offset - (runs[-1][-1].offset + runs[-1][-1].size) <= 2048
+        if near and member.offset + member.size - runs[-1][0].offset <= MAX_MEMBER:
             runs[-1].append(member)
         else:
             runs.append([member])
@@ -61,38 +62,57 @@ def scan(path: Path) -> Index:
     What is broken is left out and counted in the index: members with unsafe names, samples without header or with missing
     frames, and everything after damage.
     """
-    groups: dict[str, list[Member]] = {}
     errors: list[BadSampleError] = []
-    damaged = ""
+    entries = []
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        try:
-            for info in walk(file, size, name=str(path)):
-                if info.isreg():
-                    try:
-                        key, suffix = split_name(info.name)
-                    except BadSampleError as error:
-                        errors.append(error)
-                        continue
-                    groups.setdefault(key, []).append(Member(suffix, info.offset_data, info.size, None))
-        except BadSampleError as error:
-            errors.append(error)
-            damaged = next(reversed(groups), "")  # its last members may come after the damage
-    entries = []
-    for key, members in groups.items():
-        entry = Entry(key, 0, 0, tuple(members))
-        try:
-            header = schema.decode_header(read_members(str(path), entry, ["json"])["json"])
-            missing = {schema.image_suffix(t) for t in range(header.num_frames)} - {member.suffix for member in members}
-            if missing:
-                raise BadSampleError(Cause.MEMBER_MISSING, f"{key} in {path} has no {min(missing)}")
-            entries.append(Entry(key, header.num_frames, len(header.objects), tuple(members)))
-        except BadSampleError as error:
-            if error.cause is not Cause.MEMBER_MISSING or key != damaged:
-                errors.append(error)
+        for key, members, whole in samples_in(file, size, str(path), errors):
+            try:
+                header = schema.decode_header(read_members(str(path), Entry(key, 0, 0, members), ["json"])["json"])
+                missing = {schema.image_suffix(t) for t in range(header.num_frames)} - {member.suffix for member in members}
+                if missing:
+                    raise BadSampleError(Cause.MEMBER_MISSING, f"{key} in {path} has no {min(missing)}")
+                entries.append(Entry(key, header.num_frames, len(header.objects), members))
+            except BadSampleError as error:
+                if whole or error.cause is not Cause.MEMBER_MISSING:
+                    errors.append(error)
     skipped = Counter(str(error.cause) for error in errors)
     notes = {error.cause: str(error) for error in reversed(errors)}
     return Index(path.name, size, "", "", tuple(entries), skipped=dict(skipped), notes=tuple(notes.values()))
+
+
+def samples_in(
+    file: BinaryIO, size: int, name: str, errors: list[BadSampleError]
+) -> Iterator[tuple[str, tuple[Member, ...], bool]]:
+    """Key and members of each sample of a tar: neighbours that share a key, as WebDataset has it; False for the sample
+    before damage, some of whose members may lie after it. What is broken joins `errors`: names that
+    reach outside, a key or member that comes twice, damage."""
+    seen: set[str] = set()
+    key, members = "", dict[str, Member]()
+    try:
+        for info in walk(file, size, name=name):
+            if not info.isreg():
+                continue
+            try:
+                found, suffix = split_name(info.name)
+                if found != key:
+                    if members:
+                        yield key, tuple(members.values()), True
+                    key, members = found, {}
+                    if key in seen:
+                        raise BadSampleError(Cause.TAR, f"two samples of {name} are called {key}")
+                    seen.add(key)
+                if suffix in members:
+                    raise BadSampleError(Cause.TAR, f"{info.name} comes twice in {name}")
+                members[suffix] = Member(suffix, info.offset_data, info.size, None)
+            except BadSampleError as error:
+                errors.append(error)
+        whole = True
+    except BadSampleError as error:
+        errors.append(error)
+        whole = False
+    if members:
+        yield key, tuple(members.values()), whole
 
 
 def walk(file: BinaryIO, size: int, *, name: str) -> Iterable[tarfile.TarInfo]:

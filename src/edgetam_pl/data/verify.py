@@ -7,10 +7,12 @@ import hashlib
 import io
 import os
 import sys
+import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,11 +20,12 @@ from tqdm import tqdm
 
 from edgetam_pl.data import sample as schema
 from edgetam_pl.data import storage
-from edgetam_pl.data.index import ShardRecord, record_of
+from edgetam_pl.data.index import MAX_MEMBER, Entry, Index, Member, ShardRecord, index_name, record_of
 from edgetam_pl.data.processes import fresh
-from edgetam_pl.data.shards import load_index, read_manifest
-from edgetam_pl.data.tars import split_name, walk
+from edgetam_pl.data.shards import read_index, read_manifest
+from edgetam_pl.data.tars import samples_in
 from edgetam_pl.io.errors import BadSampleError, Cause
+from edgetam_pl.io.files import regular
 
 
 @dataclass(frozen=True)
@@ -81,84 +84,91 @@ def verify(place: str, *, processes: int = 1) -> list[Verdict]:
 
 
 def check_shard(address: str, record: ShardRecord | None) -> Verdict:
-    """Check one shard: its bytes against the manifest's line, its members against one another."""
-    faults: list[tuple[Cause, str]] = []
-    samples = 0
+    """Check one shard: its bytes against the manifest's line, its samples one by one, its index against what is there."""
+    faults: list[BadSampleError] = []
+    good, found = 0, list[Entry]()
     try:
-        if storage.is_remote(address):
-            data = storage.read(address)
-            samples = _check_stream(io.BytesIO(data), len(data), address, record, faults)
-        else:
-            with Path(address).open("rb") as file:
-                samples = _check_stream(file, os.fstat(file.fileno()).st_size, address, record, faults)
+        with _opened(address) as (file, size):
+            if record is not None:
+                faults += _unlike(record, file, size)
+            good, found = _check_samples(file, size, address, faults)
     except BadSampleError as error:
-        faults.append((error.cause, f"{address}: {error}"))
+        faults.append(error)
     except OSError as error:
-        faults.append((Cause.SHARD_UNREADABLE, f"{address}: {error.strerror}"))
-    if record is not None:
+        faults.append(BadSampleError(Cause.SHARD_UNREADABLE, error.strerror or str(error)))
+    if record is not None and len(found) != record.samples:
+        wrong = f"{len(found)} samples; the manifest says {record.samples}"
+        faults.append(BadSampleError(Cause.MEMBER_MISSING, wrong))
+    if record is not None or storage.is_remote(address) or Path(index_name(address)).exists():
         try:
-            if record_of(load_index(address)) != record:
-                faults.append((Cause.TAR, f"{address}: index and manifest disagree"))
+            index = read_index(address)
+            if record is not None and record_of(index) != record:
+                faults.append(BadSampleError(Cause.TAR, "index and manifest disagree"))
+            faults += _unlike_tar(index, found)
         except BadSampleError as error:
-            faults.append((error.cause, f"{address}: {error}"))
-    return Verdict(address, samples, tuple(faults))
+            faults.append(error)
+    return Verdict(address, good, tuple((fault.cause, f"{address}: {fault}") for fault in faults))
 
 
-def _check_stream(
-    file: BinaryIO, size: int, address: str, record: ShardRecord | None, faults: list[tuple[Cause, str]]
-) -> int:
-    """Decode all samples of a tar; how many are good."""
-    # the file as a whole
-    if record is not None:
-        if size != record.bytes:
-            cause = Cause.SHARD_TRUNCATED if size < record.bytes else Cause.TAR
-            faults.append((cause, f"{address}: {size} bytes; the manifest says {record.bytes}"))
-        elif _sha256(file) != record.sha256:
-            faults.append((Cause.CHECKSUM, f"{address}: sha256 is not the manifest's"))
-        file.seek(0)
-    # every sample in it: header, masks, images
-    good = found = 0
-    for key, members in _samples(file, size, address, faults):
-        found += 1
+@contextmanager
+def _opened(address: str) -> Iterator[tuple[BinaryIO, int]]:
+    """A shard to read from, and its size in bytes."""
+    if storage.is_remote(address):
+        data = storage.read(address)
+        yield io.BytesIO(data), len(data)
+        return
+    with regular(address).open("rb") as file:
+        yield file, os.fstat(file.fileno()).st_size
+
+
+def _unlike(record: ShardRecord, file: BinaryIO, size: int) -> list[BadSampleError]:
+    """What a file as a whole has that the manifest's line has not."""
+    if size != record.bytes:
+        cause = Cause.SHARD_TRUNCATED if size < record.bytes else Cause.TAR
+        return [BadSampleError(cause, f"{size} bytes; the manifest says {record.bytes}")]
+    digest = hashlib.file_digest(file, "sha256").hexdigest()
+    file.seek(0)
+    return [] if digest == record.sha256 else [BadSampleError(Cause.CHECKSUM, "sha256 is not the manifest's")]
+
+
+def _check_samples(file: BinaryIO, size: int, address: str, faults: list[BadSampleError]) -> tuple[int, list[Entry]]:
+    """Decode all samples of a tar: how many are good, and what an index should say of each; frames and objects are 0 where
+    a sample is broken."""
+    good, found = 0, []
+    for key, members, whole in samples_in(file, size, address, faults):
+        data = {member.suffix: _read(file, member) for member in members}
+        frames = objects = 0
         try:
-            for t, image in enumerate(schema.decode(members).images):
+            sample = schema.decode(data)
+            frames, objects = sample.header.num_frames, len(sample.header.objects)
+            for t, image in enumerate(sample.images):
                 try:
                     schema.decode_jpeg(image)
                 except BadSampleError as error:
                     raise BadSampleError(error.cause, f"frame {t}: {error.message}") from error
             good += 1
         except BadSampleError as error:
-            faults.append((error.cause, f"{address}: {key}: {error}"))
-    if record is not None and found != record.samples:
-        faults.append((Cause.MEMBER_MISSING, f"{address}: {found} samples; the manifest says {record.samples}"))
-    return good
+            if not whole and error.cause is Cause.MEMBER_MISSING:  # the damage has been told
+                continue
+            faults.append(BadSampleError(error.cause, f"{key}: {error.message}"))
+        read = tuple(replace(member, crc32=zlib.crc32(data[member.suffix])) for member in members)
+        found.append(Entry(key, frames, objects, read))
+    return good, found
 
 
-def _samples(
-    file: BinaryIO, size: int, address: str, faults: list[tuple[Cause, str]]
-) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Key and members of each sample of a tar. Members with names that are none go to `faults`."""
-    current, members = "", {}
-    for info in walk(file, size, name=address):
-        if not info.isreg():
-            continue
-        try:
-            key, suffix = split_name(info.name)
-        except BadSampleError as error:
-            faults.append((error.cause, f"{address}: {error}"))
-            continue
-        if key != current and members:
-            yield current, members
-            members = {}
-        current = key
-        file.seek(info.offset_data)
-        members[suffix] = file.read(info.size)
-    if members:
-        yield current, members
+def _read(file: BinaryIO, member: Member) -> bytes:
+    if member.size > MAX_MEMBER:
+        return b""
+    file.seek(member.offset)
+    return file.read(member.size)
 
 
-def _sha256(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
+def _unlike_tar(index: Index, found: Sequence[Entry]) -> list[BadSampleError]:
+    """The first entry of an index that is not what the tar holds."""
+    if len(index.entries) != len(found):
+        return [BadSampleError(Cause.TAR, f"the index has {len(index.entries)} samples, the tar {len(found)}")]
+    for said, there in zip(index.entries, found):
+        known = there if there.frames else replace(there, frames=said.frames, objects=said.objects)
+        if said != known:
+            return [BadSampleError(Cause.TAR, f"the index says of {said.key} what is not in the tar (at {there.key})")]
+    return []

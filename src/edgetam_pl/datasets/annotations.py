@@ -12,6 +12,7 @@ from edgetam_pl.datasets.layout import AnnotatedClip
 from edgetam_pl.datasets.masks import RleMasks
 from edgetam_pl.io import rle
 from edgetam_pl.io.errors import BadSampleError, Cause
+from edgetam_pl.io.files import read_file
 from edgetam_pl.io.folders import files_in
 from edgetam_pl.io.rle import Rle
 
@@ -26,8 +27,10 @@ def read_json(path: Path) -> Any:
         BadSampleError: unreadable, or no json.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, OSError, RecursionError) as error:
+        return json.loads(read_file(path, Cause.ANNOTATION))
+    except BadSampleError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise BadSampleError(Cause.ANNOTATION, f"{path} cannot be read as json ({error!r:.80})") from error
 
 

@@ -151,14 +151,16 @@ class ArrayFrames:
     """Frames (T, H, W, 3) in memory."""
 
     pixels: NDArray[np.uint8]
+    names: Sequence[str] | None = None
+    """T names of frames; None: 00000 ..."""
 
     @property
     def numbers(self) -> range:
         return range(len(self.pixels))
 
     @property
-    def stems(self) -> tuple[str, ...]:
-        return tuple(f"{t:05d}" for t in self.numbers)
+    def stems(self) -> Sequence[str]:
+        return self.names or tuple(f"{t:05d}" for t in self.numbers)
 
     @property
     def size(self) -> tuple[int, int]:

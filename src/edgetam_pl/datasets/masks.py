@@ -149,9 +149,14 @@ class RleMasks:
 
 @dataclass(frozen=True)
 class ArrayMasks:
-    """Masks (T, O, H, W) in memory, known on every frame; objects are 1 ... O."""
+    """Masks (T, O, H, W) in memory, known on every frame; objects are 1 ... O unless they have names."""
 
     masks: NDArray[np.bool_]
+    names: Sequence[str] | None = None
+
+    @property
+    def objects(self) -> Sequence[str]:
+        return self.names or [str(o + 1) for o in range(self.masks.shape[1])]
 
     @property
     def annotated(self) -> range:
@@ -161,10 +166,12 @@ class ArrayMasks:
         return self.annotated
 
     def read(self, t: int) -> dict[str, Mask]:
-        return {str(o + 1): mask for o, mask in enumerate(self.masks[t]) if mask.any()}
+        return {name: mask for name, mask in zip(self.objects, self.masks[t]) if mask.any()}
 
     def fingerprint(self) -> str:
-        return hashlib.sha256(str(self.masks.shape).encode() + np.packbits(self.masks).tobytes()).hexdigest()
+        return hashlib.sha256(
+            f"{self.masks.shape}{self.names or ''}".encode() + np.packbits(self.masks).tobytes()
+        ).hexdigest()
 
 
 def dense(mask: Mask) -> NDArray[np.bool_]:

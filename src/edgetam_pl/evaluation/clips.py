@@ -68,8 +68,17 @@ class Clip:
     truths: TruthSource
 
     @classmethod
-    def of_arrays(cls, name: str, frames: NDArray[np.uint8], masks: NDArray[np.bool_]) -> Clip:
-        """A clip in memory: frames (T, H, W, 3) uint8 RGB and masks (T, O, H, W) bool, which may overlap.
+    def of_arrays(
+        cls,
+        name: str,
+        frames: NDArray[np.uint8],
+        masks: NDArray[np.bool_],
+        *,
+        stems: Sequence[str] | None = None,
+        objects: Sequence[str] | None = None,
+    ) -> Clip:
+        """A clip in memory: frames (T, H, W, 3) uint8 RGB and masks (T, O, H, W) bool, which may overlap; stems (T) name its
+        frames, 00000 ... by default, and objects (O), 1 ... by default.
 
         Raises:
             ValueError: the shapes do not fit one another.
@@ -81,8 +90,9 @@ class Clip:
             )
         visible, every = np.any(masks, axis=(2, 3)), tuple(range(len(masks)))  # (T, O)
         # an object that never shows starts on frame 0
-        objects = tuple(ClipObject(str(o + 1), int(visible[:, o].argmax()), every) for o in range(masks.shape[1]))
-        return cls(name, ArrayFrames(frames), Truths(ArrayMasks(masks), objects, (frames.shape[1], frames.shape[2])))
+        source = ArrayMasks(masks, objects)
+        found = tuple(ClipObject(item, int(visible[:, o].argmax()), every) for o, item in enumerate(source.objects))
+        return cls(name, ArrayFrames(frames, stems), Truths(source, found, (frames.shape[1], frames.shape[2])))
 
     @property
     def stems(self) -> Sequence[str]:

@@ -19,7 +19,7 @@ from edgetam_pl.config import ShardsConfig
 from edgetam_pl.datasets.layout import SOURCES, AnnotatedClip, Layout, open_layout
 from edgetam_pl.datasets.layouts.images import Images
 from edgetam_pl.datasets.layouts.toy import Toy
-from edgetam_pl.evaluation.clips import Clip, ClipObject, Frame, Masks, Truths
+from edgetam_pl.evaluation.clips import Clip, ClipObject, Truths
 from edgetam_pl.evaluation.rules import RULES, SetRule, rule_of
 from edgetam_pl.io.errors import Cause
 from edgetam_pl.io.folders import lines_of, list_in, listed, natural, some_of
@@ -226,8 +226,9 @@ class FramesAsImages(DataSet):
         video, _, stem = name.rpartition("/")
         clip = clip_of(self.layout.clip(video), rule_of(self.kind, "video"), self.groups, image=False)
         t = list(clip.stems).index(stem)
-        shown = np.flatnonzero(clip.truths.read(t).any(axis=(1, 2))).tolist()
-        return Clip(name, _OneFrame(clip, t), _OneTruth(clip, t, tuple(shown)))
+        truth = {item.name: mask for item, mask in zip(clip.objects, clip.truths.read(t)) if mask.any()}
+        masks = np.stack(list(truth.values())) if truth else np.zeros((0, *clip.size), bool)
+        return Clip.of_arrays(name, clip.frames.read(t)[None], masks[None], stems=(stem,), objects=tuple(truth))
 
 
 def as_images(videos: DataSet, *, every: int = 1) -> DataSet:
@@ -237,40 +238,3 @@ def as_images(videos: DataSet, *, every: int = 1) -> DataSet:
         annotated = sorted({t for item in clip.objects for t in item.annotated})
         names += [f"{clip.name}/{clip.stems[t]}" for t in annotated[::every]]
     return FramesAsImages(videos.kind, tuple(names), RULES["images"], videos.layout, videos.groups)
-
-
-@dataclass(frozen=True)
-class _OneFrame:
-    clip: Clip
-    t: int
-
-    @property
-    def stems(self) -> tuple[str, ...]:
-        return (self.clip.stems[self.t],)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.clip.size
-
-    def read(self, t: int) -> Frame:
-        return self.clip.frames.read(self.t)
-
-    def fingerprint(self) -> str:
-        return f"{self.clip.frames.fingerprint()} {self.t}"
-
-
-@dataclass(frozen=True)
-class _OneTruth:
-    clip: Clip
-    t: int
-    shown: tuple[int, ...]
-
-    @property
-    def objects(self) -> tuple[ClipObject, ...]:
-        return tuple(ClipObject(self.clip.objects[index].name, 0, (0,)) for index in self.shown)
-
-    def read(self, t: int) -> Masks:
-        return self.clip.truths.read(self.t)[list(self.shown)]
-
-    def fingerprint(self) -> str:
-        return f"{self.clip.truths.fingerprint()} {self.t}"

@@ -14,10 +14,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from zlib_ng import zlib_ng
 
 from edgetam_pl.io.errors import BadSampleError, Cause
+from edgetam_pl.io.files import read_file
 from edgetam_pl.io.pictures import read_picture
+from edgetam_pl.io.rle import MAX_PIXELS
 
 Labels = NDArray[np.uint8] | NDArray[np.uint16]
 """(H, W), 0 the background; 16 bits where a number is above 255."""
@@ -27,6 +30,7 @@ VOID = 255
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _PALETTE = 0, 3
+_WITH_ALPHA = (4, 6)
 _COLOUR_NAMES = {2: "RGB", 4: "grey with alpha", 6: "RGB with alpha"}
 _CURE = (
     "Write the object numbers themselves, for instance cv2.imwrite(FILE, labels) with labels (H, W) uint8; converting a "
@@ -40,10 +44,7 @@ def read_labels(path: Path) -> Labels:
     Raises:
         BadSampleError: unreadable, not a PNG, or in colour; the file is named.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise BadSampleError(Cause.MASK, f"{path} cannot be read ({error.strerror}).") from error
+    content = read_file(path, Cause.MASK)
     if content[:2] == b"\xff\xd8":
         raise BadSampleError(
             Cause.ANNOTATION, f"{path} is a JPEG, whose compression changes object numbers; label maps are PNGs. {_CURE}"
@@ -53,6 +54,8 @@ def read_labels(path: Path) -> Labels:
             Cause.MASK, f"{path} is not a PNG, or no readable PNG; masks are PNGs with a palette, one value an object."
         )
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", content[16:29])
+    if not 0 < height * width <= MAX_PIXELS:
+        raise BadSampleError(Cause.MASK_SIZE, f"{path} claims {height} x {width} pixels.")
     if colour in _COLOUR_NAMES:
         raise BadSampleError(
             Cause.ANNOTATION,
@@ -95,11 +98,20 @@ def read_label_map(path: Path) -> Labels:
     if header[:8] == _SIGNATURE and header[25] in (_GREY, _PALETTE):
         labels = read_labels(path)
         values, counts = np.unique(labels[labels > 0], return_counts=True)
-        blurred = header[25] == _GREY and len(values) > 8 and values[counts.argmax()] == VOID  # white with soft edges
-        if not blurred:
-            return labels if set(values.tolist()) != {VOID} else (labels > 0).astype(np.uint8)
-        return (labels > 127).astype(np.uint8)
+        white = int(values[counts.argmax()]) if len(values) else 0
+        others = values[values != white]
+        soft = len(others) > 7 or (len(others) > 0 and others.max() > 31)  # numbers of objects are few and small
+        if header[25] == _GREY and white in (VOID, 0xFFFF) and soft:  # white with soft edges
+            return (labels > white // 2).astype(np.uint8)
+        return labels if set(values.tolist()) != {VOID} else (labels > 0).astype(np.uint8)
     picture = read_picture(path)
+    if header[:8] == _SIGNATURE and header[25] in _WITH_ALPHA:
+        with Image.open(path) as image:
+            low, high = image.getchannel("A").getextrema()
+        if low != high:
+            raise BadSampleError(
+                Cause.ANNOTATION, f"{path} is transparent in parts, and whether these are the object is not said. {_CURE}"
+            )
     grey = picture.max(axis=2)
     in_colour = np.count_nonzero(grey - picture.min(axis=2) > 31)
     between = np.count_nonzero((grey > 63) & (grey < 192)) + (np.count_nonzero(grey > 15) if grey.max() < 128 else 0)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgetam_pl.io.errors import BadSampleError, Cause
+from edgetam_pl.io.files import read_file
 
 PICTURE_FILES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _ORIENTATION = 0x0112
@@ -23,10 +24,7 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     Raises:
         BadSampleError: the file is not there, or no picture.
     """
-    try:
-        return decode_picture(path.read_bytes(), path)
-    except OSError as error:
-        raise BadSampleError(Cause.IMAGE, f"{path} cannot be read ({error.strerror}).") from error
+    return decode_picture(read_file(path, Cause.IMAGE), path)
 
 
 def decode_picture(data: bytes, path: Path) -> NDArray[np.uint8]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from edgetam_pl.config import ShardsConfig
+from edgetam_pl.datasets.annotations import read_json
 from edgetam_pl.datasets.folders import VideoFolders
 from edgetam_pl.datasets.frames import VideoFrames
 from edgetam_pl.datasets.layout import AnnotatedClip, Layout, folder_in, root_of
@@ -84,8 +84,8 @@ class SAV(Layout):
                     continue
                 raise BadSampleError(Cause.NO_MASK, f"{path} does not exist")
             try:
-                found[kind] = json.loads(path.read_text())["masklet"]
-            except (ValueError, KeyError, TypeError, OSError) as error:
+                found[kind] = read_json(path)["masklet"]
+            except (KeyError, TypeError) as error:
                 raise BadSampleError(Cause.ANNOTATION, f"{path} is not an SA-V annotation ({error!r:.80})") from error
             if not isinstance(found[kind], list) or not found[kind]:
                 raise BadSampleError(Cause.ANNOTATION, f"{path} holds no masklet")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 from edgetam_pl.config import ShardsConfig
+from edgetam_pl.datasets.annotations import read_json
 from edgetam_pl.datasets.folders import VideoFolders
 from edgetam_pl.datasets.layouts import mose
 
@@ -19,7 +19,7 @@ def open_layout(config: ShardsConfig) -> VideoFolders:
             f"{folders.root} has no meta.json; YouTube-VOS is distributed with one. For folders without: source=davis."
         )
     try:
-        videos = json.loads(meta.read_text())["videos"]
+        videos = read_json(meta)["videos"]
         known = {name: frozenset(entry["objects"]) for name, entry in videos.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{meta} is not YouTube-VOS's meta.json ({error!r}); download it again.") from error
