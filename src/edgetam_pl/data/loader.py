@@ -18,10 +18,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from edgetam_pl.config import DataConfig, DataSource
-from edgetam_pl.data.processes import fresh
 from edgetam_pl.data.sampling import Order, Schedule
 from edgetam_pl.data.shards import ShardSet
 from edgetam_pl.data.steps import PREFETCH, BrokenDataError, Skip, Source, Steps, WorkerBatch, describe
+from edgetam_pl.io.errors import ExplainedError
+from edgetam_pl.io.processes import begin_worker, fresh
 from edgetam_pl.types import VideoBatch
 
 _LOG = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ _SHOWN = 5
 """Skips of one cause that are logged in full."""
 
 
-class WorkerDiedError(RuntimeError):
+class WorkerDiedError(ExplainedError):
     """A data worker was killed or crashed. The message says what to try."""
 
 
@@ -78,7 +79,7 @@ class ShardLoader:
             prefetch_factor=PREFETCH if self.workers else None,
             multiprocessing_context=fresh(__name__) if self.workers else None,
             collate_fn=_unchanged,
-            worker_init_fn=_one_thread,
+            worker_init_fn=_begin_worker,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # its own: the training's random numbers do not depend on the loader
         )
@@ -213,5 +214,6 @@ def _unchanged(made: Any) -> Any:
     return made
 
 
-def _one_thread(worker: int) -> None:
+def _begin_worker(worker: int) -> None:
+    begin_worker()
     cv2.setNumThreads(1)

@@ -87,7 +87,7 @@ def _remove_leftovers(folder: Path) -> None:
         left = [Path(entry.path) for entry in entries if entry.name.startswith(_OURS)]
     for room in left:
         pid = room.name.removeprefix(_OURS).split(".")[0]
-        if not pid.isdigit() or _alive(int(pid)):
+        if not pid.isdigit() or alive(int(pid)):
             continue
         for old in room.glob(f"*{_REPLACED}"):
             if not (place := folder / old.name.removesuffix(_REPLACED)).exists():
@@ -95,7 +95,8 @@ def _remove_leftovers(folder: Path) -> None:
         shutil.rmtree(room, ignore_errors=True)
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Is there a process of this number on this machine?"""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -25,6 +25,7 @@ from typing import Any
 from edgetam_pl.build import validate
 from edgetam_pl.commands.compose import CONFIGS, Schema, composed
 from edgetam_pl.config import BenchConfig, EvaluateConfig, ExportConfig, TrainConfig, TrialConfig
+from edgetam_pl.io import stop
 from edgetam_pl.io.atomic import write_json
 from edgetam_pl.sweeps.sweep_config import FORMAT
 
@@ -122,6 +123,7 @@ def run(planned: Plan) -> int:
     status = train(planned)
     if status:
         return status
+    stop.at_once("after the training")
     trained = time.perf_counter()
     record = {
         "format": FORMAT,
