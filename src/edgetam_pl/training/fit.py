@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import subprocess
 from dataclasses import asdict
 from pathlib import Path
 
@@ -37,10 +36,10 @@ from edgetam_pl.training.curves import Curves
 from edgetam_pl.training.datamodule import ShardDataModule
 from edgetam_pl.training.distillation import Distillation
 from edgetam_pl.training.export_at_end import export_at_end
-from edgetam_pl.training.launch import submit
+from edgetam_pl.training.launch import requeue, submit
 from edgetam_pl.training.panels import MaskPanels
 from edgetam_pl.training.phases import ProgressiveFrames, progress_of
-from edgetam_pl.training.preemption import TRY_AGAIN, AtomicCheckpoints, StopOnSignal
+from edgetam_pl.training.preemption import AtomicCheckpoints, StopOnSignal
 from edgetam_pl.training.teacher_cache import TeacherFeatureCache
 from edgetam_pl.training.throughput import Throughput
 from edgetam_pl.training.track_batch import Teacher
@@ -102,8 +101,8 @@ def train_in_job(cfg: TrainConfig) -> str:
     try:
         return str(run(cfg))
     except SystemExit as end:
-        if end.code == TRY_AGAIN and place.global_rank == 0 and (job := os.environ.get("SLURM_JOB_ID")):
-            subprocess.run(["scontrol", "requeue", job], check=True)
+        if end.code == stop.TRY_AGAIN and place.global_rank == 0 and (job := os.environ.get("SLURM_JOB_ID")):
+            requeue(job)
         raise
 
 
