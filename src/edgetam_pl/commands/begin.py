@@ -6,7 +6,7 @@ import sys
 
 from edgetam_pl.io import stop
 
-STOPPABLE = ("train", "shards", "evaluate", "export", "trial")
+STOPPABLE = ("train", "shards", "evaluate", "export", "trial", "sweep")
 """Commands that go on where they stopped when they are given again."""
 
 if sys.argv[1:2] and sys.argv[1] in STOPPABLE:
