@@ -9,6 +9,8 @@ READY := $(VENV)/.ready
 ARGS ?=
 WORKERS ?= 2
 SWEEP ?= latents
+KILLS ?= 50
+KILL_SEED ?= 1
 QUIET := logger=none trainer.enable_progress_bar=false
 
 help:  ## this list
@@ -32,6 +34,9 @@ test: $(READY)  ## every test
 
 test-parity: $(READY)  ## only the comparisons with the reference models
 	$(BIN)/python -m pytest -n $(WORKERS) -q tests/parity $(ARGS)
+
+test-kills: $(READY)  ## a training that is killed 50 times at random moments: make test-kills KILL_SEED=7 (an hour or more)
+	KILLS=$(KILLS) KILL_SEED=$(KILL_SEED) $(BIN)/python -m pytest -q -s tests/training/test_kills.py $(ARGS)
 
 test-gpu: $(READY)  ## only the tests that need a CUDA device
 	$(BIN)/python -m pytest -q -m gpu $(ARGS)
@@ -90,4 +95,4 @@ clean:  ## remove caches and build leftovers; runs/ and .venv stay
 	rm -rf build dist *.egg-info src/*.egg-info .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-.PHONY: help setup demo test test-parity test-gpu check shards train-stage1 train-stage2 finetune toy-data sweep-local sweep evaluate bench export plan doctor tables clean
+.PHONY: help setup demo test test-parity test-kills test-gpu check shards train-stage1 train-stage2 finetune toy-data sweep-local sweep evaluate bench export plan doctor tables clean

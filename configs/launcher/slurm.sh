@@ -16,12 +16,35 @@ set -uo pipefail
 export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"
 export WANDB_MODE="${WANDB_MODE:-offline}"
 
-srun --kill-on-bad-exit=0 "${EDGETAM:-edgetam}" train trainer=gpu8 \
-  trainer.devices="${SLURM_NTASKS_PER_NODE}" trainer.num_nodes="${SLURM_JOB_NUM_NODES}" "$@"
+# The shell outlives `scancel --batch` and `--signal=B:...`: it passes the signal on and waits for the tasks.
+tasks=
+pass_on() { [ -z "$tasks" ] || kill -s "$1" "$tasks" 2>/dev/null; }
+trap 'pass_on USR1' USR1
+trap 'pass_on USR2' USR2
+trap 'pass_on TERM' TERM INT EXIT
+with_shell=()  # where the system can do that, srun also ends when this shell is killed
+command -v setpriv >/dev/null && with_shell=(setpriv --pdeathsig TERM)
+"${with_shell[@]}" srun --kill-on-bad-exit=0 "${EDGETAM:-edgetam}" train trainer=gpu8 \
+  trainer.devices="${SLURM_NTASKS_PER_NODE}" trainer.num_nodes="${SLURM_JOB_NUM_NODES}" "$@" &
+tasks=$!
+wait "$tasks"
 status=$?
+while kill -0 "$tasks" 2>/dev/null; do  # a signal ended the waiting, not the tasks
+  wait "$tasks"
+  status=$?
+done
+tasks=
 
-# 75: told to stop, saved. The same job again continues at the next step, in the same W&B run.
-if [ "$status" -eq 75 ]; then
-  scontrol requeue "$SLURM_JOB_ID"
-fi
+# 75: told to stop, saved. 130, 138, 140, 143: told so early that there was nothing to save. The same job again continues at
+# the next step, in the same W&B run; but a job that somebody has cancelled stays cancelled.
+case "$status" in
+  75|130|138|140|143)
+    status=75
+    if scontrol show job "$SLURM_JOB_ID" | grep -q JobState=CANCELLED; then
+      echo "Job $SLURM_JOB_ID was cancelled; it is not put back into the queue."
+    else
+      scontrol requeue "$SLURM_JOB_ID"
+    fi
+    ;;
+esac
 exit "$status"

@@ -11,5 +11,5 @@ if [ "$NODES" -gt 1 ]; then
 else
   where=(--standalone)
 fi
-exec torchrun "${where[@]}" --nproc-per-node="$GPUS" -m edgetam_pl.commands.main train trainer=gpu8 \
+exec python -m edgetam_pl.training.torchrun "${where[@]}" --nproc-per-node="$GPUS" -m edgetam_pl.commands.main train trainer=gpu8 \
   trainer.devices="$GPUS" trainer.num_nodes="$NODES" "$@"

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from edgetam_pl.io.atomic import atomic_path
+from edgetam_pl.io.atomic import atomic_path, room_for
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.model.trunks import classifier_names, is_classifier
 
@@ -236,9 +236,21 @@ def official_name(ours: str) -> str:
 
 
 def write(content: Mapping[str, object], path: Path) -> None:
-    """Save with torch; a file that exists is complete."""
-    with atomic_path(path) as draft:
+    """Save with torch; a file that exists is complete.
+
+    Raises:
+        DiskFullError: there is no room for it.
+    """
+    with room_for(path, _size(content)), atomic_path(path) as draft:
         torch.save(content, draft)
+
+
+def _size(content: object) -> int:
+    """Bytes of all tensors in nested dicts and lists."""
+    if isinstance(content, Tensor):
+        return content.nbytes
+    inner = content.values() if isinstance(content, Mapping) else content if isinstance(content, list | tuple) else ()
+    return sum(map(_size, inner))
 
 
 def seems_to_be(state: Mapping[str, Tensor]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import fsspec.core
@@ -27,6 +28,7 @@ class Line:
 def over(monkeypatch: pytest.MonkeyPatch, line: Line) -> list[float]:
     """Reads go over this line; the waits in between are noted."""
     waits: list[float] = []
+    monkeypatch.setattr(storage, "_given_up", set())
     monkeypatch.setattr(fsspec.core, "url_to_fs", lambda address: (line, address))
     monkeypatch.setattr(storage.time, "sleep", waits.append)
     return waits
@@ -38,7 +40,7 @@ def test_a_read_that_fails_is_repeated_with_growing_pauses(monkeypatch: pytest.M
     waits = over(monkeypatch, line)
     assert storage.read_range(address, 2, 5) == b"23456"
     assert line.calls == storage.ATTEMPTS
-    assert waits == [0.5, 1.0, 2.0]
+    assert [longest / 2 <= wait <= longest for wait, longest in zip(waits, [0.5, 1.0, 2.0], strict=True)] == [True] * 3
 
 
 def test_a_line_that_never_works_makes_the_shard_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,6 +48,24 @@ def test_a_line_that_never_works_makes_the_shard_unreadable(monkeypatch: pytest.
     with pytest.raises(BadSampleError, match=r"s3://b/x\.tar: TimeoutError too slow in 4 attempts") as caught:
         storage.read("s3://b/x.tar")
     assert caught.value.cause is Cause.SHARD_UNREADABLE
+
+
+def test_a_silent_server_costs_seconds_is_named_and_is_asked_once_from_then_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It accepts connections and answers none. Each attempt is a line in the log."""
+    monkeypatch.setattr(storage, "_given_up", set())
+    monkeypatch.setattr(storage, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(storage._Limits, "seconds", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        place = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(BadSampleError, match=r"a\.tar: TimeoutError no answer within 0\.2 s .* in 4 attempts") as caught:
+            storage.read_range(f"{place}/a.tar", 0, 5)
+        assert caught.value.cause is Cause.SHARD_UNREADABLE
+        assert [f"a.tar: attempt {n} of 4 failed" in line for n, line in enumerate(caplog.messages, 1)] == [True] * 3
+        with pytest.raises(BadSampleError, match=r"b\.tar: .* in 1 attempts"):
+            storage.read_range(f"{place}/b.tar", 0, 5)
+    assert len(caplog.messages) == 3
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError("no such key"), PermissionError("forbidden")])

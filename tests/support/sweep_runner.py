@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from edgetam_pl.io.stop import TRY_AGAIN
 from edgetam_pl.sweeps.jobs import Local
-from edgetam_pl.sweeps.local import INTERRUPTED, Runner
+from edgetam_pl.sweeps.local import Runner
 from edgetam_pl.sweeps.sweep_config import read_sweep
 
 STUB = (sys.executable, str(Path(__file__).with_name("sweep_stub.py")))
@@ -17,7 +18,7 @@ def main() -> int:
     try:
         Runner(read_sweep(Path(file)), Path(out), Local(STUB), jobs=int(jobs), poll=0.05).run()
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return TRY_AGAIN
     return 0
 
 

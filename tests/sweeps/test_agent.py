@@ -123,7 +123,7 @@ def test_a_trial_of_an_agent_keeps_its_run_id_and_folder(
 
 def test_every_rank_reads_the_same_words_from_torchrun(at_home: Path, tmp_path: Path) -> None:
     """The launcher's script as it is, with a torchrun that starts nothing."""
-    notes = program(at_home, "torchrun", status=3)
+    notes = program(at_home, "python", status=3)
     words = (
         "trial.format=1", "trial.start=torchrun", "trial.gpus=4", "experiment=tab3a_perceiver", "scale=full",
         "latents=64/256", "evaluate.dataset=toy", f"out={tmp_path / 'trial'}",

@@ -16,8 +16,9 @@ import yaml
 from sweep_runner import STUB
 
 from edgetam_pl.commands import main as cli
+from edgetam_pl.io.stop import TRY_AGAIN
 from edgetam_pl.sweeps import local
-from edgetam_pl.sweeps.jobs import Local, Submitit
+from edgetam_pl.sweeps.jobs import Local, Submitit, SubmittedJob
 from edgetam_pl.sweeps.outcomes import read_outcomes
 from edgetam_pl.sweeps.report import write_report
 from edgetam_pl.sweeps.sweep_config import read_sweep
@@ -89,7 +90,7 @@ def test_a_runner_that_is_told_to_stop_lets_its_trials_save(tmp_path: Path) -> N
     while not (tmp_path / "started.txt").is_file() or len(started(tmp_path)) < 2:
         time.sleep(0.05)
     process.terminate()
-    assert process.wait(timeout=20) == local.INTERRUPTED
+    assert process.wait(timeout=20) == TRY_AGAIN
     assert [outcome.status for outcome in read_outcomes(tmp_path)] == ["interrupted"] * 2
     assert run(file, tmp_path) == ["finished"] * 4
 
@@ -133,6 +134,42 @@ def test_submitit_runs_the_same_trials(tmp_path: Path) -> None:
     outcomes = local.Runner(read_sweep(file), tmp_path, launcher, poll=0.02).run()
     assert {outcome.status for outcome in outcomes} == {"finished", "failed"}
     assert any("thirteen" in outcome.cause for outcome in outcomes)
+
+
+PREEMPTED = """
+import sys
+from pathlib import Path
+from edgetam_pl.sweeps.jobs import Local, run_to_end
+from sweep_runner import STUB
+sys.exit(run_to_end(Local(STUB), ("out=" + sys.argv[1],), Path(sys.argv[1])))
+"""
+
+
+def test_a_job_that_is_told_to_stop_lets_its_trial_save_and_counts_as_interrupted(tmp_path: Path) -> None:
+    trial = tmp_path / "trials" / "one"
+    paths = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "STUB_SECONDS": "60", "PYTHONPATH": paths}
+    job = subprocess.Popen([sys.executable, "-c", PREEMPTED, str(trial)], env=environment)
+    while not (tmp_path / "started.txt").is_file():
+        assert job.poll() is None
+        time.sleep(0.05)
+    job.terminate()
+    assert job.wait(timeout=30) == TRY_AGAIN
+
+
+@pytest.mark.parametrize(("state", "status"), [("PREEMPTED", TRY_AGAIN), ("TIMEOUT", TRY_AGAIN), ("NODE_FAIL", 1)])
+def test_a_job_that_the_cluster_took_away_is_no_failure(state: str, status: int) -> None:
+    class Job:
+        def __init__(self) -> None:
+            self.state = state
+
+        def done(self) -> bool:
+            return True
+
+        def exception(self) -> Exception:
+            return RuntimeError("no result")
+
+    assert SubmittedJob(Job()).poll() == status
 
 
 def test_bayes_asks_optuna_and_continues_with_what_it_knows(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import WandbLogger
 from edgetam_pl.commands.compose import composed
 from edgetam_pl.config import ShardsConfig
 from edgetam_pl.data.build import run as build_shards
+from edgetam_pl.io.stop import TRY_AGAIN
 from edgetam_pl.sweeps import trial
 from edgetam_pl.sweeps.outcomes import read_outcomes
 from edgetam_pl.sweeps.report import write_report
@@ -163,3 +164,35 @@ def test_a_training_needs_no_wandb(words: tuple[str, ...], tmp_path: Path) -> No
     assert "W&B: the run was not logged" in said.stdout
     assert (tmp_path / "weights.pt").is_file()
     assert (tmp_path / "validation" / "jf.jsonl").is_file()
+
+
+SBATCH = """#!/bin/sh
+echo '41;cluster'
+echo sbatch "$@" >> {told}
+trap 'exit 1' TERM USR2
+touch {waits}
+while ! [ -f {over} ]; do sleep 0.05; done
+exit 1
+"""
+
+
+def test_a_job_of_slurm_is_cancelled_when_its_trial_is_told_to_stop(tmp_path: Path) -> None:
+    """sbatch --wait only waits: without scancel the job would go on, with nobody to take its result."""
+    told, waits, over = (tmp_path / name for name in ("told.txt", "waits", "over"))
+    for name, text in {
+        "sbatch": SBATCH.format(told=told, waits=waits, over=over),
+        "scancel": f'#!/bin/sh\necho scancel "$@" >> {told}\ntouch {over}\n',
+    }.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    script = (
+        "import os, sys; from edgetam_pl.sweeps.trial import submitted; sys.exit(submitted(sys.argv[1:], dict(os.environ)))"
+    )
+    environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    process = subprocess.Popen([sys.executable, "-c", script, "sbatch", "slurm.sh"], env=environment)
+    while not waits.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(timeout=60) == TRY_AGAIN
+    assert told.read_text().splitlines()[:2] == ["sbatch slurm.sh", "scancel 41"]

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from edgetam_pl.commands.compose import composed
 from edgetam_pl.config import TrainConfig
+from edgetam_pl.io.resources import CONFIGS, shipped
+from edgetam_pl.io.stop import TRY_AGAIN
 from edgetam_pl.training import fit, launch
-from edgetam_pl.training.preemption import TRY_AGAIN
 
 submitit = pytest.importorskip("submitit")
 
@@ -81,3 +87,68 @@ def test_f18_a_job_that_was_told_to_stop_goes_back_into_the_queue_once(
     assert called.exists() == requeued
     if requeued:
         assert called.read_text() == "requeue 17\n"
+
+
+SRUN = """#!/bin/bash
+trap 'echo told >> {told}; exit 75' USR1 TERM
+touch {begun}
+while true; do sleep 0.05; done
+"""
+SCONTROL = """#!/bin/bash
+if [ "$1" = show ]; then echo "JobState={state} Reason=None"; else echo "$@" >> {told}; fi
+"""
+
+
+def batch(folder: Path, state: str, srun: str = SRUN) -> subprocess.Popen[bytes]:
+    """slurm.sh with stand-ins for SLURM's programs."""
+    names = {"told": folder / "told.txt", "begun": folder / "begun", "state": state}
+    for name, text in {"srun": srun, "scontrol": SCONTROL}.items():
+        (folder / name).write_text(text.format(**names))
+        (folder / name).chmod(0o755)
+    given = {"SLURM_JOB_ID": "17", "SLURM_NTASKS_PER_NODE": "1", "SLURM_JOB_NUM_NODES": "1"}
+    environment = {**os.environ, **given, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.Popen(["bash", str(shipped(CONFIGS) / "launcher" / "slurm.sh")], env=environment)
+
+
+def begun(folder: Path, shell: subprocess.Popen[bytes]) -> None:
+    while not (folder / "begun").exists():
+        assert shell.poll() is None
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("number", "state"), [("USR1", "RUNNING"), ("TERM", "RUNNING"), ("TERM", "CANCELLED")])
+def test_the_batch_shell_passes_a_signal_on_and_waits(tmp_path: Path, number: str, state: str) -> None:
+    """scancel --batch and --signal=B:USR1@... reach the shell alone. A job that somebody cancelled is not put back."""
+    shell = batch(tmp_path, state)
+    begun(tmp_path, shell)
+    shell.send_signal(getattr(signal, f"SIG{number}"))
+    assert shell.wait(timeout=30) == TRY_AGAIN
+    requeued = ["requeue 17"] if state == "RUNNING" else []
+    assert (tmp_path / "told.txt").read_text().splitlines() == ["told", *requeued]
+
+
+def test_a_job_that_was_told_to_stop_before_it_could_hear_goes_back_into_the_queue(tmp_path: Path) -> None:
+    assert batch(tmp_path, "RUNNING", srun="#!/bin/bash\nkill -USR1 $$\n").wait(timeout=30) == TRY_AGAIN
+    assert (tmp_path / "told.txt").read_text() == "requeue 17\n"
+
+
+RANK = """
+import os, pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+pathlib.Path(sys.argv[1], os.environ["RANK"]).touch()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_torchrun_ends_with_75_when_its_ranks_have_saved(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "rank.py").write_text(RANK)
+    command = [sys.executable, "-m", "edgetam_pl.training.torchrun", "--standalone", "--nproc-per-node=2"]
+    launcher = subprocess.Popen([*command, str(tmp_path / "rank.py"), str(tmp_path)], stderr=subprocess.PIPE, text=True)
+    while not all((tmp_path / rank).exists() for rank in "01"):
+        assert launcher.poll() is None
+        time.sleep(0.05)
+    launcher.send_signal(number)
+    _, said = launcher.communicate(timeout=60)
+    assert launcher.returncode == TRY_AGAIN, said
+    assert "Traceback" not in said

@@ -6,15 +6,19 @@ nobody who does not need it.
 
 from __future__ import annotations
 
+from edgetam_pl.commands.begin import STOPPABLE  # isort: skip  (first: signals are heard while the rest is imported)
+
 import ast
 import dataclasses
 import errno
 import inspect
+import io
 import os
 import re
 import sys
 import textwrap
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -24,8 +28,9 @@ from omegaconf import OmegaConf
 
 from edgetam_pl import config
 from edgetam_pl.config.choices import did_you_mean
-from edgetam_pl.io import resources
+from edgetam_pl.io import resources, stop
 from edgetam_pl.io.environment import VERSION
+from edgetam_pl.io.errors import ExplainedError
 
 
 class Composed(NamedTuple):
@@ -116,6 +121,13 @@ RENAMED = {"pipeline": "demo", "report": "compare"}
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status. Mistakes of the caller end in one sentence, not in a traceback."""
     words = sys.argv[1:] if argv is None else argv
+    with stop.listening() if words[:1] and words[0] in STOPPABLE else nullcontext():
+        return _main(words)
+
+
+def _main(words: list[str]) -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # or a log file shows nothing of a run before its end
     if not words or words[0] in {"-h", "--help", "help"}:
         _say(overview())
         return 0
@@ -139,6 +151,12 @@ def main(argv: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         print(f"edgetam {name}: {_missing(error)}", file=sys.stderr)
         return 2
+    except ExplainedError as error:
+        print(f"edgetam {name}: {error}", file=sys.stderr)
+        return 1
+    except stop.Stopped as told:
+        print(f"edgetam {name}: {told}", file=sys.stderr)
+        return stop.TRY_AGAIN
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise

@@ -68,6 +68,8 @@ class DataConfig:
     """Loader processes per rank; 0: load in the training process."""
     shuffle: int = 64
     """Shards that are mixed at a time: samples are drawn at random from so many. Nothing is held in memory for it."""
+    read_timeout: float = 30.0
+    """Seconds that one read from a server may take before it is tried again; a shard is left out after four attempts."""
     max_skips: float = 0.05
     """Stop when more than this share of samples (of at least 100) is broken."""
 

@@ -15,7 +15,7 @@ import os
 import sys
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +28,6 @@ from tqdm import tqdm
 from edgetam_pl.config import ShardsConfig
 from edgetam_pl.data import sample as schema
 from edgetam_pl.data.index import MANIFEST, Index, Manifest, index_name, record_of
-from edgetam_pl.data.processes import fresh
 from edgetam_pl.data.recipes import Recipe
 from edgetam_pl.data.shards import read_manifest
 from edgetam_pl.data.storage import is_remote
@@ -39,6 +38,7 @@ from edgetam_pl.io.atomic import write_text
 from edgetam_pl.io.environment import VERSION
 from edgetam_pl.io.errors import BadSampleError
 from edgetam_pl.io.folders import some_of
+from edgetam_pl.io.processes import fresh, pool
 
 NAMES = "names.txt"
 """All videos or images that the data set had when its build began, one a line."""
@@ -221,20 +221,15 @@ def _on_this_machine(cfg: ShardsConfig, jobs: Sequence[Job]) -> None:
                 for _ in build_shard(cfg, job):
                     bar.update()
             return
-        pool = ProcessPoolExecutor(processes, mp_context=fresh(__name__), initializer=cv2.setNumThreads, initargs=(1,))
-        with pool:
+        with pool(processes, fresh(__name__), initializer=cv2.setNumThreads, initargs=(1,)) as executor:
             waiting = deque(todo)
             running: set[Future[int]] = set()
-            try:
-                while waiting or running:
-                    while waiting and len(running) < 2 * processes:  # bounded: a million shards are no million futures
-                        running.add(pool.submit(_build_whole_shard, cfg, waiting.popleft()))
-                    ended, running = wait(running, return_when=FIRST_COMPLETED)
-                    for future in ended:
-                        bar.update(future.result())
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+            while waiting or running:
+                while waiting and len(running) < 2 * processes:  # bounded: a million shards are no million futures
+                    running.add(executor.submit(_build_whole_shard, cfg, waiting.popleft()))
+                ended, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    bar.update(future.result())
 
 
 def _build_whole_shard(cfg: ShardsConfig, job: Job) -> int:

@@ -10,6 +10,7 @@ import logging
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import cv2
@@ -18,10 +19,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from edgetam_pl.config import DataConfig, DataSource
-from edgetam_pl.data.processes import fresh
+from edgetam_pl.data import storage
 from edgetam_pl.data.sampling import Order, Schedule
 from edgetam_pl.data.shards import ShardSet
 from edgetam_pl.data.steps import PREFETCH, BrokenDataError, Skip, Source, Steps, WorkerBatch, describe
+from edgetam_pl.io.errors import Cause, ExplainedError
+from edgetam_pl.io.folders import some_of
+from edgetam_pl.io.processes import begin_worker, fresh
 from edgetam_pl.types import VideoBatch
 
 _LOG = logging.getLogger(__name__)
@@ -30,7 +34,7 @@ _SHOWN = 5
 """Skips of one cause that are logged in full."""
 
 
-class WorkerDiedError(RuntimeError):
+class WorkerDiedError(ExplainedError):
     """A data worker was killed or crashed. The message says what to try."""
 
 
@@ -41,8 +45,9 @@ class ShardLoader:
     continues with the next one.
     """
 
-    def __init__(self, steps: Steps, *, count: int, workers: int, max_skips: float) -> None:
+    def __init__(self, steps: Steps, *, count: int, workers: int, max_skips: float, read_timeout: float) -> None:
         self.steps, self.count, self.workers, self.max_skips = steps, count, workers, max_skips
+        self.read_timeout = read_timeout
         self.skips: Counter[str] = Counter()
         for source in steps.sources:
             self.skips.update(source.shards.skipped)
@@ -52,6 +57,7 @@ class ShardLoader:
         self.skipped = 0  # of these
         self.batches = 0
         self._recent: list[Skip] = []
+        self._unreadable: dict[str, None] = {}  # shards, in the order in which they were given up
         self._start = 0
 
     def __iter__(self) -> Iterator[VideoBatch]:
@@ -63,6 +69,8 @@ class ShardLoader:
             self._count(made)
             self.batches += 1
             yield made.batch.unpack()  # before the worker is asked for more: its memory will be written again
+        if self._unreadable:
+            _LOG.warning("%d shards could not be read: %s", len(self._unreadable), some_of(list(self._unreadable)))
 
     def _worker_batches(self, start: int) -> Iterator[WorkerBatch | BrokenDataError]:
         """What the workers hand over, in order.
@@ -78,7 +86,7 @@ class ShardLoader:
             prefetch_factor=PREFETCH if self.workers else None,
             multiprocessing_context=fresh(__name__) if self.workers else None,
             collate_fn=_unchanged,
-            worker_init_fn=_one_thread,
+            worker_init_fn=partial(_begin_worker, self.read_timeout),
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # its own: the training's random numbers do not depend on the loader
         )
@@ -123,6 +131,8 @@ class ShardLoader:
         self.drawn += made.drawn
         for skip in made.skips:
             self.skips[str(skip.cause)] += 1
+            if skip.cause is Cause.SHARD_UNREADABLE:
+                self._unreadable[skip.shard] = None
             self._recent = [*self._recent[-63:], skip]
             if self.skips[str(skip.cause)] <= _SHOWN:
                 _LOG.warning("skipped: %s: %s", skip.cause, skip.message)
@@ -159,6 +169,9 @@ def build_loader(
         raise ValueError(f"data.augment.where={cfg.augment.where}: augmentation is done by the worker or on the device.")
     if steps < 1:
         raise ValueError(f"The loader was asked for {steps} batches; a phase needs at least one.")
+    if cfg.read_timeout <= 0:
+        raise ValueError(f"data.read_timeout is {cfg.read_timeout}; give the seconds that a server has for an answer.")
+    storage.set_timeout(cfg.read_timeout)
     window = cfg.shuffle if train else 0
     sources = [
         _open(source, number, (num_frames, batch, max_objects), seed=seed, window=window, world_size=world_size)
@@ -167,7 +180,7 @@ def build_loader(
     schedule = Schedule([source.weight for source in cfg.sources], seed=seed, steps=steps)
     augmentation = cfg.augment if train else None
     dataset = Steps(sources, schedule, image_size, augmentation, cfg.augment.reverse, seed, rank, world_size, train)
-    return ShardLoader(dataset, count=steps, workers=cfg.workers, max_skips=cfg.max_skips)
+    return ShardLoader(dataset, count=steps, workers=cfg.workers, max_skips=cfg.max_skips, read_timeout=cfg.read_timeout)
 
 
 def _open(
@@ -213,5 +226,7 @@ def _unchanged(made: Any) -> Any:
     return made
 
 
-def _one_thread(worker: int) -> None:
+def _begin_worker(read_timeout: float, worker: int) -> None:
+    begin_worker()
+    storage.set_timeout(read_timeout)
     cv2.setNumThreads(1)

@@ -18,7 +18,7 @@ from edgetam_pl.data.collate import PackedBatch, Slots, collate
 from edgetam_pl.data.render import Clip
 from edgetam_pl.data.sampling import Order, Schedule
 from edgetam_pl.data.shards import ShardSet
-from edgetam_pl.io.errors import BadSampleError, Cause
+from edgetam_pl.io.errors import BadSampleError, Cause, ExplainedError
 
 MAX_REPLACEMENTS = 32
 """So many samples in a row may be broken before the run stops."""
@@ -47,7 +47,7 @@ class WorkerBatch:
         return WorkerBatch(self.batch.pin_memory(), self.skips, self.drawn)
 
 
-class BrokenDataError(RuntimeError):
+class BrokenDataError(ExplainedError):
     """Too many samples cannot be used. The message names causes, shards and the cure."""
 
 

@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
+import random
+import threading
 import time
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
+from urllib.parse import urlsplit
 
 from edgetam_pl.io.errors import BadSampleError, Cause
 from edgetam_pl.io.files import regular
 
+_LOG = logging.getLogger(__name__)
+
 ATTEMPTS = 4
 """A remote read is tried this often before its shard counts as unreadable."""
 FIRST_WAIT = 0.5
-"""Seconds before the second attempt; doubled before each further one."""
+"""Seconds before the second attempt; doubled before each further one, and shortened at random by up to a half, so that the
+workers of a run do not all come back at once."""
 _OPEN_FILES = 32
+_jitter = random.Random()  # its own: the training's random numbers do not depend on the network
+_given_up: set[str] = set()  # servers of this process that did not answer in ATTEMPTS attempts: one each from now on
+
+
+class _Limits:
+    seconds = 30.0  # of one attempt
+
+
+def set_timeout(seconds: float) -> None:
+    """How long one remote read of this process may take before it counts as failed (data.read_timeout)."""
+    _Limits.seconds = seconds
 
 
 def is_remote(address: str) -> bool:
@@ -67,23 +87,52 @@ def _opened(path: str, process: int) -> io.FileIO:
 
 
 def _retry(address: str, action: Any) -> bytes:
-    """Call `action(filesystem, path)`, again after a pause when the network fails."""
+    """Call `action(filesystem, path)`, again after a pause when the network fails or is silent for too long."""
     from fsspec.core import url_to_fs  # slow to import, and local shards do not need it
 
-    wait = FIRST_WAIT
-    for attempt in range(1, ATTEMPTS + 1):
+    wait, server = FIRST_WAIT, urlsplit(address.rpartition("::")[2]).netloc
+    attempts = 1 if server in _given_up else ATTEMPTS
+    for attempt in range(1, attempts + 1):
         try:
             fs, path = url_to_fs(address)
-            return bytes(action(fs, path))
+            data = bytes(_within(_Limits.seconds, lambda: action(fs, path)))  # noqa: B023  (called at once)
+            _given_up.discard(server)
+            return data
         except (FileNotFoundError, PermissionError) as error:
             raise BadSampleError(Cause.SHARD_UNREADABLE, f"{address}: {error}") from error
         except ImportError as error:
             raise ValueError(f"{address} needs another package: {error}") from error
         except Exception as error:  # each file system has failures of its own; none may end the run, none is hidden
-            if attempt == ATTEMPTS:
-                raise BadSampleError(
-                    Cause.SHARD_UNREADABLE, f"{address}: {type(error).__name__} {error} in {ATTEMPTS} attempts"
-                ) from error
-            time.sleep(wait)
+            why = f"{type(error).__name__} {error}"
+            if attempt == attempts:
+                _given_up.add(server)
+                raise BadSampleError(Cause.SHARD_UNREADABLE, f"{address}: {why} in {attempts} attempts") from error
+            pause = wait * _jitter.uniform(0.5, 1)
+            _LOG.warning("%s: attempt %d of %d failed (%s); the next in %.1f s", address, attempt, attempts, why, pause)
+            time.sleep(pause)
             wait *= 2
     raise AssertionError("unreachable")
+
+
+def _within(seconds: float, action: Callable[[], Any]) -> Any:
+    """The result of `action`, in a thread of its own: some file systems have a limit of minutes, some have none.
+
+    Raises:
+        TimeoutError: it took longer; the thread is left to itself.
+    """
+    outcome: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+
+    def act() -> None:
+        try:
+            outcome.put((action(), None))
+        except BaseException as error:  # noqa: BLE001  (raised below)
+            outcome.put((None, error))
+
+    threading.Thread(target=act, daemon=True, name="remote read").start()
+    try:
+        value, error = outcome.get(timeout=seconds)
+    except Empty:
+        raise TimeoutError(f"no answer within {seconds:g} s (data.read_timeout)") from None
+    if error is not None:
+        raise error
+    return value

@@ -10,7 +10,6 @@ import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,11 +20,11 @@ from tqdm import tqdm
 from edgetam_pl.data import sample as schema
 from edgetam_pl.data import storage
 from edgetam_pl.data.index import MAX_MEMBER, Entry, Index, Member, ShardRecord, index_name, record_of
-from edgetam_pl.data.processes import fresh
 from edgetam_pl.data.shards import read_index, read_manifest
 from edgetam_pl.data.tars import samples_in
 from edgetam_pl.io.errors import BadSampleError, Cause
 from edgetam_pl.io.files import regular
+from edgetam_pl.io.processes import fresh, pool
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,8 @@ def verify(place: str, *, processes: int = 1) -> list[Verdict]:
     progress = {"total": len(jobs), "unit": " shards", "desc": "verify", "file": sys.stderr, "disable": len(jobs) < 2}
     if processes <= 1 or len(jobs) < 2:
         return [check_shard(address, record) for address, record in tqdm(jobs, **progress)]
-    with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=fresh(__name__)) as pool:
-        return list(tqdm(pool.map(check_shard, *zip(*jobs)), **progress))
+    with pool(min(processes, len(jobs)), fresh(__name__)) as executor:
+        return list(tqdm(executor.map(check_shard, *zip(*jobs)), **progress))
 
 
 def check_shard(address: str, record: ShardRecord | None) -> Verdict:

@@ -16,12 +16,8 @@ from edgetam_pl.data import sample as schema
 from edgetam_pl.data.index import Entry, Index, Member, index_name
 from edgetam_pl.data.sample import Sample
 from edgetam_pl.data.tars import BLOCK
-from edgetam_pl.io.atomic import atomic_path, write_text
-from edgetam_pl.io.errors import BadSampleError, Cause
-
-
-class DiskFullError(OSError):
-    """The disk filled up; finished shards are whole."""
+from edgetam_pl.io.atomic import NO_SPACE, atomic_path, write_text
+from edgetam_pl.io.errors import BadSampleError, Cause, DiskFullError
 
 
 @contextmanager
@@ -47,7 +43,7 @@ def shard_writer(folder: Path, name: str, *, settings: str) -> Iterator[ShardWri
         # last: a shard is finished when its index is there
         write_text(folder / index_name(name), writer.index().to_json())
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno not in NO_SPACE:
             raise
         written = hashing.size if hashing else 0
         raise DiskFullError(

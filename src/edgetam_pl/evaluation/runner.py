@@ -13,12 +13,11 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
+from multiprocessing.queues import Queue
 from pathlib import Path
-from queue import Queue
 from typing import Any
 
 import torch
@@ -40,6 +39,7 @@ from edgetam_pl.evaluation.scoring import ObjectScore
 from edgetam_pl.evaluation.vos import collect, evaluate_clip
 from edgetam_pl.io.atomic import write_text
 from edgetam_pl.io.environment import VERSION, device_name
+from edgetam_pl.io.processes import pool
 from edgetam_pl.tracking.frame_tracker import FrameTracker, evaluating
 from edgetam_pl.tracking.step import VideoModel
 
@@ -288,12 +288,12 @@ def _finished(job: Job, names: tuple[str, ...], devices: list[str], workers: int
             yield result
         return
     context = multiprocessing.get_context("spawn")
-    free: Queue[str] = context.Manager().Queue()
+    free: Queue[str] = context.Queue()
     for number in range(workers):
         free.put(devices[number % len(devices)])
     threads = job.threads or max((os.cpu_count() or 1) // workers, 1)
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(job, free, threads)) as pool:
-        yield from pool.map(_evaluate, names)
+    with pool(workers, context, initializer=_begin, initargs=(job, free, threads)) as executor:
+        yield from executor.map(_evaluate, names)
 
 
 def _begin(job: Job, free: Queue[str], threads: int) -> None:

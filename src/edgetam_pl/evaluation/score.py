@@ -9,7 +9,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from edgetam_pl.evaluation.rules import VOID, SetRule
 from edgetam_pl.evaluation.scoring import Key, ObjectScore, Scores
 from edgetam_pl.io.folders import files_in, folders_in, numbered
 from edgetam_pl.io.label_png import Labels, labels_in, read_labels
+from edgetam_pl.io.processes import pool
 
 RULES = {
     "davis16": "one object a sequence: any label of truth or prediction is it (DAVIS 2016)",
@@ -370,8 +370,8 @@ def _in_parallel(tasks: list[Task], workers: int) -> list[SequenceScore]:
         return [score_sequence(task) for task in tasks]
     # forked workers need not import anything again; only numpy runs in them
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context(method)) as pool:
-        return list(pool.map(score_sequence, tasks))
+    with pool(count, multiprocessing.get_context(method)) as executor:
+        return list(executor.map(score_sequence, tasks))
 
 
 def _in_words(problems: Sequence[Problem], rule: str) -> str:

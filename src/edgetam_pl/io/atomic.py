@@ -6,6 +6,7 @@ suffix in the folder around it takes half a file for a whole one; a later writer
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -16,6 +17,11 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from edgetam_pl.io.errors import DiskFullError
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Numbers of the errors that mean: no room."""
 
 
 @contextmanager
@@ -43,6 +49,39 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             os.replace(draft, path)
     finally:
         shutil.rmtree(room, ignore_errors=True)
+
+
+@contextmanager
+def room_for(path: str | Path, size: int) -> Iterator[None]:
+    """Write `size` bytes to `path` inside the block. That there is no room is said before, where it can be known, and said
+    in these words where the writer finds out (torch's says "unexpected pos").
+
+    Raises:
+        DiskFullError: how much is needed and how much is free.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def full(why: str) -> DiskFullError:
+        free = shutil.disk_usage(path.parent).free
+        return DiskFullError(
+            errno.ENOSPC,
+            f"No space left on {path.parent}{why}: {path.name} needs {size / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free. "
+            f"Make room and give the same command again; it goes on from the last file that is whole.",
+        )
+
+    if shutil.disk_usage(path.parent).free < size:
+        raise full("")
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        raise full(" or in its quota") from error
+    except RuntimeError as error:
+        if "inline_container" not in str(error) and "PytorchStreamWriter" not in str(error):
+            raise
+        raise full(" or in its quota") from error
 
 
 def write_text(path: str | Path, text: str) -> Path:
@@ -87,7 +126,7 @@ def _remove_leftovers(folder: Path) -> None:
         left = [Path(entry.path) for entry in entries if entry.name.startswith(_OURS)]
     for room in left:
         pid = room.name.removeprefix(_OURS).split(".")[0]
-        if not pid.isdigit() or _alive(int(pid)):
+        if not pid.isdigit() or alive(int(pid)):
             continue
         for old in room.glob(f"*{_REPLACED}"):
             if not (place := folder / old.name.removesuffix(_REPLACED)).exists():
@@ -95,7 +134,8 @@ def _remove_leftovers(folder: Path) -> None:
         shutil.rmtree(room, ignore_errors=True)
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Is there a process of this number on this machine?"""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

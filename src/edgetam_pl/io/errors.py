@@ -28,6 +28,14 @@ class Cause(StrEnum):
     ANNOTATION = "broken annotation"
 
 
+class ExplainedError(RuntimeError):
+    """An end that its message explains: the command line prints that and no traceback."""
+
+
+class DiskFullError(OSError):
+    """No room for what was to be written. `strerror` says where, how much and what to do. What was there before is whole."""
+
+
 class BadSampleError(ValueError):
     """A sample that cannot be used. `cause` is what it is counted under; the message names the thing. `place` is its place
     in a batch, where it was met in one."""

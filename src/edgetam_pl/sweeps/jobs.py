@@ -9,6 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any, Protocol
 
+from edgetam_pl.io.processes import LAUNCHER
+from edgetam_pl.io.stop import SIGNALS, TRY_AGAIN
+from edgetam_pl.sweeps.trial import signals_handled
+
 LOG = "log.txt"
 """In the trial's folder: everything it printed."""
 
@@ -50,12 +54,13 @@ class Local:
     def start(self, words: tuple[str, ...], out: Path) -> LocalJob:
         out.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, **self.environment}  # of the machine that starts it, be it a node of a cluster
+        environment[LAUNCHER] = str(os.getpid())  # a trial without its runner would hold the devices of the next ones
         with (out / LOG).open("ab") as log:
             return LocalJob([*self.command, *words], stdout=log, stderr=log, env=environment, start_new_session=True)
 
 
 class SubmittedJob:
-    """A job of submitit. One that was lost (a node died, the time was up) counts as failed and can be started again."""
+    """A job of submitit. One that was lost (a node died) counts as failed and can be started again."""
 
     def __init__(self, job: Any) -> None:
         self.job = job
@@ -63,7 +68,10 @@ class SubmittedJob:
     def poll(self) -> int | None:
         if not self.job.done():
             return None
-        return 1 if self.job.exception() is not None else int(self.job.result())
+        if self.job.exception() is None:
+            return int(self.job.result())
+        taken_away = str(self.job.state).startswith(("PREEMPTED", "REQUEUED", "TIMEOUT"))
+        return TRY_AGAIN if taken_away else 1
 
     def terminate(self) -> None:
         self.job.cancel()
@@ -85,8 +93,10 @@ class Submitit:
 
 
 def run_to_end(local: Local, words: tuple[str, ...], out: Path) -> int:
-    """Run a trial on the machine where this is called; its exit status."""
-    return local.start(words, out).wait()
+    """Run a trial on the machine where this is called; its exit status. The cluster's signals are passed on to it."""
+    job = local.start(words, out)
+    with signals_handled(lambda _: job.terminate(), *SIGNALS):
+        return job.wait()
 
 
 def cause_of(out: Path, status: int) -> str:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from edgetam_pl.io.atomic import write_json, write_text
+from edgetam_pl.io.stop import SIGNALS, TRY_AGAIN
 from edgetam_pl.sweeps import trial
 from edgetam_pl.sweeps.hyperband import should_stop
 from edgetam_pl.sweeps.jobs import Job, Launcher, Local, Submitit, cause_of
@@ -32,9 +32,6 @@ from edgetam_pl.sweeps.report import write_report
 from edgetam_pl.sweeps.samplers import proposals
 from edgetam_pl.sweeps.sweep_config import Point, Sweep, read_sweep
 from edgetam_pl.sweeps.trial import FAILURE, WORDS, Plan
-
-INTERRUPTED = 75
-"""Exit status (EX_TEMPFAIL) of a training or a runner that saved and ended on a signal: the same command continues."""
 
 
 @dataclass
@@ -64,7 +61,7 @@ class Runner:
             KeyboardInterrupt: a signal asked for it; the trials have saved and ended.
         """
         points: Iterator[Point] | None = proposals(self.sweep, lambda: read_outcomes(self.out))
-        with trial.signals_handled(self._interrupt, signal.SIGTERM, signal.SIGINT):
+        with trial.signals_handled(self._interrupt, *SIGNALS):
             while points or self.running:
                 # a point is asked for only when there is room for it: what is known by then may change it
                 while points and len(self.running) < self.jobs and not self.interrupted:
@@ -114,7 +111,7 @@ class Runner:
             self._log(point, "finished")
         elif point in self.stopping_early:
             self._record(point, "stopped", "stopped early: behind the others")
-        elif status == INTERRUPTED or self.interrupted:
+        elif status == TRY_AGAIN or self.interrupted:
             self._record(point, "interrupted", "interrupted by a signal; it continues when the sweep does")
         elif left.cause:  # the trial has written it itself
             self._log(point, f"failed: {left.cause}")
@@ -162,7 +159,8 @@ def check(sweep: Sweep) -> list[Plan]:
 
 
 def main(argv: list[str]) -> int:
-    """`edgetam sweep`: 0 when every trial finished or was stopped early, 1 when some did not, 75 when interrupted."""
+    """`edgetam sweep`: 0 when every trial finished or was stopped early, 1 when some failed, 75 when it, or
+    trials of it and no more, were interrupted: the same command continues them."""
     args = arguments(argv)
     sweep = read_sweep(args.file, args.words)
     print(f"{sweep.name}: {sweep.method} over {', '.join(sweep.space)}", flush=True)
@@ -186,9 +184,10 @@ def main(argv: list[str]) -> int:
             outcomes = runner.run()
         except KeyboardInterrupt:
             print("Interrupted: every trial has saved. The same command continues.", flush=True)
-            return INTERRUPTED
+            return TRY_AGAIN
         print(write_report(out).read_text())
-    return 0 if all(outcome.status in ("finished", "stopped") for outcome in outcomes) else 1
+    statuses = {outcome.status for outcome in outcomes} - {"finished", "stopped"}
+    return 0 if not statuses else TRY_AGAIN if statuses == {"interrupted"} else 1
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:

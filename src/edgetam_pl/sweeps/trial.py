@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 import traceback
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,7 +26,9 @@ from typing import Any
 from edgetam_pl.build import validate
 from edgetam_pl.commands.compose import CONFIGS, composed
 from edgetam_pl.config import BenchConfig, EvaluateConfig, ExportConfig, TrainConfig, TrialConfig
+from edgetam_pl.io import stop
 from edgetam_pl.io.atomic import write_json
+from edgetam_pl.io.processes import LAUNCHER
 
 FORMAT = 1
 """Version of sweep files and of trials that this code reads: trial.format=1."""
@@ -117,6 +120,7 @@ def run(planned: Plan) -> int:
     status = train(planned)
     if status:
         return status
+    stop.at_once("after the training")
     trained = time.perf_counter()
     record = {
         "format": FORMAT,
@@ -140,16 +144,44 @@ def train(planned: Plan) -> int:
 
         fit.run(planned.train)
         return 0
-    return passing_signals(launch_command(planned), launch_environment(planned.trial))
+    run = submitted if planned.trial.start == "slurm" else passing_signals
+    return run(launch_command(planned), launch_environment(planned.trial))
 
 
 def passing_signals(command: list[str], environment: dict[str, str]) -> int:
     """Run a launcher to its end; a signal to this process (of an agent, of an allocation) is handed on: no orphans."""
     with (
         subprocess.Popen(command, env=environment) as process,
-        signals_handled(process.send_signal, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1),
+        signals_handled(process.send_signal, *stop.SIGNALS),
     ):
         return process.wait()
+
+
+def submitted(command: list[str], environment: dict[str, str]) -> int:
+    """Hand in a job of SLURM and wait for its end. It is cancelled, which lets it save, when this process is told to stop
+    and when whatever waits for it ends without it."""
+    job, told = "", False
+
+    def cancel(number: int = 0) -> None:
+        nonlocal told
+        told = told or bool(number)
+        if job:
+            subprocess.run(["scancel", job], check=False)
+        else:
+            process.terminate()
+
+    with (
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process,
+        signals_handled(cancel, *stop.SIGNALS),
+    ):
+        assert process.stdout is not None
+        job = process.stdout.readline().strip().partition(";")[0]
+        if told:
+            cancel()  # it came while the job was handed in
+        status = process.wait()
+        if status:
+            cancel()
+    return stop.TRY_AGAIN if told else status
 
 
 @contextmanager
@@ -170,13 +202,16 @@ def launch_command(planned: Plan) -> list[str]:
     if trial.start == "torchrun":
         return ["bash", str(scripts / "torchrun.sh"), *words]
     size = [f"--nodes={trial.nodes}", f"--ntasks-per-node={trial.gpus}", f"--gpus-per-node={trial.gpus}"]
-    return ["sbatch", "--wait", *size, f"--output={planned.out}/slurm-%j.log", str(scripts / "slurm.sh"), *words]
+    # two jobs of one name are never run at once: one that outlived its trial is waited for
+    name = f"--job-name=edgetam-{zlib.crc32(str(planned.out.resolve()).encode()):08x}"
+    waiting = ["sbatch", "--parsable", "--wait", name, "--dependency=singleton"]
+    return [*waiting, *size, f"--output={planned.out}/slurm-%j.log", str(scripts / "slurm.sh"), *words]
 
 
 def launch_environment(trial: TrialConfig) -> dict[str, str]:
     """The environment of a launcher: its programs are those of this environment, its size the trial's."""
     here = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    return {**os.environ, "PATH": here, "GPUS": str(trial.gpus), "NODES": str(trial.nodes)}
+    return {**os.environ, "PATH": here, "GPUS": str(trial.gpus), "NODES": str(trial.nodes), LAUNCHER: str(os.getpid())}
 
 
 def measure(planned: Plan) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
 from edgetam_pl.io.atomic import write_text
@@ -38,10 +37,6 @@ class Curves(L.Callback):
         if not trainer.is_global_zero:
             return
         keep_lines(self.path, pl_module.steps_done)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.experiment.define_metric(STEP)
-                logger.experiment.define_metric("*", step_metric=STEP)
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: L.Trainer, pl_module: Distillation, outputs: Any, batch: VideoBatch, batch_idx: int

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import subprocess
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,17 +27,19 @@ from edgetam_pl.build import build_model
 from edgetam_pl.config import ExportConfig, TrainConfig
 from edgetam_pl.inference.compiled import compile_parts
 from edgetam_pl.inference.onednn import use_onednn
+from edgetam_pl.io import stop
 from edgetam_pl.io.environment import VERSION
+from edgetam_pl.io.processes import LAUNCHER, follow_launcher
 from edgetam_pl.training.activation_checkpointing import MemoryOptions
 from edgetam_pl.training.check import check, check_data, with_accumulation
 from edgetam_pl.training.curves import Curves
 from edgetam_pl.training.datamodule import ShardDataModule
 from edgetam_pl.training.distillation import Distillation
-from edgetam_pl.training.export_callback import ExportOnFitEnd
-from edgetam_pl.training.launch import submit
+from edgetam_pl.training.export_at_end import export_at_end
+from edgetam_pl.training.launch import requeue, submit
 from edgetam_pl.training.panels import MaskPanels
 from edgetam_pl.training.phases import ProgressiveFrames, progress_of
-from edgetam_pl.training.preemption import TRY_AGAIN, AtomicCheckpoints, StopOnSignal
+from edgetam_pl.training.preemption import AtomicCheckpoints, StopOnSignal
 from edgetam_pl.training.teacher_cache import TeacherFeatureCache
 from edgetam_pl.training.throughput import Throughput
 from edgetam_pl.training.track_batch import Teacher
@@ -46,6 +47,7 @@ from edgetam_pl.training.validation import NEVER, ValidateEvery, Validation
 from edgetam_pl.training.wandb_runs import finish, keep_artifacts, make_logger
 
 
+@stop.listening()
 def run(cfg: TrainConfig) -> Path:
     """Train what `cfg` describes and return the path of the final weights (official layout).
 
@@ -53,7 +55,9 @@ def run(cfg: TrainConfig) -> Path:
 
     Raises:
         ValueError: a configuration that cannot work, refused before anything is allocated.
+        SystemExit: a signal asked for the end (`io.stop`).
     """
+    follow_launcher()
     check(cfg)
     if cfg.launcher.kind == "slurm":
         submit(cfg, train_in_job)
@@ -73,12 +77,16 @@ def run(cfg: TrainConfig) -> Path:
     progress = progress_of(out / "checkpoints", cfg.stage)
     if progress.checkpoint is not None and not progress.inside:
         weights.load_into(module.student, progress.checkpoint)
+    stop.defer()  # from here on a stop is a matter of all ranks, between two steps
+    os.environ[LAUNCHER] = str(os.getpid())  # for ranks that Lightning starts
     logger = make_logger(cfg, out)
     try:
         for index in range(progress.phase, len(cfg.stage.phases)):
             resume = progress.checkpoint if progress.inside and index == progress.phase else None
             fit_phase(cfg, module, datamodule, index, logger=logger, resume=resume)
         weights.save_official(module.student, out / "weights.pt")
+        if cfg.export_on_end:
+            export_at_end(module.student, ExportConfig(model=cfg.model, out=str(out / "packages")), logger)
         keep_artifacts(cfg, logger)
     finally:
         finish(logger)
@@ -93,8 +101,8 @@ def train_in_job(cfg: TrainConfig) -> str:
     try:
         return str(run(cfg))
     except SystemExit as end:
-        if end.code == TRY_AGAIN and place.global_rank == 0 and (job := os.environ.get("SLURM_JOB_ID")):
-            subprocess.run(["scontrol", "requeue", job], check=True)
+        if end.code == stop.TRY_AGAIN and place.global_rank == 0 and (job := os.environ.get("SLURM_JOB_ID")):
+            requeue(job)
         raise
 
 
@@ -206,8 +214,6 @@ def callbacks(cfg: TrainConfig, index: int) -> list[Callback]:
         chosen.append(MaskPanels(out / "panels", every=cfg.logger.panels_every))
     if cfg.validation.every:
         chosen.append(ValidateEvery(cfg.validation.every, out / "validation" / "jf.jsonl"))
-    if cfg.export_on_end and index == len(cfg.stage.phases) - 1:
-        chosen.append(ExportOnFitEnd(ExportConfig(model=cfg.model, out=str(out / "packages"))))
     if cfg.stage.ema:
         chosen.append(EMAWeightAveraging(decay=cfg.stage.ema))
     return [*chosen, StopOnSignal(folder, index + 1)]  # the last, so that the others have written what they know

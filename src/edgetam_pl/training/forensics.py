@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from edgetam_pl.io.atomic import atomic_path, write_json
+from edgetam_pl.io.errors import ExplainedError
 from edgetam_pl.losses.objective import Losses
 from edgetam_pl.tracking.prompters import Replay, prompts_of
 from edgetam_pl.types import FrameOutput, Prompts, VideoBatch
@@ -29,7 +30,7 @@ ClipPrompts = tuple[tuple[Prompts | None, ...], ...]
 """For each frame, the prompts before each answer; None where the tracker answered by itself."""
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(ExplainedError):
     """A loss or gradient was not finite on some rank. Raised on every rank, at the same step."""
 
 

@@ -7,6 +7,7 @@ the queue (`fit.train_in_job`). It continues with the next step, in the same run
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -43,3 +44,12 @@ def submit(cfg: TrainConfig, task: Callable[[TrainConfig], str]) -> str:
     job = executor.submit(task, job_cfg)
     print(f"Job {job.job_id} was submitted; it writes to {cfg.out}, its output goes to {executor.folder}.")
     return job.job_id
+
+
+def requeue(job: str) -> None:
+    """Put this job of SLURM back into the queue, unless somebody has cancelled it."""
+    shown = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, check=False).stdout
+    if "JobState=CANCELLED" in shown:
+        print(f"Job {job} was cancelled; it is not put back into the queue.", flush=True)
+    else:
+        subprocess.run(["scontrol", "requeue", job], check=True)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,14 +26,20 @@ import edgetam_pl
 from edgetam_pl.config import TrainConfig
 from edgetam_pl.io.atomic import write_json
 from edgetam_pl.io.environment import versions
+from edgetam_pl.training.curves import STEP
 
 RECORD = "run.json"
+
+EMPTY = 7
+"""Bytes of an offline piece that holds nothing."""
+KEPT = 1000
+"""So many of the last lines are logged again when W&B's service was ended: more than it holds back before it writes them."""
 
 
 def make_logger(cfg: TrainConfig, out: Path) -> Logger | None:
     """The logger of the whole run; W&B continues the run id recorded in run.json and is offline by default."""
     record = run_record(cfg, out)
-    if cfg.logger.kind == "none":
+    if cfg.logger.kind == "none" or mode() == "disabled":
         return None
     with suppress_wandb_errors("the run"):
         logger = ForgivingLogger(
@@ -39,39 +47,85 @@ def make_logger(cfg: TrainConfig, out: Path) -> Logger | None:
             save_dir=str(out),
             id=record["run_id"],
             resume="allow",
-            offline=offline(),
+            offline=mode() == "offline",
             config={**asdict(cfg), "git": record["git"]},
             name=out.name,
             save_code=False,
         )
-        _ = logger.experiment  # begins the run on rank 0, where a failure can still be helped
+        logger.begin()  # on rank 0, where a failure can still be helped
         return logger
     return None
 
 
 class ForgivingLogger(WandbLogger):
-    """Lightning's, whose errors are printed once and never end a training."""
+    """Lightning's, whose errors are printed once and never end a training. W&B's own step is the step of the whole run, so
+    that the pieces of a resumed run fit together and a line that is logged twice is one.
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+    A cluster sends its signals to every process of a job. W&B's service ends on SIGTERM and SIGINT, whatever its parent
+    does, and takes with it what it has not written; so it is started again and given the last lines once more.
+    """
+
+    def __init__(self, **named: Any) -> None:
+        super().__init__(**named)
+        self._step = 0
+        self._last: deque[tuple[dict[str, float], int]] = deque(maxlen=KEPT)
+
+    def begin(self) -> None:
+        """Begin the run, or another piece of it; everything is drawn against the step of the whole run."""
+        self.experiment.define_metric(STEP)
+        self.experiment.define_metric("*", step_metric=STEP)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        line = {**metrics, "trainer/global_step": step}
+        self._step = int(metrics.get(STEP, self._step))
         with suppress_wandb_errors("a line of the curves"):
-            super().log_metrics(metrics, step)
+            self._with_service(lambda: self.experiment.log(line, step=self._step))
+        self._last.append(({k: v for k, v in line.items() if isinstance(v, int | float)}, self._step))
 
     def log_image(self, key: str, images: list[Any], step: int | None = None, **named: Any) -> None:
         with suppress_wandb_errors(key):
             super().log_image(key, images, step, **named)
 
-
-def finish(logger: Logger | None) -> None:
-    """End the run, or the next training of this process would log into it."""
-    if isinstance(logger, WandbLogger):
+    def finish(self) -> None:
+        """End the run, or the next training of this process would log into it. The service ends as well, so that a piece is
+        on the disk as soon as this returns."""
         import wandb
 
         with suppress_wandb_errors("the end of the run"):
-            wandb.finish()
+            self._with_service(wandb.finish)
+            wandb.teardown()
+
+    def _with_service(self, action: Callable[[], object]) -> None:
+        """Do something that needs the service; where it is gone, start it again, log the last lines, and do it then."""
+        try:
+            action()
+        except ConnectionError:
+            import wandb
+
+            with suppress(ConnectionError):
+                wandb.teardown()
+            lost = self.experiment
+            wandb.run = self._experiment = None  # or Lightning would take the run whose service is gone
+            if (piece := Path(lost.settings.sync_file)).stat().st_size <= EMPTY:
+                shutil.rmtree(piece.parent)  # `wandb sync` stumbles over it
+            self.begin()
+            for line, step in self._last:
+                self.experiment.log(line, step=step)
+            print(f"W&B: its service was ended from outside; the last {len(self._last)} lines are logged again.", flush=True)
+            action()
 
 
-def offline() -> bool:
-    return os.environ.get("WANDB_MODE", "offline") != "online"
+def finish(logger: Logger | None) -> None:
+    """End the run that a training logged to."""
+    if isinstance(logger, ForgivingLogger):
+        logger.finish()
+
+
+def mode() -> str:
+    """online, offline or disabled: what WANDB_MODE says, and offline where it says nothing of these."""
+    said = os.environ.get("WANDB_MODE", "offline")
+    return said if said in ("online", "disabled") else "offline"
 
 
 def run_record(cfg: TrainConfig, out: Path) -> dict[str, Any]:
@@ -129,13 +183,19 @@ def suppress_wandb_errors(what: str) -> Iterator[None]:
 
 def add_summary(cfg: TrainConfig, values: Mapping[str, float]) -> None:
     """Put a finished trial's numbers into the run of its training: the summary that sweeps and panels read."""
+    if mode() == "disabled":
+        return
     record = run_record(cfg, Path(cfg.out))
     with suppress_wandb_errors("the trial's result"):
         import wandb
 
-        mode = "offline" if offline() else "online"
         run = wandb.init(
-            project=cfg.logger.project, dir=cfg.out, id=record["run_id"], resume="allow", mode=mode, name=Path(cfg.out).name
+            project=cfg.logger.project,
+            dir=cfg.out,
+            id=record["run_id"],
+            resume="allow",
+            mode="online" if mode() == "online" else "offline",
+            name=Path(cfg.out).name,
         )
         run.log(dict(values))
         run.summary.update(dict(values))

@@ -8,11 +8,11 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import wandb
 
-from edgetam_pl.training.wandb_runs import offline
+from edgetam_pl.training.wandb_runs import mode
 
 
 def serve(raw: Mapping[str, Any], *, agents: int, count: int | None) -> int:
@@ -59,10 +59,12 @@ def _environment(number: int, agents: int) -> dict[str, str]:
 
 def log_report(out: Path, *, name: str, project: str = "edgetam-pl") -> None:
     """The report of a sweep as a run: the table of configurations, score against each cost as a panel, the pictures."""
+    if mode() == "disabled":
+        return
     with (out / "table.csv").open(newline="") as file:
         head, *rows = list(csv.reader(file))
-    mode = "offline" if offline() else "online"
-    run = wandb.init(project=project, dir=str(out), name=f"report-{name}", group=name, job_type="report", mode=mode)
+    where: Literal["online", "offline"] = "online" if mode() == "online" else "offline"
+    run = wandb.init(project=project, dir=str(out), name=f"report-{name}", group=name, job_type="report", mode=where)
     table = wandb.Table(columns=list[str | int](head), data=[[_number(cell) for cell in row] for row in rows])
     panels: dict[str, Any] = {"sweep/table": table}
     for cost in ("step ms", "step cpu ms", "tokens a memory", "GFLOPs", "parameters"):

@@ -1,0 +1,16 @@
+"""Imported by `edgetam` before everything else: what has to be in force while the slow imports run."""
+
+from __future__ import annotations
+
+import sys
+
+from edgetam_pl.io import stop
+
+STOPPABLE = ("train", "shards", "evaluate", "export", "trial", "sweep")
+"""Commands that go on where they stopped when they are given again."""
+
+if sys.argv[1:2] and sys.argv[1] in STOPPABLE:
+    stop.install()
+    from edgetam_pl.io.processes import follow_launcher
+
+    follow_launcher()

@@ -1,0 +1,49 @@
+"""`python -m edgetam_pl.training.torchrun ARGS`: torchrun, with the exit status that a scheduler needs.
+
+torchrun itself ends with 1 and a long traceback whatever became of its ranks. Here ranks that were stopped and have saved
+give TRY_AGAIN, USR1 and USR2 are passed on as SIGTERM is, and ranks end with this process even when it is killed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from edgetam_pl.io import stop
+from edgetam_pl.io.processes import LAUNCHER, follow_launcher
+
+
+def main(argv: list[str]) -> int:
+    """0, TRY_AGAIN, or 1 when a rank failed."""
+    follow_launcher()
+    try:
+        with stop.listening():
+            return _run(argv)
+    except stop.Stopped as told:
+        print(f"torchrun: {told}", file=sys.stderr)
+        return stop.TRY_AGAIN
+
+
+def _run(argv: list[str]) -> int:
+    from torch.distributed import run as torchrun
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    os.environ[LAUNCHER] = str(os.getpid())
+    try:
+        torchrun.run(torchrun.parse_args(argv))
+    except SignalException as told:  # it has passed the signal on and waited
+        print(f"torchrun: {told}; the same command continues.", file=sys.stderr)
+        return stop.TRY_AGAIN
+    except ChildFailedError as error:
+        if {failure.exitcode for failure in error.failures.values()} == {stop.TRY_AGAIN}:
+            return stop.TRY_AGAIN
+        rank, failure = error.get_first_failure()
+        how = f"killed by {failure.signal_name()}" if failure.exitcode < 0 else f"status {failure.exitcode}"
+        print(f"torchrun: rank {rank} ended first ({how}); what it said is above.", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
