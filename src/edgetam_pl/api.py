@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgetam_pl import build
-from edgetam_pl.commands.compose import composed, model_config, words_of
+from edgetam_pl.commands.compose import composed, model_for, words_of
 from edgetam_pl.config import EvaluateConfig, ExportConfig, ModelConfig, ShardsConfig, TrainConfig
 from edgetam_pl.model.track_anything import TrackAnything
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 
 def load_model(
-    model: str | ModelConfig, weights: str | Path = build.RANDOM, *, seed: int = 0, device: str = "cpu"
+    model: str | ModelConfig | None = None, weights: str | Path = build.RANDOM, *, seed: int = 0, device: str = "cpu"
 ) -> TrackAnything:
     """A model of the zoo, or one of your own configuration, with its weights, ready to track.
 
     Args:
-        model: a name of configs/model (`edgetam`), or a `ModelConfig`.
-        weights: an official file, a checkpoint of your own training, or `random`.
+        model: a name of configs/model (`edgetam`), or a `ModelConfig`; None: the model that the weights record.
+        weights: an official file, Hugging Face's, a checkpoint of your own training, or `random`.
         seed: of random weights.
 
     Raises:
         ValueError: no such model or file, or a file of another model.
     """
-    cfg = model_config(model) if isinstance(model, str) else model
+    cfg = model if isinstance(model, ModelConfig) else model_for(model, weights)
     return build.load_model(cfg, weights, seed=seed).to(device)
 
 

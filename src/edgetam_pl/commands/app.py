@@ -203,7 +203,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="edgetam app", description="A local web page to click on a video and watch it track."
     )
     parser.add_argument("--weights", help="checkpoint (official or ours), or `random`")
-    parser.add_argument("--model", default="edgetam", help="a model of the zoo (default: edgetam)")
+    parser.add_argument("--model", help="a model of the zoo (default: what the weights record, or edgetam)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
     parser.add_argument("--threads", type=int, default=0, help="threads on a CPU (default: PyTorch's choice)")
     parser.add_argument("--host", default="127.0.0.1", help="address to serve on (default: this machine only)")

@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from edgetam_pl.build import load_model
-from edgetam_pl.commands.compose import model_config
+from edgetam_pl.commands.compose import model_for
 from edgetam_pl.commands.prompt_flags import Prompt, PromptAction, object_number, read_prompts
 from edgetam_pl.inference.optimised import FastTracker
 from edgetam_pl.interactive.options import SessionOptions
@@ -64,8 +64,8 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def load_tracker(model: str, weights: str | None, *, device: str = "cpu", seed: int = 0) -> FastTracker:
-    """A model of the zoo with its weights, fused and ready.
+def load_tracker(model: str | None, weights: str | None, *, device: str = "cpu", seed: int = 0) -> FastTracker:
+    """A model of the zoo, or the one that the weights record, with its weights, fused and ready.
 
     Raises:
         ValueError: no weights, no such model or device, or weights of another model.
@@ -76,7 +76,7 @@ def load_tracker(model: str, weights: str | None, *, device: str = "cpu", seed: 
             "folder checkpoints) or a checkpoint of your own training; or --weights random to try the architecture."
         )
     place = checked_device(device)
-    return FastTracker(load_model(model_config(model), weights, seed=seed).to(place))
+    return FastTracker(load_model(model_for(model, weights), weights, seed=seed).to(place))
 
 
 def checked_device(device: str) -> torch.device:
@@ -151,7 +151,7 @@ def _record(
         "video": Path(args.video).name,
         "size": [height, width],
         "rate": float(_rate(video)),
-        "model": args.model,
+        "model": model_for(args.model, args.weights).name,
         "weights": Path(args.weights).name,
         "prompts": [
             {
@@ -231,7 +231,7 @@ def _parser() -> argparse.ArgumentParser:
         "--object", action=PromptAction, type=object_number, metavar="N", help="what follows is about object N, 1 to 254"
     )
     parser.add_argument("--weights", help="checkpoint (official or ours), or `random`")
-    parser.add_argument("--model", default="edgetam", help="a model of the zoo: a file in configs/model (default: edgetam)")
+    parser.add_argument("--model", help="a file in configs/model (default: what the weights record, or edgetam)")
     parser.add_argument("--out", required=True, help="overlay video to write, .mp4")
     parser.add_argument("--masks", help="folder for the palette PNGs (default: NAME_masks beside the video)")
     parser.add_argument("--json", help="file for the RLEs (default: NAME.json beside the video)")
