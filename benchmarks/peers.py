@@ -6,8 +6,7 @@ no error: `available` says why a peer cannot take part.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from unittest.mock import patch
@@ -17,62 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import edgetam_pl  # noqa: F401  (declares what torchvision needs before anything imports it)
+from edgetam_pl.weights import official_of_huggingface  # and edgetam_pl declares what torchvision needs when imported
 
 PACKAGES = {"edgetam-dimos": ("sam2",), "huggingface": ("transformers", "tokenizers", "regex")}
 """What each peer imports."""
-
-HF_RULES: tuple[tuple[str, str], ...] = (
-    (r"^image_encoder\.trunk\.body\.", "vision_encoder.backbone.timm_model."),
-    (r"^image_encoder\.neck\.convs\.(\d)\.conv\.", r"vision_encoder.neck.convs.\1."),
-    (r"^maskmem_tpos_enc$", "memory_temporal_positional_encoding"),
-    (r"^no_mem_embed$", "no_memory_embedding"),
-    (r"^no_mem_pos_enc$", "no_memory_positional_encoding"),
-    (r"^no_obj_ptr$", "no_object_pointer"),
-    (r"^obj_ptr_proj\.", "object_pointer_proj."),
-    (r"^sam_prompt_encoder\.pe_layer\.positional_encoding_gaussian_matrix$", "shared_image_embedding.positional_embedding"),
-    (r"^sam_prompt_encoder\.mask_downscaling\.0\.", "prompt_encoder.mask_embed.conv1."),
-    (r"^sam_prompt_encoder\.mask_downscaling\.1\.", "prompt_encoder.mask_embed.layer_norm1."),
-    (r"^sam_prompt_encoder\.mask_downscaling\.3\.", "prompt_encoder.mask_embed.conv2."),
-    (r"^sam_prompt_encoder\.mask_downscaling\.4\.", "prompt_encoder.mask_embed.layer_norm2."),
-    (r"^sam_prompt_encoder\.mask_downscaling\.6\.", "prompt_encoder.mask_embed.conv3."),
-    (r"^sam_(prompt_encoder|mask_decoder)\.", r"\1."),
-    (r"^mask_decoder\.output_upscaling\.0\.", "mask_decoder.upscale_conv1."),
-    (r"^mask_decoder\.output_upscaling\.1\.", "mask_decoder.upscale_layer_norm."),
-    (r"^mask_decoder\.output_upscaling\.3\.", "mask_decoder.upscale_conv2."),
-    (r"\.norm_final_attn\.", ".layer_norm_final_attn."),
-    (r"^memory_encoder\.mask_downsampler\.encoder\.12\.", "memory_encoder.mask_downsampler.final_conv."),
-    (r"^memory_encoder\.pix_feat_proj\.", "memory_encoder.feature_projection."),
-    (r"^memory_encoder\.out_proj\.", "memory_encoder.projection."),
-    (r"^memory_encoder\.fuser\.", "memory_encoder.memory_fuser."),
-    (r"^(memory_encoder.*)\.gamma$", r"\1.scale"),
-    (r"^(memory_encoder.*)\.dwconv\.", r"\1.depthwise_conv."),
-    (r"^(memory_encoder.*)\.norm\.", r"\1.layer_norm."),
-    (r"^(memory_encoder.*)\.pwconv(\d)\.", r"\1.pointwise_conv\2."),
-    (r"^(memory_attention.*)\.linear1\.", r"\1.mlp.up_proj."),
-    (r"^(memory_attention.*)\.linear2\.", r"\1.mlp.down_proj."),
-    (r"^(memory_attention|spatial_perceiver)\.norm\.", r"\1.layer_norm."),
-    (r"^spatial_perceiver\.latents$", "spatial_perceiver.latents_1d"),
-    (r"^(spatial_perceiver.*)\.attn\.norm_x\.", r"\1.layer_norm_input."),
-    (r"^(spatial_perceiver.*)\.attn\.norm_latents\.", r"\1.layer_norm_latents."),
-    (r"^(spatial_perceiver.*)\.self_attn\.norm\.", r"\1.layer_norm_self."),
-    (r"^(spatial_perceiver.*)\.attn\.", r"\1.cross_attention."),
-    (r"^(spatial_perceiver.*)\.self_attn\.", r"\1.self_attention."),
-    (r"^(spatial_perceiver.*)\.ff\.", r"\1.mlp."),
-    (r"^(spatial_perceiver.*)\.self_ff\.", r"\1.self_mlp."),
-    (r"^(spatial_perceiver.*mlp)\.0\.", r"\1.layer_norm."),
-    (r"^(spatial_perceiver.*mlp)\.1\.", r"\1.up_proj."),
-    (r"^(spatial_perceiver.*mlp)\.3\.", r"\1.down_proj."),
-    (r"\.to_([qkv])\.", r".\1_proj."),
-    (r"\.(out_proj|to_out)\.", ".o_proj."),
-    (r"\.norm(\d)\.", r".layer_norm\1."),
-    (r"^(mask_decoder\.transformer.*mlp)\.layers\.0\.", r"\1.proj_in."),
-    (r"^(mask_decoder\.transformer.*mlp)\.layers\.1\.", r"\1.proj_out."),
-    (r"^(.*(?:hypernetworks_mlps\.\d|_head|pointer_proj))\.layers\.0\.", r"\1.proj_in."),
-    (r"^(.*(?:hypernetworks_mlps\.\d|_head|pointer_proj))\.layers\.2\.", r"\1.proj_out."),
-    (r"^(.*(?:hypernetworks_mlps\.\d|_head|pointer_proj))\.layers\.1\.", r"\1.layers.0."),
-)
-"""Official name -> Hugging Face's, applied in order."""
 
 
 def available(peer: str) -> str | None:
@@ -145,9 +92,8 @@ def track_with_huggingface(weights: Path, images: Tensor, click: tuple[float, fl
         enable_occlusion_spatial_embedding=False,
     )
     model = EdgeTamVideoModel(config).eval().to(device)
-    model.load_state_dict(
-        huggingface_state(torch.load(weights, map_location="cpu", weights_only=True)["model"]), strict=True
-    )
+    official = torch.load(weights, map_location="cpu", weights_only=True)["model"]
+    model.load_state_dict(huggingface_state(official, model.state_dict()))
     session = EdgeTamVideoInferenceSession(
         video=images.to(device), video_height=side, video_width=side, inference_device=device, dtype=torch.float32
     )
@@ -159,30 +105,15 @@ def track_with_huggingface(weights: Path, images: Tensor, click: tuple[float, fl
         yield F.interpolate(answer.pred_masks.float(), (side, side), mode="bilinear", align_corners=False)[0, 0]
 
 
-def huggingface_state(official: dict[str, Tensor]) -> dict[str, Tensor]:
-    """An official state dict of EdgeTAM under Hugging Face's names."""
-    state: dict[str, Tensor] = {}
+def huggingface_state(official: dict[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+    """An official state dict under Hugging Face's names, which are given: what shares a matrix there comes apart."""
+    state = dict(official)
     for name, tensor in official.items():
-        if name.endswith(".to_kv.weight"):
-            key, value = tensor.chunk(2)
-            state[_huggingface_name(name.replace("to_kv", "to_k"))] = key
-            state[_huggingface_name(name.replace("to_kv", "to_v"))] = value
-        elif "point_embeddings" not in name:
-            state[_huggingface_name(name)] = tensor
+        if ".to_kv." in name:
+            state |= {name.replace("to_kv", part): half for part, half in zip(("to_k", "to_v"), tensor.chunk(2))}
     points = [official[f"sam_prompt_encoder.point_embeddings.{label}.weight"] for label in range(4)]
-    state["prompt_encoder.point_embed.weight"] = torch.cat(points)
-    state["prompt_encoder.shared_embedding.positional_embedding"] = state["shared_image_embedding.positional_embedding"]
-    return state
-
-
-def _huggingface_name(name: str) -> str:
-    layer = re.match(r"memory_encoder\.mask_downsampler\.encoder\.(\d+)\.(.*)", name)
-    if layer and int(layer[1]) < 12:  # three modules a layer: convolution, norm, activation
-        kind = "conv" if int(layer[1]) % 3 == 0 else "layer_norm"
-        return f"memory_encoder.mask_downsampler.layers.{int(layer[1]) // 3}.{kind}.{layer[2]}"
-    for pattern, replacement in HF_RULES:
-        name = re.sub(pattern, replacement, name)
-    return name
+    state["sam_prompt_encoder.point_embed.weight"] = torch.cat(points)
+    return {name: state[official_of_huggingface(name)] for name in names}
 
 
 def _package_size(side: int) -> list[str]:

@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
-from zoo import config, lively, toy
+from zoo import TINY, config, lively, toy
 
-from edgetam_pl.build import build_model
+from edgetam_pl.build import build_model, load_model
+from edgetam_pl.config import ModelConfig
 from edgetam_pl.inference.fuse import fuse
-from edgetam_pl.weights import NAMES, load_into, load_parts, load_trunk, official_name, save_official, seems_to_be
+from edgetam_pl.model.track_anything import TrackAnything
+from edgetam_pl.weights import (
+    NAMES,
+    contents,
+    from_huggingface,
+    load_into,
+    load_parts,
+    load_trunk,
+    official_name,
+    official_of_huggingface,
+    recorded_config,
+    save_official,
+    seems_to_be,
+)
 
 
 def test_there_and_back_is_the_identity(tmp_path: Path) -> None:
@@ -225,8 +250,6 @@ def test_a_masked_autoencoder_starts_a_plain_vit(tmp_path: Path) -> None:
 
 
 def test_safetensors_start_the_trunk_too(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
     model, other = build_model(config()), build_model(config())
     lively(model)
     body = model.image_encoder.trunk.body
@@ -242,3 +265,225 @@ def _below(name: str, row: str) -> bool:
     return len(parts) >= len(wanted) and all(
         w == p or (w == "{i}" and p.isdigit()) for p, w in zip(parts, wanted, strict=False)
     )
+
+
+# ---------------------------------------------------------------------- files that people have
+
+
+@cache
+def built(seed: int, image_size: int) -> TrackAnything:
+    torch.manual_seed(seed)
+    return build_model(replace(TINY, image_size=image_size))
+
+
+def tiny(seed: int = 0, image_size: int = 64) -> TrackAnything:
+    return deepcopy(built(seed, image_size))
+
+
+def official_state(model: TrackAnything) -> dict[str, Tensor]:
+    return {official_name(name): tensor for name, tensor in model.state_dict().items()}
+
+
+def prefixed(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def as_sam2_trainer(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What SAM 2's trainer writes: numbers of NumPy beside the weights."""
+    losses = {"Losses/train_all_loss": np.float64(0.5), "best": np.float32(1), "rows": np.int64(3), "good": np.bool_(True)}
+    return {"model": dict(state), "optimizer": {"state": {}}, "epoch": 3, "loss": losses, "time_elapsed": 1.5}
+
+
+LAYOUTS: dict[str, Callable[[TrackAnything], object]] = {
+    "official": lambda m: {"model": official_state(m)},
+    "DataParallel": lambda m: {"model": prefixed(official_state(m), "module.")},
+    "compiled": lambda m: {"model": prefixed(official_state(m), "_orig_mod.")},
+    "both": lambda m: {"model": prefixed(official_state(m), "module._orig_mod.")},
+    "a compiled part": lambda m: {
+        "model": {name.replace("image_encoder.", "image_encoder._orig_mod.", 1): t for name, t in official_state(m).items()}
+    },
+    "SAM 2's trainer": lambda m: as_sam2_trainer(official_state(m)),
+    "bare": official_state,
+    "state_dict of official names": lambda m: {"state_dict": official_state(m)},
+    "bare, our names": lambda m: m.state_dict(),
+    "our names": lambda m: {"model": m.state_dict()},
+    "Lightning, compiled": lambda m: {"state_dict": prefixed(m.state_dict(), "student._orig_mod.") | {"w": torch.ones(1)}},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_checkpoints_that_people_have_are_read(tmp_path: Path, layout: str) -> None:
+    model, other = tiny(0), tiny(1)
+    torch.save(LAYOUTS[layout](model), tmp_path / "a.pt")
+    load_into(other, tmp_path / "a.pt")
+    for (name, a), b in zip(model.state_dict().items(), other.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_official_names_in_safetensors_are_read_whatever_the_file_is_called(tmp_path: Path, suffix: str) -> None:
+    model, other = tiny(0), tiny(1)
+    save_file(official_state(model), tmp_path / f"a{suffix}")
+    load_into(other, tmp_path / f"a{suffix}")
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["edgetam", "sam2.1_hiera_tiny"])
+def test_hugging_faces_names_are_the_official_ones(name: str) -> None:
+    """All names and shapes of the video models of transformers 5, against those of the released files."""
+    fixtures = Path(__file__).parent / "parity" / "fixtures"
+    theirs, official = (
+        json.loads(gzip.decompress((fixtures / file).read_bytes()))[name]
+        for file in ("huggingface_names.json.gz", "state_dicts.json.gz")
+    )
+    with torch.device("meta"):
+        found = from_huggingface({key: torch.empty(shape) for key, shape in theirs.items()})
+    # switched off in the released EdgeTAM; the class makes them all the same
+    extra = {"no_obj_embed_spatial", "obj_ptr_tpos_proj.weight", "obj_ptr_tpos_proj.bias"} if name == "edgetam" else set()
+    assert {key: list(tensor.shape) for key, tensor in found.items() if key not in extra} == official
+
+
+def test_hugging_faces_file_of_edgetam_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    from peers import huggingface_state
+
+    model, other = tiny(0), tiny(1)
+    packed = (Path(__file__).parent / "parity" / "fixtures" / "huggingface_names.json.gz").read_bytes()
+    names = json.loads(gzip.decompress(packed))["edgetam"]
+    official = official_state(model)
+    known = [name for name in names if re.sub(r"to_[kv]\.", "to_kv.", official_of_huggingface(name)) in official]
+    points = "prompt_encoder.point_embed.weight"
+    save_file(
+        {n: t.contiguous().clone() for n, t in huggingface_state(official, [*known, points]).items()},
+        tmp_path / "m.safetensors",
+    )
+    load_into(other, tmp_path / "m.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
+    assert contents(tmp_path / "m.safetensors").layout == "huggingface"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"\n<!DOCTYPE html>\n<html><body>Not found</body></html>", "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 155906050\n", "pointer of Git LFS"),
+        (b"not a checkpoint at all", "no checkpoint at all"),
+        (b'\x10\x00\x00\x00\x00\x00\x00\x00{"a":', "may be truncated"),
+    ],
+    ids=["empty", "web page", "LFS", "text", "cut safetensors"],
+)
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_files_that_are_no_checkpoints_are_named_as_what_they_are(
+    tmp_path: Path, content: bytes, message: str, suffix: str
+) -> None:
+    path = tmp_path / f"edgetam{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"edgetam{suffix} .*{message}"):
+        load_into(tiny(), path)
+
+
+def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
+    class Runs:
+        def __reduce__(self) -> tuple[Any, tuple[str]]:
+            return os.mkdir, (str(tmp_path / "was_here"),)
+
+    torch.save({"model": {}, "loss": Runs()}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"more than plain tensors .*could run code"):
+        load_into(tiny(), tmp_path / "a.pt")
+    assert not (tmp_path / "was_here").exists()
+
+
+def test_tensors_of_something_else_are_not_listed_as_missing_parts(tmp_path: Path) -> None:
+    torch.save({"model": {"backbone.layer1.weight": torch.zeros(1)}}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"no model that is known \(backbone.layer1.weight\)"):
+        load_into(tiny(), tmp_path / "a.pt")
+
+
+def test_a_mismatch_does_not_advise_the_model_that_was_used(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        used, other = build_model(config("edgetam")), build_model(config("edgetam", memory_blocks=4))
+    zeros = {name: torch.zeros(()).expand(tensor.shape) for name, tensor in official_state(other).items()}
+    torch.save({"model": zeros}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="Both are like edgetam, with other settings") as caught:
+        load_into(used, tmp_path / "a.pt")
+    assert "model=edgetam" not in str(caught.value)
+
+
+# ---------------------------------------------------------------------- the card
+
+
+def carded(path: Path, image_size: int = 64) -> ModelConfig:
+    cfg = replace(TINY, image_size=image_size)
+    save_official(
+        built(0, image_size), path, {"model": cfg, "training": {"stage": "video"}, "data": {"toy": Path("runs/toy")}}
+    )
+    return cfg
+
+
+def test_a_card_does_not_disturb_readers_of_official_files(tmp_path: Path) -> None:
+    carded(tmp_path / "a.pt")
+    read = torch.load(tmp_path / "a.pt", map_location="cpu", weights_only=True)["model"]  # as SAM 2 and EdgeTAM do
+    assert all(torch.equal(read[name], tensor) for name, tensor in official_state(tiny()).items())
+    card = contents(tmp_path / "a.pt").card
+    assert card is not None
+    assert card["model"]["trunk_args"] == {"embed_dim": [8, 16, 32, 64], "depth": [1, 1, 1, 1]}  # plain values
+    assert (card["training"], card["data"]) == ({"stage": "video"}, {"toy": "runs/toy"})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"compressor": replace(TINY.compressor, self_attention_2d="paper")},
+            "model.compressor.self_attention_2d is paper, recorded is released",
+        ),
+        ({"image_size": 128}, "model.image_size is 128, recorded is 64"),
+    ],
+    ids=["other self-attention", "other image size"],
+)
+def test_a_variant_of_equal_shapes_is_not_taken_for_the_recorded_model(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    carded(tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=message):
+        load_model(replace(TINY, **change), tmp_path / "a.pt")
+
+
+def test_what_matters_in_training_alone_may_differ_from_the_card(tmp_path: Path) -> None:
+    carded(tmp_path / "a.pt")
+    load_model(replace(TINY, dropout=0.5, name="mine", cross_attention_bias_init=1.0), tmp_path / "a.pt")
+
+
+def test_weights_may_be_used_at_another_size_on_purpose(tmp_path: Path) -> None:
+    cfg = carded(tmp_path / "a.pt")
+    assert load_model(cfg, tmp_path / "a.pt", image_size=128).image_size == 128
+    larger = tiny(1, image_size=128)
+    load_parts(larger, tmp_path / "a.pt", "equal_shapes")
+    assert torch.equal(larger.memory_attention.age, load_model(cfg, tmp_path / "a.pt").memory_attention.age)
+
+
+def test_the_recorded_model_is_found_without_reading_the_weights(tmp_path: Path) -> None:
+    cfg = carded(tmp_path / "a.pt", image_size=128)
+    found = recorded_config(tmp_path / "a.pt")
+    assert found is not None
+    assert replace(found, trunk_args=cfg.trunk_args) == cfg
+    save_official(tiny(), tmp_path / "plain.pt")
+    assert recorded_config(tmp_path / "plain.pt") is None
+
+
+def test_a_card_of_a_newer_version_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    save_official(tiny(), tmp_path / "a.pt", {"model": {"name": "toy", "warp_drive": 9}})
+    with pytest.raises(ValueError, match=r"does not know \(Key 'warp_drive'"):
+        load_model(TINY, tmp_path / "a.pt")
+
+
+def test_images_take_along_what_stage_1_trains(tmp_path: Path) -> None:
+    """Without a memory its own embedding is added to F16, so stage 1 trains that too; the rest of memory starts anew."""
+    trained, fresh = tiny(0), tiny(1)
+    before = {name: tensor.clone() for name, tensor in fresh.state_dict().items()}
+    save_official(trained, tmp_path / "a.pt")
+    load_parts(fresh, tmp_path / "a.pt", "images")
+    taken = {name for name, tensor in fresh.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert "memory_attention.no_memory" in taken
+    assert not [n for n in taken if n.startswith(("memory_encoder", "compressor", "memory_attention.blocks"))]

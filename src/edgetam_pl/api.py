@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgetam_pl import build
-from edgetam_pl.commands.compose import composed, model_config, words_of
+from edgetam_pl.commands.compose import composed, model_for, words_of
 from edgetam_pl.config import EvaluateConfig, ExportConfig, ModelConfig, ShardsConfig, TrainConfig
 from edgetam_pl.io import shipped
 from edgetam_pl.model.track_anything import TrackAnything
@@ -26,9 +26,9 @@ def load_model(
 
     Args:
         model: a name of configs/model (`edgetam`), or a `ModelConfig`. None: that of the shipped weights; where others are
-            given, `edgetam`.
-        weights: an official file, a checkpoint of your own training, `random`, or `shipped`. None: the shipped ones for
-            their own model, random ones for any other.
+            given, the model that they record, else `edgetam`.
+        weights: an official file, Hugging Face's, a checkpoint of your own training, `random`, or `shipped`. None: the
+            shipped ones for their own model, random ones for any other.
         seed: of random weights.
 
     Raises:
@@ -40,7 +40,7 @@ def load_model(
         cfg, weights = model, shipped.weights() if weights == shipped.WORD else weights
     else:
         name, weights = shipped.resolve(model, weights)
-        cfg = model_config(name)
+        cfg = model_for(name, weights)
     return build.load_model(cfg, weights, seed=seed).to(device)
 
 

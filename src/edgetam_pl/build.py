@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -90,16 +91,18 @@ def build_model(cfg: ModelConfig) -> TrackAnything:
     )
 
 
-def load_model(cfg: ModelConfig, weights: str | Path | None, *, seed: int = 0) -> TrackAnything:
+def load_model(cfg: ModelConfig, weights: str | Path | None, *, seed: int = 0, image_size: int = 0) -> TrackAnything:
     """A model with its weights, on the CPU, in evaluation mode: the one loader of every command.
 
     Args:
-        weights: an official file, one of our checkpoints, or `random`.
+        weights: a checkpoint of any layout that `weights` knows, or `random`.
         seed: of random weights. The same seed gives the same numbers in every command, and PyTorch's own generator
             stays where it was.
+        image_size: build the model at another size than the weights were made for; 0: at that of `cfg`.
 
     Raises:
-        ValueError: no weights, no such file, a file of another model, or a configuration that describes no model.
+        ValueError: no weights, no such file, a file of another model or of other settings than it records, or a
+            configuration that describes no model.
     """
     if not weights:
         raise ValueError(
@@ -108,8 +111,8 @@ def load_model(cfg: ModelConfig, weights: str | Path | None, *, seed: int = 0) -
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = build_model(cfg)
-    return model.eval() if str(weights) == RANDOM else load_into(model, weights).eval()
+        model = build_model(replace(cfg, image_size=image_size or cfg.image_size))
+    return model.eval() if str(weights) == RANDOM else load_into(model, weights, cfg=cfg).eval()
 
 
 COMPRESSORS: dict[str, Callable[[CompressorConfig, int, tuple[int, int]], Compressor]] = {

@@ -1,20 +1,26 @@
 """Checkpoints of others <-> ours: one table of names, read in either direction. Nothing is ever downloaded.
 
-Official files (SAM 2, SAM 2.1, EdgeTAM, EfficientTAM) hold {"model": state dict}; ours are Lightning checkpoints with
-"student.*" keys in "state_dict". Both are read strictly, without running code from the file.
+Whatever the file (official .pt, Lightning checkpoint, safetensors, Hugging Face's names, a bare state dict), its tensors get
+official names first and are then compared strictly with the model. No code from a file is run. Files that we write carry a
+card: the model's configuration and how it was trained.
 """
 
 from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
+from edgetam_pl.config import CompressorConfig, ModelConfig
 from edgetam_pl.io.atomic import atomic_path, room_for
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.model.trunks import classifier_names, is_classifier
@@ -84,26 +90,102 @@ NAMES: tuple[tuple[str, str], ...] = (
 )
 
 
-def load_into(model: TrackAnything, path: str | Path) -> TrackAnything:
-    """Load an official file or one of our checkpoints into the model, strictly; returns the model.
+_FOURIER = "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
+HUGGINGFACE: tuple[tuple[str, str], ...] = (
+    # Hugging Face's (EdgeTamVideoModel, Sam2VideoModel), official: applied in order
+    (r"^vision_encoder\.backbone\.timm_model\.", "image_encoder.trunk.body."),
+    (r"^vision_encoder\.backbone\.(patch_embed\.proj)ection\.", r"image_encoder.trunk.\1."),
+    (r"^vision_encoder\.backbone\.", "image_encoder.trunk."),
+    (r"^vision_encoder\.neck\.convs\.(\d)\.", r"image_encoder.neck.convs.\1.conv."),
+    (r"^(prompt_encoder\.shared|shared_image)_embedding\.positional_embedding$", _FOURIER),
+    (r"^prompt_encoder\.mask_embed\.conv1\.", "prompt_encoder.mask_downscaling.0."),
+    (r"^prompt_encoder\.mask_embed\.layer_norm1\.", "prompt_encoder.mask_downscaling.1."),
+    (r"^prompt_encoder\.mask_embed\.conv2\.", "prompt_encoder.mask_downscaling.3."),
+    (r"^prompt_encoder\.mask_embed\.layer_norm2\.", "prompt_encoder.mask_downscaling.4."),
+    (r"^prompt_encoder\.mask_embed\.conv3\.", "prompt_encoder.mask_downscaling.6."),
+    (r"^mask_decoder\.upscale_conv1\.", "mask_decoder.output_upscaling.0."),
+    (r"^mask_decoder\.upscale_layer_norm\.", "mask_decoder.output_upscaling.1."),
+    (r"^mask_decoder\.upscale_conv2\.", "mask_decoder.output_upscaling.3."),
+    (r"^(prompt_encoder|mask_decoder)\.", r"sam_\1."),
+    (r"^memory_temporal_positional_encoding$", "maskmem_tpos_enc"),
+    (r"^no_memory_embedding$", "no_mem_embed"),
+    (r"^no_memory_positional_encoding$", "no_mem_pos_enc"),
+    (r"^no_object_pointer$", "no_obj_ptr"),
+    (r"^occlusion_spatial_embedding_parameter$", "no_obj_embed_spatial"),
+    (r"^object_pointer_proj\.", "obj_ptr_proj."),
+    (r"^temporal_positional_encoding_projection_layer\.", "obj_ptr_tpos_proj."),
+    (r"^memory_encoder\.feature_projection\.", "memory_encoder.pix_feat_proj."),
+    (r"^memory_encoder\.projection\.", "memory_encoder.out_proj."),
+    (r"^memory_encoder\.memory_fuser\.", "memory_encoder.fuser."),
+    (r"^(memory_encoder.*)\.scale$", r"\1.gamma"),
+    (r"^(memory_encoder.*)\.depthwise_conv\.", r"\1.dwconv."),
+    (r"^(memory_encoder.*)\.pointwise_conv(\d)\.", r"\1.pwconv\2."),
+    (r"^memory_encoder\.mask_downsampler\.final_conv\.", "memory_encoder.mask_downsampler.encoder.12."),
+    *(  # three modules a layer: convolution, norm, activation
+        (rf"^(memory_encoder\.mask_downsampler)\.layers\.{i}\.{kind}\.", rf"\1.encoder.{3 * i + k}.")
+        for i in range(4)
+        for k, kind in enumerate(("conv", "layer_norm"))
+    ),
+    (r"^(memory_attention.*)\.mlp\.up_proj\.", r"\1.linear1."),
+    (r"^(memory_attention.*)\.mlp\.down_proj\.", r"\1.linear2."),
+    (r"^spatial_perceiver\.latents_1d$", "spatial_perceiver.latents"),
+    (r"^(spatial_perceiver.*)\.layer_norm_input\.", r"\1.attn.norm_x."),
+    (r"^(spatial_perceiver.*)\.layer_norm_latents\.", r"\1.attn.norm_latents."),
+    (r"^(spatial_perceiver.*)\.layer_norm_self\.", r"\1.self_attn.norm."),
+    (r"^(spatial_perceiver.*)\.cross_attention\.", r"\1.attn."),
+    (r"^(spatial_perceiver.*)\.self_attention\.", r"\1.self_attn."),
+    (r"^(spatial_perceiver.*)\.(self_|)mlp\.layer_norm\.", r"\1.\2ff.0."),
+    (r"^(spatial_perceiver.*)\.(self_|)mlp\.up_proj\.", r"\1.\2ff.1."),
+    (r"^(spatial_perceiver.*)\.(self_|)mlp\.down_proj\.", r"\1.\2ff.3."),
+    (r"^(spatial_perceiver.*)\.([qkv])_proj\.", r"\1.to_\2."),
+    (r"^(spatial_perceiver.*)\.o_proj\.", r"\1.to_out."),
+    (r"\.o_proj\.", ".out_proj."),
+    (r"\.layer_norm", ".norm"),
+    (r"^(.*(?:hypernetworks_mlps\.\d|_head|obj_ptr_proj))\.layers\.0\.", r"\1.layers.1."),
+    (r"^(.*(?:hypernetworks_mlps\.\d|_head|obj_ptr_proj))\.proj_out\.", r"\1.layers.2."),
+    (r"\.proj_in\.", ".layers.0."),
+    (r"\.proj_out\.", ".layers.1."),
+)  # fmt: skip
+"""One name to one name; what Hugging Face joins or splits is in `from_huggingface`."""
+
+CARD = "edgetam_pl"
+"""Key of the card in our files, beside "model" or "state_dict". Readers of official files do not look at it."""
+
+WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+"""Parts of names that DataParallel, torch.compile and FSDP put in front; none of them is a name of a model's own."""
+
+_USED_IN_TRAINING = ("name", "dropout", "drop_path", "cross_attention_bias_init")
+"""Settings of a model that change nothing of what trained weights compute."""
+
+
+def load_into(model: TrackAnything, path: str | Path, *, cfg: ModelConfig | None = None) -> TrackAnything:
+    """Load a checkpoint of any known layout into the model, strictly; returns the model.
+
+    Args:
+        cfg: the model's configuration, to be compared with the one that the file records, if it does: models of equal
+            shapes may use them differently. None: only names and shapes are compared.
 
     Raises:
         ValueError: no such file, not a checkpoint, or made for another model; the message says which it seems to be.
     """
     _refuse_fused(model)
-    state, official = _read(Path(path))
-    theirs = {official_name(ours): ours for ours in model.state_dict()} if official else {n: n for n in model.state_dict()}
-    _compare(state, {name: tuple(model.state_dict()[ours].shape) for name, ours in theirs.items()}, path=Path(path))
-    model.load_state_dict({theirs[name]: tensor for name, tensor in state.items()}, strict=True)
+    found = contents(path)
+    if cfg is not None:
+        _compare_cards(cfg, found.card, Path(path))
+    theirs = {official_name(ours): ours for ours in model.state_dict()}
+    _compare(found, {name: model.state_dict()[ours] for name, ours in theirs.items()}, path=Path(path))
+    model.load_state_dict({theirs[name]: tensor for name, tensor in found.state.items()}, strict=True)
     return model
 
 
 PARTS = {
-    "images": ("image_encoder.", "prompt_encoder.", "mask_decoder."),
+    "images": ("image_encoder.", "prompt_encoder.", "mask_decoder.", "memory_attention.no_memory"),
     "all_but_compressor": ("image_encoder.", "prompt_encoder.", "mask_decoder.", "memory_attention.", "memory_encoder."),
+    "equal_shapes": ("",),
 }
-"""Parts that a model can take from a checkpoint of another model: what works on single frames, all that stage 1 trains; or
-everything but the compressor."""
+"""Parts that a model can take from a checkpoint of another model, by the beginnings of their names: what works on single
+frames, all that stage 1 trains (without memory, its own embedding is added); everything but the compressor; or everything,
+where the other model has equal shapes, e.g. another image size."""
 
 
 def load_parts(model: TrackAnything, path: str | Path, which: str = "images") -> TrackAnything:
@@ -112,18 +194,20 @@ def load_parts(model: TrackAnything, path: str | Path, which: str = "images") ->
     Raises:
         ValueError: the file lacks something that these parts have, or has it in another shape.
     """
+    if which == "equal_shapes":
+        return load_into(model, path)
     _refuse_fused(model)
-    state, official = _read(Path(path))
-    parts = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(PARTS[which])}
-    theirs = {official_name(ours) if official else ours: ours for ours in parts}
-    found = {theirs[name]: tensor for name, tensor in state.items() if name in theirs}
-    _compare(found, {name: tuple(tensor.shape) for name, tensor in parts.items()}, path=Path(path))
-    model.load_state_dict(found, strict=False)
+    found = contents(path)
+    parts = {official_name(n): n for n in model.state_dict() if n.startswith(PARTS[which])}
+    state = {name: tensor for name, tensor in found.state.items() if name in parts}
+    _compare(found._replace(state=state), {name: model.state_dict()[n] for name, n in parts.items()}, path=Path(path))
+    model.load_state_dict({parts[name]: tensor for name, tensor in state.items()}, strict=False)
     return model
 
 
-def save_official(model: TrackAnything, path: str | Path) -> None:
-    """Write the model as an official file: {"model": state dict}, float32, official names.
+def save_official(model: TrackAnything, path: str | Path, card: Mapping[str, Any] | None = None) -> None:
+    """Write the model as an official file: {"model": state dict}, float32, official names; and its card, if there is one,
+    under another key, where official readers do not look. Plain values in the card: see `card_of`.
 
     Raises:
         ValueError: the model is fused.
@@ -133,7 +217,8 @@ def save_official(model: TrackAnything, path: str | Path) -> None:
         official_name(ours): tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for ours, tensor in model.state_dict().items()
     }
-    write({"model": {name: t.float() if t.is_floating_point() else t for name, t in state.items()}}, Path(path))
+    content = {"model": {name: t.float() if t.is_floating_point() else t for name, t in state.items()}}
+    write(content if card is None else {**content, CARD: _plain(card)}, Path(path))
 
 
 class Contents(NamedTuple):
@@ -141,10 +226,16 @@ class Contents(NamedTuple):
 
     state: dict[str, Tensor]
     """Tensors by official name, whatever the file's own names are."""
-    official: bool
-    """An official file; otherwise one of our checkpoints."""
+    layout: str
+    """official | ours ("student.*" and our names) | huggingface: the names that the file has."""
     card: dict[str, Any] | None
-    """What our training says of the model: its configuration, teacher, steps."""
+    """What our training says of the model: its configuration, data, steps."""
+
+    @property
+    def model(self) -> ModelConfig | None:
+        """The recorded configuration. Raises ValueError where it has settings that this version does not know."""
+        recorded = None if self.card is None else self.card.get("model")
+        return None if recorded is None else recorded_model(recorded)
 
 
 def contents(path: str | Path) -> Contents:
@@ -154,15 +245,38 @@ def contents(path: str | Path) -> Contents:
         ValueError: no such file, or not a checkpoint of a TrackAnything.
     """
     path = Path(path)
-    content = _load(path)
-    state, official = _states(content, path)
-    if not official:
-        state = {official_name(name): tensor for name, tensor in state.items()}
-    card = content.get("edgetam_pl") if isinstance(content, Mapping) else None
-    return Contents(state, official, dict(card) if isinstance(card, Mapping) else None)
+    content = load_file(path)
+    card = content.get(CARD) if isinstance(content, Mapping) else None
+    state, layout = _official(_state_dict(content, path), path)
+    return Contents(state, layout, dict(card) if isinstance(card, Mapping) else None)
 
 
-def save_ours(model: TrackAnything, path: str | Path, card: dict[str, Any]) -> None:
+def recorded_config(path: str | Path) -> ModelConfig | None:
+    """The model's configuration that a checkpoint records; None where it has no card. Tensors are not read from the disk.
+
+    Raises:
+        ValueError: the file is no checkpoint, or of a newer version.
+    """
+    content = load_file(Path(path), mmap=True)
+    card = content.get(CARD) if isinstance(content, Mapping) else None
+    recorded = card.get("model") if isinstance(card, Mapping) else None
+    return None if recorded is None else recorded_model(recorded)
+
+
+def recorded_model(recorded: Mapping[str, Any]) -> ModelConfig:
+    """A configuration as a card holds it. Raises ValueError where it has settings that this version does not know."""
+    try:
+        result = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), dict(recorded)))
+    except OmegaConfBaseException as error:
+        raise ValueError(
+            f"The checkpoint records a model that this version does not know ({str(error).splitlines()[0]}). Load it with "
+            "the version that wrote it, and save it from there in the official layout."
+        ) from error
+    assert isinstance(result, ModelConfig)
+    return result
+
+
+def save_ours(model: TrackAnything, path: str | Path, card: Mapping[str, Any]) -> None:
     """Write the model as our training names it: {"state_dict": student.*, "edgetam_pl": card}. Plain values in the card.
 
     Raises:
@@ -170,7 +284,7 @@ def save_ours(model: TrackAnything, path: str | Path, card: dict[str, Any]) -> N
     """
     _refuse_fused(model)
     state = {STUDENT + name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-    write({"state_dict": state, "edgetam_pl": card}, Path(path))
+    write({"state_dict": state, CARD: _plain(card)}, Path(path))
 
 
 def load_trunk(model: TrackAnything, path: str | Path) -> TrackAnything:
@@ -182,7 +296,7 @@ def load_trunk(model: TrackAnything, path: str | Path) -> TrackAnything:
         ValueError: the file lacks something that the trunk has, or has it in another shape.
     """
     path = Path(path)
-    content = _load_safetensors(path) if path.suffix == ".safetensors" else _load(path)
+    content = load_file(path)
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
         content = content["model"]
     trunk = model.image_encoder.trunk
@@ -195,7 +309,7 @@ def load_trunk(model: TrackAnything, path: str | Path) -> TrackAnything:
     found = {names[name]: tensor for name, tensor in state.items() if name in names}
     # a pyramid on top of a plain ViT is new: no pre-training has one
     expected = {n: tuple(t.shape) for n, t in body.state_dict().items() if not n.startswith(("to_4.", "to_8."))}
-    _compare(found, expected, path=path)
+    _require(found, expected, path=path, cure=lambda: "Give the file of this trunk, or the trunk of this file.")
     body.load_state_dict(found, strict=False)
     return model
 
@@ -280,46 +394,128 @@ def _pattern(ours: str) -> re.Pattern[str]:
 _ROWS = tuple((_pattern(ours), theirs) for ours, theirs in NAMES)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], bool]:
-    """The state dict in a file, and whether its names are official."""
-    return _states(_load(path), path)
-
-
-def _states(content: object, path: Path) -> tuple[dict[str, Tensor], bool]:
-    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
-        return _tensors(content["model"]), True
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        state = {name: t for name, t in _tensors(content["state_dict"]).items() if name.startswith(STUDENT)}
-        return {name.removeprefix(STUDENT): tensor for name, tensor in state.items()}, False
+def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint's content, under the names that they have there."""
+    if isinstance(content, Mapping):
+        for inner in (content.get("model"), content.get("state_dict"), content):
+            if isinstance(inner, Mapping) and (state := _tensors(inner)):
+                students = {name: tensor for name, tensor in state.items() if STUDENT in name}
+                return students or state
     raise ValueError(
-        f"{path} holds neither 'model' (an official file) nor 'state_dict' (one of our checkpoints). "
-        "For pre-trained weights of the trunk alone, use trunk_weights."
+        f"{path} holds neither 'model' (an official file) nor 'state_dict' (one of our checkpoints), and is no state dict "
+        "itself. For pre-trained weights of the trunk alone, use trunk_weights."
     )
 
 
-def _load(path: Path) -> object:
+def _official(state: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor], str]:
+    """(the state dict under official names, whose names it had). What wrappers put in front is taken off.
+
+    Raises:
+        ValueError: names of no model that is known here.
+    """
+    state = {".".join(part for part in name.split(".") if part not in WRAPPERS): t for name, t in state.items()}
+    if any(name.startswith(STUDENT) for name in state):
+        state = {name.removeprefix(STUDENT): tensor for name, tensor in state.items()}
+    firsts = {name.partition(".")[0] for name in state}
+    if firsts & {"vision_encoder", "shared_image_embedding"}:
+        return from_huggingface(state), "huggingface"
+    if firsts & {"sam_mask_decoder", "sam_prompt_encoder"}:
+        return dict(state), "official"
+    if firsts & {"mask_decoder", "prompt_encoder", "image_encoder", "memory_encoder", "memory_attention"}:
+        return {_maybe_official_name(name): tensor for name, tensor in state.items()}, "ours"
+    raise ValueError(
+        f"{path} holds tensors of no model that is known ({_first(state)}); official files, Hugging Face's video models "
+        "of EdgeTAM and SAM 2, and our own checkpoints are. For pre-trained weights of a trunk alone, use trunk_weights."
+    )
+
+
+def from_huggingface(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict in Hugging Face's names under official ones. Keys and values that share a matrix are joined, the four
+    kinds of points come apart."""
+    renamed = {official_of_huggingface(name): tensor for name, tensor in state.items()}
+    result: dict[str, Tensor] = {}
+    for name, tensor in renamed.items():
+        if name == "sam_prompt_encoder.point_embed.weight":
+            result |= {f"sam_prompt_encoder.point_embeddings.{i}.weight": row[None] for i, row in enumerate(tensor)}
+        elif ".to_k." in name and name.replace(".to_k.", ".to_v.") in renamed:
+            result[name.replace(".to_k.", ".to_kv.")] = torch.cat([tensor, renamed[name.replace(".to_k.", ".to_v.")]])
+        elif not (".to_v." in name and name.replace(".to_v.", ".to_k.") in renamed):
+            result[name] = tensor
+    return result
+
+
+def official_of_huggingface(name: str) -> str:
+    """The official name of one of Hugging Face's.
+
+    >>> official_of_huggingface("memory_attention.layers.1.mlp.up_proj.weight")
+    'memory_attention.layers.1.linear1.weight'
+    """
+    for pattern, replacement in HUGGINGFACE:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _maybe_official_name(name: str) -> str:
+    """The official name of one of our keys; a name that no row speaks for stays, and is listed as unexpected later."""
+    return official_name(name) if any(pattern.fullmatch(name) for pattern, _ in _ROWS) else name
+
+
+def load_file(path: Path, *, mmap: bool = False) -> object:
+    """What a file of tensors holds: torch's (zip or older) or safetensors, told apart by its first bytes. No code is run.
+
+    Args:
+        mmap: leave tensors on the disk until they are used.
+
+    Raises:
+        ValueError: no such file, empty, an HTML page, a Git LFS pointer, truncated, or with more than plain values in it.
+    """
     if not path.is_file():
         raise ValueError(f"There is no checkpoint {path}; give the path of a file that exists.")
+    with path.open("rb") as file:
+        head = file.read(512)
+    _refuse_other_files(path, head)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError, ValueError) as error:
+        if head[8:9] == b"{":  # safetensors: eight bytes of a length, then JSON
+            from safetensors.torch import load_file as load_safetensors
+
+            return load_safetensors(path)
+        with torch.serialization.safe_globals(_NUMPY):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and head[:2] == b"PK")
+    except Exception as error:  # from either library, for many reasons
         why = next(iter(str(error).splitlines()), repr(error))
+        if isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error).lower() and "GLOBAL" in str(error):
+            found = re.search(r"GLOBAL (\S+)", str(error))
+            raise ValueError(
+                f"{path} holds more than plain tensors and numbers ({found[1] if found else why}), which could run code "
+                "while it is read. Save its state dict alone: torch.save({'model': model.state_dict()}, FILE)."
+            ) from error
         raise ValueError(
             f"{path} ({path.stat().st_size} bytes) cannot be read as a checkpoint of plain tensors; it may be truncated, or "
             f"no checkpoint at all. Copy it again and compare its size. ({why})"
         ) from error
 
 
-def _load_safetensors(path: Path) -> object:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def _refuse_other_files(path: Path, head: bytes) -> None:
+    """Say what a file is that people mistake for a checkpoint. `head`: its first bytes."""
+    begins = head.lstrip().lower()
+    if not head:
+        raise ValueError(f"{path} is empty (0 bytes), perhaps truncated while it was copied; copy it again.")
+    if begins.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        raise ValueError(
+            f"{path} is a web page, no checkpoint: a page about the file was saved in its place. Download the file itself "
+            "(GitHub and Hugging Face: the download or raw link)."
+        )
+    if begins.startswith(b"version https://git-lfs"):
+        raise ValueError(f"{path} is a pointer of Git LFS, no checkpoint; get the file itself with `git lfs pull`.")
 
-    if not path.is_file():
-        raise ValueError(f"There is no file {path}; give the path of a file that exists.")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} cannot be read as safetensors; it may be truncated. Copy it again. ({error})") from error
+
+_NUMPY: list[Any] = [
+    # what a number of NumPy in a checkpoint needs (SAM 2's trainer keeps its losses so); by both names of the module
+    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
+    (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *{type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"},
+]
 
 
 def _tensors(content: object) -> dict[str, Tensor]:
@@ -327,7 +523,30 @@ def _tensors(content: object) -> dict[str, Tensor]:
     return {str(name): tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
 
 
-def _compare(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], *, path: Path) -> None:
+def _compare(found: Contents, expected: Mapping[str, Tensor], *, path: Path) -> None:
+    """Refuse tensors that are not the model's, saying which model they are of if that can be told.
+
+    Raises:
+        ValueError: names or shapes differ.
+    """
+
+    def cure() -> str:
+        recorded, guess = found.model, seems_to_be(found.state)
+        if recorded:
+            return f"The file says that they are of {recorded.name}, {recorded.image_size} px: leave model out to use that."
+        if guess and guess == seems_to_be(expected):  # naming the model that was asked for would be no advice
+            return f"Both are like {guess}, with other settings: give the settings that these weights were made with."
+        return (
+            f"They seem to be weights of {guess}: use model={guess}." if guess else "Check which model they were made for."
+        )
+
+    _require(found.state, {name: tuple(tensor.shape) for name, tensor in expected.items()}, path=path, cure=cure)
+
+
+def _require(
+    state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], *, path: Path, cure: Callable[[], str]
+) -> None:
+    """Refuse a state dict that lacks names, has others, or has them in other shapes."""
     missing = [name for name in expected if name not in state]
     unexpected = [name for name in state if name not in expected]
     reshaped = [
@@ -339,9 +558,49 @@ def _compare(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]
         return
     kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
     lists = "; ".join(f"{len(names)} {kind}: {_first(names)}" for kind, names in kinds if names)
-    guess = seems_to_be(state)
-    cure = f"They seem to be weights of {guess}: use model={guess}." if guess else "Check which model they were made for."
-    raise ValueError(f"{path} does not fit this model: {lists}. {cure}")
+    raise ValueError(f"{path} does not fit this model: {lists}. {cure()}")
+
+
+def _compare_cards(given: ModelConfig, card: Mapping[str, Any] | None, path: Path) -> None:
+    """Refuse to use weights in another way than they were trained for.
+
+    Raises:
+        ValueError: a setting that matters is not the one that the file records; both are named.
+    """
+    if card is None or card.get("model") is None:
+        return
+    recorded = recorded_model(card["model"])
+    ours, theirs = _flat(given), _flat(recorded)
+    different = [key for key in theirs if key in ours and ours[key] != theirs[key] and key not in _USED_IN_TRAINING]
+    if different:
+        listed = ", ".join(f"model.{key} is {ours[key]}, recorded is {theirs[key]}" for key in different[:5])
+        raise ValueError(
+            f"{path} was trained as another model than the one given ({recorded.name}): {listed}. Leave model out, and the "
+            "recorded one is used. To start a training of another model from it on purpose: load_parts=equal_shapes."
+        )
+
+
+def _flat(cfg: Any, prefix: str = "") -> dict[str, Any]:
+    """Settings by dotted key; of the compressor only those that its kind reads."""
+    found: dict[str, Any] = {}
+    read = {"none": ("kind",), "pooling": ("kind", "pool")}.get(cfg.kind) if isinstance(cfg, CompressorConfig) else None
+    for one in fields(cfg):
+        if read is not None and one.name not in read:
+            continue
+        value = getattr(cfg, one.name)
+        found |= _flat(value, f"{prefix}{one.name}.") if is_dataclass(value) else {prefix + one.name: _plain(value)}
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses, tuples and paths as the plain values that a card may hold."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(one) for one in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
 def _first(names: Iterable[str], count: int = 5) -> str:

@@ -35,7 +35,7 @@ def test_the_shipped_tracker_is_the_default_and_says_so_in_one_line(
 
 
 def test_what_is_named_is_taken() -> None:
-    assert shipped.resolve(None, "edgetam.pt") == ("edgetam", "edgetam.pt")
+    assert shipped.resolve(None, "edgetam.pt") == (None, "edgetam.pt"), "the file may record its model"
     assert shipped.resolve("toy", "random") == ("toy", "random")
     with pytest.raises(ValueError, match=r"No weights were given for toy\. .*--weights random"):
         shipped.resolve("toy", None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import types
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -72,6 +72,7 @@ def composed(schema: type[Schema], *, command: str, overrides: list[str]) -> tup
             if word.startswith("data="):
                 raise ValueError(f"The key of a data set to evaluate is dataset: write dataset={word[len('data=') :]}.")
     words = expand(overrides)
+    words = [*_recorded_model(words, schema), *words]
     for word in words:
         _check_word(word, schema, command)
     ConfigStore.instance().store(name=f"{command}_schema", node=schema)
@@ -94,6 +95,29 @@ def model_config(name: str, *overrides: str) -> ModelConfig:
         ValueError: no such model, or a setting that it does not have.
     """
     return composed(ShowConfig, command="show", overrides=[f"model={name}", *overrides])[0].model
+
+
+def model_for(name: str | None, weights: str | Path | None) -> ModelConfig:
+    """The model of that name; without one, the model that the weights record, else the released EdgeTAM.
+
+    Raises:
+        ValueError: no such model, or a file that is no checkpoint.
+    """
+    from edgetam_pl.weights import recorded_config  # torch, which --help does without
+
+    recorded = recorded_config(weights) if name is None and weights and Path(weights).is_file() else None
+    return recorded or model_config(name or "edgetam")
+
+
+def _recorded_model(words: list[str], schema: type) -> list[str]:
+    """Where weights are given and no model: the model that their file records, as words that all others win over."""
+    given = {key: value for key, _, value in (word.partition("=") for word in words)}
+    path = Path(given.get("weights", "")).expanduser()
+    parts = given.get("load_parts", "all") != "all"  # of another model, and which one is for the caller to say
+    if "model" in given or parts or not path.is_file() or _type_at(schema, "model")[1] is not ModelConfig:
+        return []
+    cfg = model_for(None, path)
+    return ["++" + word if word.startswith(_OPEN) else word for word in words_of({"model": asdict(cfg)})]
 
 
 # ---------------------------------------------------------------------- words that stand for several

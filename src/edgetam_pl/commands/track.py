@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from edgetam_pl.build import load_model
-from edgetam_pl.commands.compose import model_config
+from edgetam_pl.commands.compose import model_for
 from edgetam_pl.commands.prompt_flags import Prompt, PromptAction, object_number, read_prompts
 from edgetam_pl.inference.optimised import FastTracker
 from edgetam_pl.interactive import example_clip
@@ -71,14 +71,14 @@ def main(argv: list[str]) -> int:
 
 
 def load_tracker(model: str | None = None, weights: str | None = None, *, device: str = "cpu", seed: int = 0) -> FastTracker:
-    """A model of the zoo with its weights, fused and ready; without both, the shipped tracker (`shipped.resolve`).
+    """A model of the zoo, or the one that the weights record, fused and ready; neither: the shipped one (`shipped.resolve`).
 
     Raises:
         ValueError: no such model or device, weights of another model, or none where the package holds none.
     """
     model, weights = shipped.resolve(model, weights)
     place = checked_device(device)
-    return FastTracker(load_model(model_config(model), weights, seed=seed).to(place))
+    return FastTracker(load_model(model_for(model, weights), weights, seed=seed).to(place))
 
 
 def checked_device(device: str) -> torch.device:
@@ -153,7 +153,7 @@ def _record(
         "video": Path(args.video).name,
         "size": [height, width],
         "rate": float(_rate(video)),
-        "model": args.model,
+        "model": model_for(args.model, args.weights).name,
         "weights": Path(args.weights).name,
         "prompts": [
             {
@@ -219,7 +219,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", help="checkpoint (official or ours), or `random` (default: the small tracker that is shipped)"
     )
-    parser.add_argument("--model", help=f"a model of the zoo: a file in configs/model (default: {shipped.DEFAULT_MODEL})")
+    parser.add_argument("--model", help="a file in configs/model (default: what the weights record, or edgetam)")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,13 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 from edgetam_pl import weights
-from edgetam_pl.build import build_model, load_model
+from edgetam_pl.build import build_model
 from edgetam_pl.commands.compose import model_config
 from edgetam_pl.config import ModelConfig
 from edgetam_pl.io.environment import VERSION
+
+LAYOUTS = {
+    "official": "official names",
+    "ours": "ours: {state_dict: student.*}",
+    "huggingface": "Hugging Face's names",
+}
 
 
 def main(argv: list[str]) -> int:
@@ -28,12 +33,12 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="edgetam weights", description="Look into checkpoints, and convert them.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="inspect | convert")
     look = commands.add_parser("inspect", help="which model a file seems to hold, and what our training wrote about it")
-    look.add_argument("file", type=Path, metavar="FILE", help="an official .pt, or one of our checkpoints")
+    look.add_argument("file", type=Path, metavar="FILE", help="a checkpoint: official, Hugging Face's, or ours")
     look.add_argument("--keys", action="store_true", help="list every tensor with its shape")
     change = commands.add_parser(
         "convert", help="official file to our checkpoint, or the other way; strict, nothing is left out or made up"
     )
-    change.add_argument("source", type=Path, metavar="IN", help="checkpoint to read, in either layout")
+    change.add_argument("source", type=Path, metavar="IN", help="checkpoint to read, in any layout")
     change.add_argument("target", type=Path, metavar="OUT", help="file to write")
     change.add_argument(
         "--model", nargs="+", default=[], metavar=("NAME", "model.KEY=VALUE"),
@@ -50,20 +55,17 @@ def main(argv: list[str]) -> int:
 
 def inspect(path: Path, *, keys: bool = False) -> str:
     """What a checkpoint holds, as text. `keys` adds every tensor."""
-    state, official, card = weights.contents(path)
+    state, layout, card = weights.contents(path)
     parameters = sum(tensor.numel() for tensor in state.values())
     lines = [
         f"{path}",
-        f"layout      {'official: {model: ...}' if official else 'ours: {state_dict: student.*}'}",
+        f"layout      {LAYOUTS[layout]}",
         f"tensors     {len(state):,} with {parameters:,} numbers ({_types(state)})",
         f"model       {_model(state, card)}",
     ]
     for name, value in (card or {}).items():
-        if name == "model":
-            continue
-        if name == "teacher" and value is not None:
-            value = f"{value['name']}, sha256 {value['sha256']}"
-        lines.append(f"{name:<11} {value}")
+        if name != "model":
+            lines.append(f"{name:<11} {_in_words(value)}")
     if keys:
         lines += [
             f"  {name} {tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for name, tensor in state.items()
@@ -81,27 +83,22 @@ def convert(source: Path, target: Path, *, model: Sequence[str] = (), to: str | 
     """
     found = weights.contents(source)
     cfg = _config(source, found, model)
-    built = load_model(cfg, source)
-    official = not found.official if to is None else to == "official"
-    if official:
-        weights.save_official(built, target)
-    else:
-        card = dict(found.card or {}) | {"model": dataclasses.asdict(cfg), "version": VERSION}
-        weights.save_ours(built, target, card)
+    built = weights.load_into(build_model(cfg), source)  # the card is not compared: --model says what it should be
+    official = found.layout != "official" if to is None else to == "official"
+    card = dict(found.card or {}) | {"model": dataclasses.asdict(cfg), "version": VERSION}
+    (weights.save_official if official else weights.save_ours)(built, target, card)
     return f"{target}: {cfg.name}, {'official' if official else 'our'} layout, {len(found.state)} tensors"
 
 
 def _config(source: Path, found: weights.Contents, model: Sequence[str]) -> ModelConfig:
     if model:
         return model_config(*model)
-    if found.card is None or "model" not in found.card:
+    recorded = found.model
+    if recorded is None:
         guess = weights.seems_to_be(found.state)
         hint = f"it looks like {guess}: --model {guess}" if guess else "give --model NAME"
         raise ValueError(f"{source} does not say which model it is of; {hint}.")
-    recorded = OmegaConf.merge(OmegaConf.structured(ModelConfig), found.card["model"])
-    result = OmegaConf.to_object(recorded)
-    assert isinstance(result, ModelConfig)
-    return result
+    return recorded
 
 
 def _model(state: dict[str, torch.Tensor], card: dict[str, Any] | None) -> str:
@@ -119,6 +116,15 @@ def _model(state: dict[str, torch.Tensor], card: dict[str, Any] | None) -> str:
     if not different:
         return f"{guess} (every name and shape)"
     return f"like {guess}, but {different} of {len(expected)} tensors differ: other settings, or a variant"
+
+
+def _in_words(value: Any) -> str:
+    """A value of a card on one line: {a: 1, b: [2]} as a 1, b (2)."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_in_words(one)}" for key, one in value.items())
+    if isinstance(value, list):
+        return ", ".join(f"({_in_words(one)})" for one in value)
+    return str(value)
 
 
 def _types(state: dict[str, torch.Tensor]) -> str:

@@ -67,8 +67,7 @@ def run(cfg: ExportConfig) -> ExportReport:
 
 def load(cfg: ExportConfig) -> tuple[TrackAnything, str, str]:
     """The model of `cfg` with its weights, the checkpoint's name and its sha256."""
-    model_cfg = dataclasses.replace(cfg.model, image_size=cfg.size or cfg.model.image_size)
-    model = load_model(model_cfg, cfg.weights, seed=cfg.seed)
+    model = load_model(cfg.model, cfg.weights, seed=cfg.seed, image_size=cfg.size)
     if cfg.weights == RANDOM:
         with torch.no_grad():
             last = model.mask_decoder.presence_head.layers[-1]

@@ -32,9 +32,6 @@ OTHERS = (
 )
 """Weights that people can name instead."""
 
-DEFAULT_MODEL = "edgetam"
-"""The model of weights that are named without one."""
-
 
 def is_here() -> bool:
     """Does this copy of the package hold the shipped weights?"""
@@ -84,10 +81,11 @@ def line() -> str:
     )
 
 
-def resolve(model: str | None, weights_given: str | Path | None, *, quiet: bool = False) -> tuple[str, str]:
+def resolve(model: str | None, weights_given: str | Path | None, *, quiet: bool = False) -> tuple[str | None, str]:
     """(model, weights) that are meant, where one or both were not named.
 
-    Without weights it is the shipped tracker, and one line on stderr says so. Weights without a model are of `edgetam`.
+    Without weights it is the shipped tracker, and one line on stderr says so. Weights without a model: None, since most
+    files record theirs (`compose.model_for`).
 
     Args:
         model: a name of the zoo, or None.
@@ -99,7 +97,7 @@ def resolve(model: str | None, weights_given: str | Path | None, *, quiet: bool 
     """
     given = str(weights_given or "")
     if given not in ("", WORD):
-        return model or DEFAULT_MODEL, given
+        return model, given
     if model not in (None, NAME):
         raise ValueError(
             f"No weights were given for {model}. Give --weights FILE: {OTHERS}; or --weights random to try the "

@@ -185,6 +185,12 @@ class Distillation(L.LightningModule):
 
     # --- modes and checkpoints ---
 
+    @property
+    def full_card(self) -> dict[str, Any]:
+        """What is known of the model: its configuration and training, its teacher, and how far it is."""
+        teacher = None if self._teacher is None else {"name": self._teacher.name, "sha256": self._teacher.sha256}
+        return {**self.card, "teacher": teacher, "phase": self.phase_index, "steps_done": self.steps_done}
+
     def on_train_start(self) -> None:
         if self._teacher is not None:
             self._teacher.model.to(self.device)
@@ -197,14 +203,7 @@ class Distillation(L.LightningModule):
         self.last_step = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        teacher = None if self._teacher is None else {"name": self._teacher.name, "sha256": self._teacher.sha256}
-        checkpoint["edgetam_pl"] = {
-            **self.card,
-            "teacher": teacher,
-            "phase": self.phase_index,
-            "steps_done": self.steps_done,
-            "batches_seen": self.batches_seen,
-        }
+        checkpoint["edgetam_pl"] = {**self.full_card, "batches_seen": self.batches_seen}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.batches_seen = checkpoint["edgetam_pl"]["batches_seen"]

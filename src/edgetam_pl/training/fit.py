@@ -16,6 +16,7 @@ import logging
 import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -44,7 +45,7 @@ from edgetam_pl.training.teacher_cache import TeacherFeatureCache
 from edgetam_pl.training.throughput import Throughput
 from edgetam_pl.training.track_batch import Teacher
 from edgetam_pl.training.validation import NEVER, ValidateEvery, Validation
-from edgetam_pl.training.wandb_runs import finish, keep_artifacts, make_logger
+from edgetam_pl.training.wandb_runs import finish, git_state, keep_artifacts, make_logger
 
 
 @stop.listening()
@@ -84,7 +85,7 @@ def run(cfg: TrainConfig) -> Path:
         for index in range(progress.phase, len(cfg.stage.phases)):
             resume = progress.checkpoint if progress.inside and index == progress.phase else None
             fit_phase(cfg, module, datamodule, index, logger=logger, resume=resume)
-        weights.save_official(module.student, out / "weights.pt")
+        weights.save_official(module.student, out / "weights.pt", module.full_card)
         if cfg.export_on_end:
             export_at_end(module.student, ExportConfig(model=cfg.model, out=str(out / "packages")), logger)
         keep_artifacts(cfg, logger)
@@ -113,7 +114,7 @@ def build_module(cfg: TrainConfig) -> Distillation:
     student = build_model(cfg.model)
     if cfg.weights is not None:
         if cfg.load_parts == "all":
-            weights.load_into(student, cfg.weights)
+            weights.load_into(student, cfg.weights, cfg=cfg.model)
         else:
             weights.load_parts(student, cfg.weights, cfg.load_parts)
     if cfg.trunk_weights is not None:
@@ -121,7 +122,8 @@ def build_module(cfg: TrainConfig) -> Distillation:
     teacher = None
     if cfg.teacher is not None and cfg.teacher_weights is not None:
         digest = hashlib.sha256(Path(cfg.teacher_weights).read_bytes()).hexdigest()
-        teacher = Teacher(weights.load_into(build_model(cfg.teacher), cfg.teacher_weights), cfg.teacher.name, digest)
+        taught_by = weights.load_into(build_model(cfg.teacher), cfg.teacher_weights, cfg=cfg.teacher)
+        teacher = Teacher(taught_by, cfg.teacher.name, digest)
     for model in (student, teacher.model) if teacher else (student,):
         if cfg.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -142,7 +144,7 @@ def build_module(cfg: TrainConfig) -> Distillation:
         stage=cfg.stage,
         teacher=teacher,
         seed=cfg.seed,
-        card={"model": asdict(cfg.model), "version": VERSION},
+        card=card_of(cfg),
         memory_options=MemoryOptions.of(cfg),
         teacher_cache=cache,
         forensics=out / "forensics",
@@ -150,6 +152,19 @@ def build_module(cfg: TrainConfig) -> Distillation:
         fused=str(cfg.trainer.get("precision", "32-true")) not in {"16", "16-mixed"},
         validation=validation,
     )
+
+
+def card_of(cfg: TrainConfig) -> dict[str, Any]:
+    """What files of this training say of the model: its configuration, how and on what it was trained, by which code."""
+    phases = [{"frames": p.frames, "steps": p.steps, "batch": p.batch * p.accumulate} for p in cfg.stage.phases]
+    return {
+        "model": asdict(cfg.model),
+        "training": {"stage": cfg.stage.name, "phases": phases, "lr": cfg.stage.optim.lr, "seed": cfg.seed},
+        "data": {source.name: source.shards for source in cfg.data.sources},
+        "started_from": cfg.weights or cfg.trunk_weights or "random weights",
+        "version": VERSION,
+        "commit": git_state().get("commit", "unknown"),
+    }
 
 
 def fit_phase(
