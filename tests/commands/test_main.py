@@ -16,6 +16,7 @@ from edgetam_pl.build import build_model
 from edgetam_pl.commands.compose import composed
 from edgetam_pl.commands.main import COMMANDS, Composed, main
 from edgetam_pl.config import ShowConfig
+from edgetam_pl.data.loader import WorkerDiedError
 
 
 def schema_of(command: object) -> str:
@@ -193,3 +194,31 @@ def test_something_else_is_no_checkpoint(tmp_path: Path, capsys: pytest.CaptureF
 def test_a_checkpoint_of_another_model_is_refused(official: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = refused(capsys, "bench", "model=edgetam", f"weights={official}")
     assert "does not fit this model" in said
+
+
+def test_an_end_that_explains_itself_ends_in_its_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A dead worker's advice used to be the last line of a traceback of a hundred."""
+
+    def died(_: list[str]) -> int:
+        raise WorkerDiedError("A data worker was killed. Use fewer workers.")
+
+    monkeypatch.setattr("edgetam_pl.commands.doctor.main", died)
+    assert main(["doctor"]) == 1
+    assert capsys.readouterr().err == "edgetam doctor: A data worker was killed. Use fewer workers.\n"
+
+
+def test_a_log_file_shows_a_line_as_soon_as_it_is_printed(tmp_path: Path) -> None:
+    script = """
+import os
+from edgetam_pl.commands import doctor, main
+def killed(_):
+    print("step 1")
+    os._exit(0)
+doctor.main = killed
+main.main(["doctor"])
+"""
+    with (tmp_path / "log.txt").open("w") as log:
+        subprocess.run([sys.executable, "-c", script], stdout=log, check=True)
+    assert (tmp_path / "log.txt").read_text() == "step 1\n"

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from edgetam_pl import weights
 from edgetam_pl.io import atomic
 from edgetam_pl.io.atomic import atomic_path, write_json, write_text
+from edgetam_pl.io.errors import DiskFullError
 
 KILLED = """
 import os, signal, sys
@@ -93,3 +98,35 @@ def test_a_folder_moved_aside_by_a_writer_that_died_gets_its_place_back(tmp_path
     write_json(tmp_path / "other.json", {})
     assert (tmp_path / "masks" / "first").exists()
     assert {one.name for one in tmp_path.iterdir()} == {"masks", "other.json"}
+
+
+def test_a_full_disk_is_named_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.ckpt"
+    weights.write({"epoch": 1}, path)
+    monkeypatch.setattr(atomic.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 3_000_000))
+    said = r"No space left on .*: a\.ckpt needs 4 MB, 3 MB are free"
+    with pytest.raises(DiskFullError, match=said) as caught:
+        weights.write({"state": {"w": torch.zeros(1_000_000)}, "epoch": [2]}, path)
+    assert caught.value.errno == errno.ENOSPC
+    assert torch.load(path, weights_only=True) == {"epoch": 1}
+    assert [one.name for one in tmp_path.iterdir()] == ["a.ckpt"]
+
+
+LIMITED = """
+import resource, signal, sys, torch
+from edgetam_pl import weights
+from pathlib import Path
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+weights.write({"w": torch.zeros(1_000_000)}, Path(sys.argv[1]))
+"""
+
+
+def test_a_disk_that_fills_up_while_a_checkpoint_is_written_is_named_too(tmp_path: Path) -> None:
+    """A quota, or another program's files: torch says "unexpected pos" or "file write failed"."""
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(tmp_path / "a.ckpt")], capture_output=True, text=True, check=False
+    )
+    assert "DiskFullError" in done.stderr.splitlines()[-1]
+    assert "or in its quota: a.ckpt needs 4 MB" in done.stderr
+    assert not list(tmp_path.iterdir())

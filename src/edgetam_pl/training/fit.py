@@ -200,9 +200,12 @@ def fit_phase(
     )
     if trainer.is_global_zero:
         print(progressive.describe())
-    trainer.fit(module, datamodule=datamodule, ckpt_path=None if resume is None else str(resume), weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    try:
+        trainer.fit(module, datamodule=datamodule, ckpt_path=None if resume is None else str(resume), weights_only=True)
+    except SystemExit as end:
+        if end.code != 1:
+            raise
+        raise KeyboardInterrupt from None  # a second Ctrl-C, of which Lightning makes status 1
 
 
 def callbacks(cfg: TrainConfig, index: int) -> list[Callback]:
