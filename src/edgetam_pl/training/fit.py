@@ -2,7 +2,7 @@
 
 runs/train/
   config.yaml              the composed configuration
-  run.json                 run id (kept over resumes and phases), versions, teacher
+  run.json                 run id (kept over resumes and phases), versions, settings, what was changed and when
   curves.jsonl             every logged value, one line a step
   checkpoints/             phase1-step000100.ckpt ..., phase1-done.ckpt
   weights.pt               the trained model in the official layout
@@ -11,10 +11,10 @@ runs/train/
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import subprocess
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -29,30 +29,38 @@ from edgetam_pl.config import ExportConfig, TrainConfig
 from edgetam_pl.inference.compiled import compile_parts
 from edgetam_pl.inference.onednn import use_onednn
 from edgetam_pl.io.environment import VERSION
+from edgetam_pl.io.hashing import sha256_of
+from edgetam_pl.io.locks import folder_lock
 from edgetam_pl.training.activation_checkpointing import MemoryOptions
 from edgetam_pl.training.check import check, check_data, with_accumulation
 from edgetam_pl.training.curves import Curves
 from edgetam_pl.training.datamodule import ShardDataModule
 from edgetam_pl.training.distillation import Distillation
-from edgetam_pl.training.export_callback import ExportOnFitEnd
+from edgetam_pl.training.export_callback import SUMMARY, ExportOnFitEnd, export_quietly
 from edgetam_pl.training.launch import submit
 from edgetam_pl.training.panels import MaskPanels
-from edgetam_pl.training.phases import ProgressiveFrames, progress_of
+from edgetam_pl.training.phases import ProgressiveFrames
 from edgetam_pl.training.preemption import TRY_AGAIN, AtomicCheckpoints, StopOnSignal
+from edgetam_pl.training.run_folder import LOCK, WEIGHTS, Start, is_rank_zero, say, survey
 from edgetam_pl.training.teacher_cache import TeacherFeatureCache
 from edgetam_pl.training.throughput import Throughput
 from edgetam_pl.training.track_batch import Teacher
 from edgetam_pl.training.validation import NEVER, ValidateEvery, Validation
 from edgetam_pl.training.wandb_runs import finish, keep_artifacts, make_logger
 
+LIMITS = ("max_steps", "max_epochs", "max_time", "limit_train_batches", "overfit_batches", "fast_dev_run")
+"""Arguments of Trainer that end a phase before its steps are done."""
+
 
 def run(cfg: TrainConfig) -> Path:
     """Train what `cfg` describes and return the path of the final weights (official layout).
 
-    Running the same configuration again continues it: at the step it was stopped at, or at the next phase.
+    Running the same configuration again continues it: at the step it was stopped at, or at the next phase. A finished run
+    stays as it is.
 
     Raises:
-        ValueError: a configuration that cannot work, refused before anything is allocated.
+        ValueError: a configuration that cannot work, or that is not the one that the folder's run was begun with, refused
+            before anything is allocated; another process trains in this folder; or a phase ended before its steps were done.
     """
     check(cfg)
     if cfg.launcher.kind == "slurm":
@@ -62,27 +70,53 @@ def run(cfg: TrainConfig) -> Path:
     cfg = with_accumulation(cfg)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its hints say nothing of this run
     out = Path(cfg.out)
+    if cfg.dry_run:
+        survey(cfg)
+        print(describe(cfg, build_module(cfg)))
+        return out / WEIGHTS
+    with folder_lock(out, name=LOCK, wait=False) if is_rank_zero() else nullcontext():
+        go_on(survey(cfg))
+    return out / WEIGHTS
+
+
+def go_on(start: Start) -> None:
+    """Train what is left to train, from where the run stands, and leave its weights."""
+    cfg, out, progress = start.cfg, start.out, start.progress
+    export_due = cfg.export_on_end and not (out / SUMMARY).is_file()
+    if start.finished and not is_rank_zero():
+        return
+    if start.finished and start.weights_are_whole() and not (export_due or start.changes):
+        say(f"{out} was finished before, with these settings; there is nothing to do.")
+        return
     module = build_module(cfg)
+    module.card["run"] = {"id": start.begin(), "settings": dict(start.identity.settings)}
+    if not progress.inside and (begins_from := progress.checkpoint or (start.finished and out / WEIGHTS)):
+        weights.load_into(module.student, begins_from)
+    if start.finished:
+        finish_run(start, module)
+        if export_due:
+            export_quietly(module.student, export_config(cfg))
+        return
     datamodule = ShardDataModule(
         cfg.data, stage=cfg.stage, image_size=cfg.model.image_size, seed=cfg.seed, validation=module.validation
     )
-    if cfg.dry_run:
-        print(describe(cfg, module))
-        return out / "weights.pt"
-
-    progress = progress_of(out / "checkpoints", cfg.stage)
-    if progress.checkpoint is not None and not progress.inside:
-        weights.load_into(module.student, progress.checkpoint)
     logger = make_logger(cfg, out)
     try:
         for index in range(progress.phase, len(cfg.stage.phases)):
             resume = progress.checkpoint if progress.inside and index == progress.phase else None
             fit_phase(cfg, module, datamodule, index, logger=logger, resume=resume)
-        weights.save_official(module.student, out / "weights.pt")
+        finish_run(start, module)
         keep_artifacts(cfg, logger)
     finally:
         finish(logger)
-    return out / "weights.pt"
+
+
+def finish_run(start: Start, module: Distillation) -> None:
+    """Save the weights and write down that the run is finished, on rank 0."""
+    if is_rank_zero():
+        if start.progress.checkpoint is not None or not start.finished:
+            weights.save_official(module.student, start.out / WEIGHTS)
+        start.finish()
 
 
 def train_in_job(cfg: TrainConfig) -> str:
@@ -112,7 +146,7 @@ def build_module(cfg: TrainConfig) -> Distillation:
         weights.load_trunk(student, cfg.trunk_weights)
     teacher = None
     if cfg.teacher is not None and cfg.teacher_weights is not None:
-        digest = hashlib.sha256(Path(cfg.teacher_weights).read_bytes()).hexdigest()
+        digest = sha256_of(cfg.teacher_weights)
         teacher = Teacher(weights.load_into(build_model(cfg.teacher), cfg.teacher_weights), cfg.teacher.name, digest)
     for model in (student, teacher.model) if teacher else (student,):
         if cfg.channels_last:
@@ -180,6 +214,12 @@ def fit_phase(
     trainer.fit(module, datamodule=datamodule, ckpt_path=None if resume is None else str(resume), weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
+    if trainer.global_step < phase.steps:
+        limits = "".join(f", trainer.{key}={cfg.trainer[key]}" for key in LIMITS if key in cfg.trainer)
+        raise ValueError(
+            f"Phase {index + 1} ended after step {trainer.global_step} of {phase.steps}{limits}; where it ended was saved, "
+            "and the same command continues. Set its length by stage.phases[].steps alone."
+        )
 
 
 def callbacks(cfg: TrainConfig, index: int) -> list[Callback]:
@@ -196,7 +236,7 @@ def callbacks(cfg: TrainConfig, index: int) -> list[Callback]:
             mode="max",
             auto_insert_metric_name=False,
         ),
-        PhaseDone(folder / f"phase{index + 1}-done.ckpt"),
+        PhaseDone(folder, index + 1, steps=phase.steps),
         Throughput(),
         Curves(out / "curves.jsonl", every=cfg.logger.log_every),
     ]
@@ -207,10 +247,14 @@ def callbacks(cfg: TrainConfig, index: int) -> list[Callback]:
     if cfg.validation.every:
         chosen.append(ValidateEvery(cfg.validation.every, out / "validation" / "jf.jsonl"))
     if cfg.export_on_end and index == len(cfg.stage.phases) - 1:
-        chosen.append(ExportOnFitEnd(ExportConfig(model=cfg.model, out=str(out / "packages"))))
+        chosen.append(ExportOnFitEnd(export_config(cfg)))
     if cfg.stage.ema:
         chosen.append(EMAWeightAveraging(decay=cfg.stage.ema))
     return [*chosen, StopOnSignal(folder, index + 1)]  # the last, so that the others have written what they know
+
+
+def export_config(cfg: TrainConfig) -> ExportConfig:
+    return ExportConfig(model=cfg.model, out=str(Path(cfg.out) / "packages"))
 
 
 class StepsBar(TQDMProgressBar):
@@ -226,14 +270,17 @@ class StepsBar(TQDMProgressBar):
 
 
 class PhaseDone(Callback):
-    """Writes the phase's last checkpoint, which is never pruned: the next phase starts from it."""
+    """Writes the phase's last checkpoint, which is never pruned: the next phase starts from it. A phase that something ended
+    before its steps were done leaves one to go on from."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, folder: Path, phase: int, *, steps: int) -> None:
+        self.folder, self.phase, self.steps = folder, phase, steps
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.global_step >= trainer.max_steps:
-            trainer.save_checkpoint(self.path)
+        done = trainer.global_step >= self.steps
+        trainer.save_checkpoint(
+            self.folder / f"phase{self.phase}-{'done' if done else f'step{trainer.global_step:06d}-stopped'}.ckpt"
+        )
 
 
 def describe(cfg: TrainConfig, module: Distillation) -> str:
