@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import smallest
 
@@ -17,9 +19,9 @@ def config(model: str, *words: str, stage: str = "toy_video") -> TrainConfig:
     return composed(TrainConfig, command="train", overrides=[f"model={model}", f"stage={stage}", *SMALL, *words])[0]
 
 
-def training(shards: Path, out: Path, *words: str, phases: str, stage: str = "toy_video") -> TrainConfig:
-    return config(
-        "toy",
+def words_of(shards: Path, out: Path, phases: str) -> list[str]:
+    """What `training` says on the command line, but for model and stage."""
+    return [
         "data=toy",
         f"data.sources.0.shards={shards / 'video'}",
         f"data.sources.1.shards={shards / 'image'}",
@@ -32,10 +34,28 @@ def training(shards: Path, out: Path, *words: str, phases: str, stage: str = "to
         "logger=none",
         "logger.log_every=1",
         "logger.panels_every=0",
-        *words,
-        stage=stage,
-    )
+    ]
+
+
+def training(shards: Path, out: Path, *words: str, phases: str, stage: str = "toy_video") -> TrainConfig:
+    return config("toy", *words_of(shards, out, phases), *words, stage=stage)
 
 
 def losses(out: Path) -> dict[int, float]:
     return {int(line[STEP]): line["train/total"] for line in read_lines(out / "curves.jsonl")}
+
+
+def changed_in(value: Any, **changed: Any) -> Any:
+    """A copy with keys changed, also those of lists (phases__0__steps) and of mappings (trainer__devices)."""
+    for key, new in changed.items():
+        name, _, rest = key.partition("__")
+        if isinstance(value, list):
+            inner = value[int(name)]
+        else:
+            inner = value.get(name) if isinstance(value, dict) else getattr(value, name)
+        new = changed_in(inner, **{rest: new}) if rest else new
+        if isinstance(value, list):
+            value = [*value[: int(name)], new, *value[int(name) + 1 :]]
+        else:
+            value = {**value, name: new} if isinstance(value, dict) else replace(value, **{name: new})
+    return value

@@ -21,9 +21,10 @@ from edgetam_pl.commands.replay import replay
 from edgetam_pl.config import PhaseConfig, StageConfig
 from edgetam_pl.evaluation.vos import clips_of, evaluate_vos
 from edgetam_pl.training import fit
+from edgetam_pl.training.checkpoints import read_card
 from edgetam_pl.training.curves import STEP, read_lines
 from edgetam_pl.training.forensics import load_case
-from edgetam_pl.training.phases import progress_of, read_card
+from edgetam_pl.training.phases import progress_of
 from edgetam_pl.training.preemption import TRY_AGAIN
 from edgetam_pl.types import VideoBatch
 

@@ -260,8 +260,10 @@ def test_f18_a_process_killed_while_it_saves_leaves_the_checkpoint_before(tmp_pa
     script = f"""
 import os, pathlib, signal, torch
 from edgetam_pl import weights
+from edgetam_pl.training.checkpoints import PARTS
+whole = {{part: kind() for part, kind in PARTS.items()}}
 path = pathlib.Path({str(path)!r})
-weights.write({{"edgetam_pl": {{"phase": 0, "steps_done": 1}}}}, path)
+weights.write({{**whole, "edgetam_pl": {{"phase": 0, "steps_done": 1, "batches_seen": 1}}}}, path)
 def save(content, file, *args, **kwargs):
     pathlib.Path(file).write_bytes(b"half of it")
     os.kill(os.getpid(), signal.SIGKILL)

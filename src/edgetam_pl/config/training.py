@@ -237,6 +237,9 @@ class TrainConfig:
     """Run directory: checkpoints, logs, exports."""
     seed: int = 123
     """Of random weights, order, augmentation and prompts (SAM 2 release: 123)."""
+    accept_changes: bool = False
+    """Go on with a run whose settings are not those that it was begun with: model, data, seed, schedule and losses otherwise
+    have to be the same at every start. run.json records what was changed, and at which step."""
     dry_run: bool = False
     """Build everything, print it, and stop."""
     export_on_end: bool = False

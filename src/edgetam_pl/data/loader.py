@@ -107,7 +107,9 @@ class ShardLoader:
 
     def state_at(self, batches: int) -> dict[str, Any]:
         """The state after so many batches: those that were trained on may be fewer than those handed out."""
-        return {"batches": batches, "world_size": self.steps.world_size, "consumed": self.steps.consumed(batches)}
+        names = [source.name for source in self.steps.sources]
+        consumed = self.steps.consumed(batches)
+        return {"batches": batches, "world_size": self.steps.world_size, "consumed": consumed, "sources": names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after `state["batches"]`: exactly, with any number of workers, when the world size is the same. With
@@ -125,7 +127,11 @@ class ShardLoader:
                 self.steps.world_size,
             )
         if "consumed" in state:
-            self.steps.origin, self.steps.since = list(state["consumed"]), batches
+            names = [source.name for source in self.steps.sources]
+            consumed, before = list(state["consumed"]), state.get("sources", names)
+            if before != names:  # another mixture: each source goes on where it was, a new one begins
+                consumed = [dict(zip(before, consumed)).get(name, 0) for name in names]
+            self.steps.origin, self.steps.since = consumed, batches
 
     def _count(self, made: WorkerBatch) -> None:
         self.drawn += made.drawn

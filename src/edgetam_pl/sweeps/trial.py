@@ -7,7 +7,6 @@ continues: a finished trial is not repeated, an unfinished one goes on where its
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import signal
@@ -28,6 +27,7 @@ from edgetam_pl.commands.compose import CONFIGS, composed
 from edgetam_pl.config import BenchConfig, EvaluateConfig, ExportConfig, TrainConfig, TrialConfig
 from edgetam_pl.io import stop
 from edgetam_pl.io.atomic import write_json
+from edgetam_pl.io.locks import folder_lock
 from edgetam_pl.io.processes import LAUNCHER
 
 FORMAT = 1
@@ -274,25 +274,6 @@ def require_free_space(out: Path, least_gb: float) -> None:
         raise ValueError(
             f"{free:.2f} GB are free for {out}, less than trial.min_free_gb={least_gb}; make room, then start again."
         )
-
-
-@contextmanager
-def folder_lock(out: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold a folder: whoever else wants it waits until it is free (a trial that outlived its runner is never joined).
-
-    Raises:
-        ValueError: the folder is in use, and `wait` is False.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if not wait:
-                raise ValueError(f"{out} is being run by another process; wait for it, or give --out another.") from error
-            print(f"{out} is in use by another process; waiting for it.", flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def help_text() -> str:

@@ -8,6 +8,7 @@ over the same step. Lightning's CSVLogger and LearningRateMonitor know neither: 
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ from edgetam_pl.types import VideoBatch
 
 if TYPE_CHECKING:
     from edgetam_pl.training.distillation import Distillation
+
+_LOG = logging.getLogger(__name__)
 
 STEP = "progress/step"
 """The x-axis."""
@@ -89,19 +92,25 @@ def write_line(path: Path, values: dict[str, float]) -> None:
 
 
 def keep_lines(path: Path, step: int) -> None:
-    """Drop the lines beyond `step`, and an unfinished last one."""
+    """Drop the lines beyond `step`, an unfinished last one, and those that say nothing of a step."""
     if path.is_file():
-        write_text(path, "".join(json.dumps(line) + "\n" for line in read_lines(path) if line[STEP] <= step))
+        lines = [line for line in read_lines(path) if isinstance(line.get(STEP), int | float)]
+        write_text(path, "".join(json.dumps(line) + "\n" for line in lines if line[STEP] <= step))
 
 
 def read_lines(path: Path) -> list[dict[str, float]]:
-    """The lines of a curves file; an unfinished last line (the run was killed while writing) is left out."""
+    """The lines of a curves file. One that cannot be read is named and left out, alone; an unfinished last one (a run writes
+    it, or was killed while it did) is left out without a word."""
     if not path.is_file():
         return []
     lines: list[dict[str, float]] = []
-    for text in path.read_text().splitlines():
+    for number, text in enumerate(path.read_text(errors="replace").splitlines(keepends=True), start=1):
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
+            line = json.loads(text)
+        except ValueError:
+            line = None
+        if isinstance(line, dict):
+            lines.append(line)
+        elif text.endswith("\n"):
+            _LOG.warning("%s: line %d cannot be read and is left out: %.40r", path, number, text.strip())
     return lines

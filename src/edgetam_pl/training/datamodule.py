@@ -1,4 +1,4 @@
-"""Shards to batches for one phase of training, resumable to the batch."""
+"""Shards to batches for one phase of training, resumable to the optimiser step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ T = TypeVar("T")
 
 
 class ShardDataModule(L.LightningDataModule):
-    """Owns the loader of the current phase. Its state is the number of batches that training has consumed."""
+    """Owns the loader of the current phase. Its state is the optimiser steps that were taken and the samples that they have
+    seen: how many batches that is depends on the number of ranks."""
 
     def __init__(
         self, data: DataConfig, *, stage: StageConfig, image_size: int, seed: int, validation: Validation | None = None
@@ -73,10 +74,16 @@ class ShardDataModule(L.LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         assert self.trainer is not None
         seen: Any = self.trainer.lightning_module.batches_seen
-        return {"phase": self.phase_index, "loader": self.resume if self.loader is None else self.loader.state_at(seen)}
+        return {
+            "phase": self.phase_index,
+            "steps": seen // self.phase.accumulate,
+            "loader": self.resume if self.loader is None else self.loader.state_at(seen),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.phase_index, self.resume = state_dict["phase"], state_dict["loader"]
+        if "steps" in state_dict:
+            self.resume = {**state_dict["loader"], "batches": state_dict["steps"] * self.phase.accumulate}
 
 
 class _Iterated(Iterable[T]):

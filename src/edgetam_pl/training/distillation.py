@@ -16,6 +16,7 @@ from edgetam_pl.losses.objective import Losses
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.training import optim
 from edgetam_pl.training.activation_checkpointing import MemoryOptions
+from edgetam_pl.training.checkpoints import layout_of
 from edgetam_pl.training.forensics import Case, Watch, gradient_shares, loss_shares
 from edgetam_pl.training.step import (
     StepOptions,
@@ -203,13 +204,8 @@ class Distillation(L.LightningModule):
         self.last_step = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["edgetam_pl"] = {**self.full_card, "batches_seen": self.batches_seen}
+        seen = {"batches_seen": self.batches_seen, "layout": layout_of(checkpoint)}
+        checkpoint["edgetam_pl"] = {**self.full_card, **seen}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.batches_seen = checkpoint["edgetam_pl"]["batches_seen"]
-        recorded = checkpoint["edgetam_pl"]["teacher"]
-        if recorded is not None and self._teacher is not None and recorded["sha256"] != self._teacher.sha256:
-            raise ValueError(
-                f"The run was taught by {recorded['name']} ({recorded['sha256'][:12]}); the teacher given now is "
-                f"{self._teacher.name} ({self._teacher.sha256[:12]}). Give the same teacher, or start a new run (out=...)."
-            )

@@ -2,7 +2,7 @@
 
 runs/train/
   config.yaml              the composed configuration
-  run.json                 run id (kept over resumes and phases), versions, teacher
+  run.json                 run id (kept over resumes and phases), versions, settings, what was changed and when
   curves.jsonl             every logged value, one line a step
   checkpoints/             phase1-step000100.ckpt ..., phase1-done.ckpt
   weights.pt               the trained model in the official layout
@@ -11,9 +11,9 @@ runs/train/
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,32 +30,40 @@ from edgetam_pl.inference.compiled import compile_parts
 from edgetam_pl.inference.onednn import use_onednn
 from edgetam_pl.io import stop
 from edgetam_pl.io.environment import VERSION
+from edgetam_pl.io.hashing import sha256_of
+from edgetam_pl.io.locks import folder_lock
 from edgetam_pl.io.processes import LAUNCHER, follow_launcher
 from edgetam_pl.training.activation_checkpointing import MemoryOptions
 from edgetam_pl.training.check import check, check_data, with_accumulation
 from edgetam_pl.training.curves import Curves
 from edgetam_pl.training.datamodule import ShardDataModule
 from edgetam_pl.training.distillation import Distillation
-from edgetam_pl.training.export_at_end import export_at_end
+from edgetam_pl.training.export_at_end import SUMMARY, export_at_end
 from edgetam_pl.training.launch import requeue, submit
 from edgetam_pl.training.panels import MaskPanels
-from edgetam_pl.training.phases import ProgressiveFrames, progress_of
+from edgetam_pl.training.phases import ProgressiveFrames
 from edgetam_pl.training.preemption import AtomicCheckpoints, StopOnSignal
+from edgetam_pl.training.run_folder import LOCK, WEIGHTS, Start, is_rank_zero, say, survey
 from edgetam_pl.training.teacher_cache import TeacherFeatureCache
 from edgetam_pl.training.throughput import Throughput
 from edgetam_pl.training.track_batch import Teacher
 from edgetam_pl.training.validation import NEVER, ValidateEvery, Validation
 from edgetam_pl.training.wandb_runs import finish, git_state, keep_artifacts, make_logger
 
+LIMITS = ("max_steps", "max_epochs", "max_time", "limit_train_batches", "overfit_batches", "fast_dev_run")
+"""Arguments of Trainer that end a phase before its steps are done."""
+
 
 @stop.listening()
 def run(cfg: TrainConfig) -> Path:
     """Train what `cfg` describes and return the path of the final weights (official layout).
 
-    Running the same configuration again continues it: at the step it was stopped at, or at the next phase.
+    Running the same configuration again continues it: at the step it was stopped at, or at the next phase. A finished run
+    stays as it is.
 
     Raises:
-        ValueError: a configuration that cannot work, refused before anything is allocated.
+        ValueError: a configuration that cannot work, or that is not the one that the folder's run was begun with, refused
+            before anything is allocated; another process trains in this folder; or a phase ended before its steps were done.
         SystemExit: a signal asked for the end (`io.stop`).
     """
     follow_launcher()
@@ -67,17 +75,36 @@ def run(cfg: TrainConfig) -> Path:
     cfg = with_accumulation(cfg)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its hints say nothing of this run
     out = Path(cfg.out)
+    if cfg.dry_run:
+        survey(cfg)
+        print(describe(cfg, build_module(cfg)))
+        return out / WEIGHTS
+    with folder_lock(out, name=LOCK, wait=False) if is_rank_zero() else nullcontext():
+        go_on(survey(cfg))
+    return out / WEIGHTS
+
+
+def go_on(start: Start) -> None:
+    """Train what is left to train, from where the run stands, and leave its weights."""
+    cfg, out, progress = start.cfg, start.out, start.progress
+    export_due = cfg.export_on_end and not (out / SUMMARY).is_file()
+    if start.finished and not is_rank_zero():
+        return
+    if start.finished and start.weights_are_whole() and not (export_due or start.changes):
+        say(f"{out} was finished before, with these settings; there is nothing to do.")
+        return
     module = build_module(cfg)
+    module.card["run"] = {"id": start.begin(), "settings": dict(start.identity.settings)}
+    if not progress.inside and (begins_from := progress.checkpoint or (start.finished and out / WEIGHTS)):
+        weights.load_into(module.student, begins_from)
+    if start.finished:
+        finish_run(start, module)
+        if export_due:
+            export_at_end(module.student, export_config(cfg))
+        return
     datamodule = ShardDataModule(
         cfg.data, stage=cfg.stage, image_size=cfg.model.image_size, seed=cfg.seed, validation=module.validation
     )
-    if cfg.dry_run:
-        print(describe(cfg, module))
-        return out / "weights.pt"
-
-    progress = progress_of(out / "checkpoints", cfg.stage)
-    if progress.checkpoint is not None and not progress.inside:
-        weights.load_into(module.student, progress.checkpoint)
     stop.defer()  # from here on a stop is a matter of all ranks, between two steps
     os.environ[LAUNCHER] = str(os.getpid())  # for ranks that Lightning starts
     logger = make_logger(cfg, out)
@@ -85,13 +112,20 @@ def run(cfg: TrainConfig) -> Path:
         for index in range(progress.phase, len(cfg.stage.phases)):
             resume = progress.checkpoint if progress.inside and index == progress.phase else None
             fit_phase(cfg, module, datamodule, index, logger=logger, resume=resume)
-        weights.save_official(module.student, out / "weights.pt", module.full_card)
+        finish_run(start, module)
         if cfg.export_on_end:
-            export_at_end(module.student, ExportConfig(model=cfg.model, out=str(out / "packages")), logger)
+            export_at_end(module.student, export_config(cfg), logger)
         keep_artifacts(cfg, logger)
     finally:
         finish(logger)
-    return out / "weights.pt"
+
+
+def finish_run(start: Start, module: Distillation) -> None:
+    """Save the weights and write down that the run is finished, on rank 0."""
+    if is_rank_zero():
+        if start.progress.checkpoint is not None or not start.finished:
+            weights.save_official(module.student, start.out / WEIGHTS, module.full_card)
+        start.finish()
 
 
 def train_in_job(cfg: TrainConfig) -> str:
@@ -121,7 +155,7 @@ def build_module(cfg: TrainConfig) -> Distillation:
         weights.load_trunk(student, cfg.trunk_weights)
     teacher = None
     if cfg.teacher is not None and cfg.teacher_weights is not None:
-        digest = hashlib.sha256(Path(cfg.teacher_weights).read_bytes()).hexdigest()
+        digest = sha256_of(cfg.teacher_weights)
         taught_by = weights.load_into(build_model(cfg.teacher), cfg.teacher_weights, cfg=cfg.teacher)
         teacher = Teacher(taught_by, cfg.teacher.name, digest)
     for model in (student, teacher.model) if teacher else (student,):
@@ -206,6 +240,14 @@ def fit_phase(
         if end.code != 1:
             raise
         raise KeyboardInterrupt from None  # a second Ctrl-C, of which Lightning makes status 1
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    if trainer.global_step < phase.steps:
+        limits = "".join(f", trainer.{key}={cfg.trainer[key]}" for key in LIMITS if key in cfg.trainer)
+        raise ValueError(
+            f"Phase {index + 1} ended after step {trainer.global_step} of {phase.steps}{limits}; where it ended was saved, "
+            "and the same command continues. Set its length by stage.phases[].steps alone."
+        )
 
 
 def callbacks(cfg: TrainConfig, index: int) -> list[Callback]:
@@ -222,7 +264,7 @@ def callbacks(cfg: TrainConfig, index: int) -> list[Callback]:
             mode="max",
             auto_insert_metric_name=False,
         ),
-        PhaseDone(folder / f"phase{index + 1}-done.ckpt"),
+        PhaseDone(folder, index + 1, steps=phase.steps),
         Throughput(),
         Curves(out / "curves.jsonl", every=cfg.logger.log_every),
     ]
@@ -235,6 +277,10 @@ def callbacks(cfg: TrainConfig, index: int) -> list[Callback]:
     if cfg.stage.ema:
         chosen.append(EMAWeightAveraging(decay=cfg.stage.ema))
     return [*chosen, StopOnSignal(folder, index + 1)]  # the last, so that the others have written what they know
+
+
+def export_config(cfg: TrainConfig) -> ExportConfig:
+    return ExportConfig(model=cfg.model, out=str(Path(cfg.out) / "packages"))
 
 
 class StepsBar(TQDMProgressBar):
@@ -250,14 +296,17 @@ class StepsBar(TQDMProgressBar):
 
 
 class PhaseDone(Callback):
-    """Writes the phase's last checkpoint, which is never pruned: the next phase starts from it."""
+    """Writes the phase's last checkpoint, which is never pruned: the next phase starts from it. A phase that something ended
+    before its steps were done leaves one to go on from."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, folder: Path, phase: int, *, steps: int) -> None:
+        self.folder, self.phase, self.steps = folder, phase, steps
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.global_step >= trainer.max_steps:
-            trainer.save_checkpoint(self.path)
+        done = trainer.global_step >= self.steps
+        trainer.save_checkpoint(
+            self.folder / f"phase{self.phase}-{'done' if done else f'step{trainer.global_step:06d}-stopped'}.ckpt"
+        )
 
 
 def describe(cfg: TrainConfig, module: Distillation) -> str:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 
 from edgetam_pl.config import PhaseConfig, StageConfig
+from edgetam_pl.training import optim
+from edgetam_pl.training.checkpoints import CARD, Checkpoint, newest_whole
 from edgetam_pl.training.datamodule import ShardDataModule
 from edgetam_pl.training.distillation import Distillation
 
@@ -35,6 +36,14 @@ class ProgressiveFrames(L.Callback):
     def state_dict(self) -> dict[str, Any]:
         return {"index": self.index}
 
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Go on at the optimiser step, whatever the number of ranks and the rates were when it was saved."""
+        assert isinstance(pl_module, Distillation)
+        steps = checkpoint[CARD]["steps_done"] - pl_module.first_step
+        pl_module.batches_seen = steps * self.phases[self.index].accumulate
+        _count_batches(checkpoint["loops"]["fit_loop"], steps=steps, batches=pl_module.batches_seen)
+        _take_rates(checkpoint, pl_module, steps)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict["index"] != self.index:
             raise ValueError(
@@ -48,6 +57,41 @@ class ProgressiveFrames(L.Callback):
         return f"phase {self.index + 1} of {len(self.phases)}: {phase.frames} frames, {phase.steps} steps, {freeze}"
 
 
+def _count_batches(loop: dict[str, Any], *, steps: int, batches: int) -> None:
+    """Let Lightning's loop stand after the last batch of an optimiser step: with other ranks a step has another number of
+    batches, and a phase that was over may have become longer."""
+    progress = loop["epoch_loop.batch_progress"]
+    if progress["current"]["ready"] == batches and loop["epoch_progress"]["current"]["processed"] == 0:
+        return
+    # as where a checkpoint is saved at the end of a batch: `completed` is counted after that
+    for part in ("total", "current"):
+        progress[part].update(ready=batches, started=batches, processed=batches, completed=batches - 1)
+        loop["epoch_progress"][part].update(ready=1, started=1, processed=0, completed=0)
+    progress["is_last_batch"] = False
+    loop["epoch_loop.state_dict"]["_batches_that_stepped"] = steps - 1
+
+
+def _take_rates(checkpoint: dict[str, Any], module: Distillation, steps: int) -> None:
+    """Learning rates, weight decay and betas are those of the configuration, not those of the checkpoint: both are the same
+    unless they were changed on demand.
+
+    Raises:
+        ValueError: other parameters are trained than when it was saved, which the optimiser's state does not fit.
+    """
+    optimizer, schedulers = module.configure_optimizers(), checkpoint["lr_schedulers"]
+    groups, saved = optimizer["optimizer"].param_groups, checkpoint["optimizer_states"][0]["param_groups"]  # type: ignore[index,call-overload]
+    if [(one["name"], len(one["params"])) for one in groups] != [(one["name"], len(one["params"])) for one in saved]:
+        raise ValueError(
+            "Other parameters are trained than when this checkpoint was saved (stage.frozen, freeze_encoder, layer_decay), "
+            "inside a phase. Give the settings that it has, or begin a new run (out=...) from its weights."
+        )
+    factor = optim.schedule_of(module.stage.optim, module.options.phase)(steps)
+    for one, kept in zip(groups, saved, strict=True):
+        rate = one["initial_lr"]
+        kept.update(lr=rate * factor, initial_lr=rate, weight_decay=one["weight_decay"], betas=one["betas"])
+    schedulers[0].update(base_lrs=[one["initial_lr"] for one in groups], _last_lr=[kept["lr"] for kept in saved])
+
+
 @dataclass(frozen=True)
 class Progress:
     """Where a run stands: the phase to run next, and the checkpoint to continue from (None: a fresh start)."""
@@ -59,26 +103,27 @@ class Progress:
 
 
 def progress_of(folder: Path, stage: StageConfig) -> Progress:
-    """The newest complete checkpoint in `folder` and what to do with it. Truncated ones are named and passed over."""
-    for path in sorted(folder.glob("*.ckpt"), key=lambda p: p.stat().st_mtime_ns, reverse=True):
-        card = read_card(path)
-        if card is None:
-            print(f"{path.name} is incomplete and is passed over; the one before it is tried.")
-            continue
-        index = card["phase"]
-        if index >= len(stage.phases):
-            raise ValueError(f"{path} is of phase {index + 1}, but this schedule has {len(stage.phases)}; use another out=.")
-        end = sum(phase.steps for phase in stage.phases[: index + 1])
-        if card["steps_done"] >= end:
-            return Progress(index + 1, path, inside=False)
-        return Progress(index, path, inside=True)
-    return Progress(0, None, inside=False)
+    """The newest whole checkpoint in `folder` and what to do with it. Damaged ones are named and passed over.
+
+    Raises:
+        ValueError: none of them can be used, or it is of a phase that the schedule has not.
+    """
+    found = newest_whole(folder)
+    return Progress(0, None, inside=False) if found is None else progress_from(found, stage)
 
 
-def read_card(path: Path) -> dict[str, Any] | None:
-    """What a checkpoint says of itself, or None when the file is truncated or not one of ours."""
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return checkpoint["edgetam_pl"]
-    except (RuntimeError, EOFError, KeyError, OSError, ValueError):
-        return None
+def progress_from(found: Checkpoint, stage: StageConfig) -> Progress:
+    """What to do with a checkpoint.
+
+    Raises:
+        ValueError: it is of a phase that the schedule has not.
+    """
+    index = found.phase
+    if index >= len(stage.phases):
+        raise ValueError(
+            f"{found.path} is of phase {index + 1}, but this schedule has {len(stage.phases)}; use another out=."
+        )
+    end = sum(phase.steps for phase in stage.phases[: index + 1])
+    if found.steps_done >= end:
+        return Progress(index + 1, found.path, inside=False)
+    return Progress(index, found.path, inside=True)
