@@ -7,6 +7,9 @@ from pathlib import Path
 
 import matplotlib as mpl
 import pytest
+import shipped_stub
+
+from edgetam_pl.io import shipped
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.ipynb"))
 
@@ -14,6 +17,8 @@ NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.ip
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not shipped.is_here():
+        shipped_stub.put_in_place(tmp_path / "package", monkeypatch)
     monkeypatch.chdir(tmp_path)
     mpl.use("Agg")
     names: dict[str, object] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,29 @@ def test_the_cards_numbers_are_those_of_the_evaluations(tmp_path: Path, monkeypa
     assert f"| chair-mask | 1 | 1 | {figure} | {figure} |" in card
     assert "| set and prompt | videos | objects | lite | teacher |" in card
     assert "Two hours." in card
+
+
+def test_the_card_lists_the_trainings_that_led_to_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = shipped_stub.put_in_place(tmp_path / "package", monkeypatch)
+    runs = {
+        "images": (
+            None,
+            ["train", "stage=real_image", "logger=none", "out=runs/real/images", "trunk_weights=/home/me/lite0.pth"],
+        ),
+        "video": ("runs/real/images/weights.pt", ["train", "stage=real_video", "weights=runs/real/images/weights.pt"]),
+    }
+    for name, (begun_with, command) in runs.items():
+        folder = tmp_path / "runs" / "real" / name
+        folder.mkdir(parents=True)
+        record = {"command": command, "config": {"weights": begun_with, "out": f"runs/real/{name}"}}
+        (folder / "run.json").write_text(json.dumps(record))
+    (folder / "weights.pt").write_bytes(run.read_bytes())
+    assert ship.main([str(folder / "weights.pt"), "--out", str(tmp_path / "o")]) == 0
+    first, second = (
+        "edgetam train stage=real_image out=runs/real/images trunk_weights=lite0.pth",
+        "edgetam train stage=real_video weights=runs/real/images/weights.pt",
+    )
+    assert f"```sh\n{first}\n{second}\n```" in (tmp_path / "o" / "card.md").read_text()
 
 
 def test_what_cannot_be_shipped_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,6 +159,16 @@ class Demo:
         """Who is scored beside the student."""
         return {"teacher": load_model(model_config("toy_teacher"), self.weights("teacher"))}
 
+    def sizes(self, part: str) -> list[str]:
+        """The words of one part at this scale; what is not said here is in the stage files.
+
+        Raises:
+            ValueError: there is no such scale.
+        """
+        if self.scale not in _SIZES:
+            raise ValueError(f"--scale is {self.scale!r}; use {' or '.join(_SIZES)}.")
+        return _SIZES[self.scale].get(part, [])
+
     def identity(self) -> dict[str, str]:
         """What all parts of a folder must agree on."""
         return {"data": self.data, "scale": self.scale}
@@ -173,7 +183,7 @@ class Demo:
         from edgetam_pl.data.build import run as build_shards
 
         folder = self.out / "shards" / kind
-        overrides = [*words, f"out={folder}", *_scale(self.scale, f"shards_{kind}")]
+        overrides = [*words, f"out={folder}", *self.sizes(f"shards_{kind}")]
         build_shards(composed(ShardsConfig, command="shards", overrides=overrides)[0])
         manifest = json.loads((folder / "manifest.json").read_text())
         return {"samples": manifest["samples"], "bytes": manifest["bytes"]}
@@ -185,7 +195,7 @@ class Demo:
         overrides = [
             f"model={model or self.student}", *words, f"data={data}",
             *(f"data.sources.{number}.shards={self.out / 'shards' / kind}" for number, kind in enumerate(kinds)),
-            f"out={self.out / name}", "logger.panels_every=40", "logger.log_every=10", *_scale(self.scale, name),
+            f"out={self.out / name}", "logger.panels_every=40", "logger.log_every=10", *self.sizes(name),
         ]  # fmt: skip
         path = train(composed(TrainConfig, command="train", overrides=overrides)[0])
         return {"weights": str(path.relative_to(self.out))}
@@ -275,6 +285,10 @@ class RealDemo(Demo):
             "shipped": load_model(model_config(shipped.NAME), shipped.weights()),
             "teacher": load_model(small, shipped.weights()),
         }
+
+    def sizes(self, part: str) -> list[str]:
+        shorter = [f"stage.phases={_REAL_PHASES[part]}"] if self.scale == "demo" and part in _REAL_PHASES else []
+        return [*super().sizes(part), *shorter]
 
     def identity(self) -> dict[str, str]:
         return {**super().identity(), "teacher": sha256_of(shipped.weights())}
@@ -411,19 +425,10 @@ def held_out_clips(count: int, *, frames: int, size: int) -> list[Clip]:
     return clips
 
 
-def _scale(scale: str, part: str) -> list[str]:
-    """The overrides of one part at one scale; the demo's own sizes live in the stage files."""
-    if scale == "demo":
-        return _DEMO.get(part, [])
-    if scale != "smoke":
-        raise ValueError(f"--scale is {scale!r}; use demo or smoke.")
-    return _SMOKE.get(part, [])
-
-
 _DEMO = {
     "shards_video": ["clips=400", "frames=32", f"objects={OBJECTS}"],
     "shards_image": ["clips=800", "frames=1", f"objects={OBJECTS}"],
-    "shards_pasted": ["clips=200", "frames=32", "size=144", f"objects={OBJECTS}", "window=32", "twins=0.3", "group=25"],
+    "shards_pasted": ["clips=120", "frames=32", "size=144", f"objects={OBJECTS}", "window=32", "twins=0.3", "group=15"],
     "shards_chair": ["short_side=160"],
     "shards_pictures": ["short_side=160"],
 }
@@ -444,3 +449,12 @@ _SMOKE = {
         }.items()
     },
 }
+_SIZES = {"demo": _DEMO, "smoke": _SMOKE}
+
+_REAL_PHASES = {
+    "stage1": "[{frames:1,steps:100,batch:12}]",
+    "stage2": "[{frames:2,steps:150,batch:8},{frames:4,steps:140,batch:4},{frames:8,steps:60,batch:2,lr_factor:0.7}]",
+    "finetune": "[{frames:16,steps:40,batch:1,freeze_encoder:true,distil:false},"
+    "{frames:32,steps:12,batch:1,freeze_encoder:true,distil:false,lr_factor:0.5}]",
+}
+"""Shorter than the toy's: the student is wider, and its teacher has a real trunk. About 0.6 to 1 s a step on one core."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +26,12 @@ from edgetam_pl.io.atomic import atomic_path, write_json, write_text
 from edgetam_pl.io.environment import VERSION
 from edgetam_pl.io.hashing import sha256_of
 from edgetam_pl.io.tables import markdown_table
+
+RECORD = "run.json"
+"""What a training writes beside its weights: its command and its whole configuration."""
+
+SILENT = ("logger", "trainer.enable_progress_bar", "checkpoint_every", "keep_checkpoints")
+"""Beginnings of words that change no weights."""
 
 MOST_BYTES = 10_000_000
 """The shipped file's largest size: a wheel stays a small download."""
@@ -73,7 +81,7 @@ def ship(
         if draft.stat().st_size > MOST_BYTES:
             raise ValueError(f"{target} would have {draft.stat().st_size:,} bytes; at most {MOST_BYTES:,} are shipped.")
     facts = {
-        "source": "/".join(source.parts[-2:]),
+        "commands": commands_of(source),
         "bytes": target.stat().st_size,
         "sha256": sha256_of(target),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -103,6 +111,28 @@ def halved(state: Mapping[str, Any]) -> dict[str, Tensor]:
             raise ValueError(f"{name} holds values that are not finite in fp16 (largest: {tensor.abs().max():g}).")
         halves[name] = half.contiguous().clone()  # a copy of its own: a view would bring its whole storage along
     return halves
+
+
+def commands_of(weights: Path) -> list[str]:
+    """The trainings that led to these weights, the first one first, as their run.json records them; [] where none does.
+
+    Words that say nothing of the result are left out, and of paths outside the working directory only the name is kept.
+    """
+    record = weights.parent / RECORD
+    if not record.is_file():
+        return []
+    run = json.loads(record.read_text())
+    begun_with = run["config"].get("weights")
+    words = [word for word in run["command"] if not word.startswith(SILENT)]
+    shown = [
+        f"{key}={Path(value).name}" if Path(value).is_absolute() else word
+        for word in words
+        for key, _, value in [word.partition("=")]
+    ]
+    line = " ".join(["edgetam", *(shlex.quote(word) for word in shown)])
+    # runs of one working directory name one another relative to it: runs/real/b begins with runs/real/a/weights.pt
+    root = weights.resolve().parents[len(Path(run["config"]["out"]).parts)]
+    return [*(commands_of(root / begun_with) if begun_with else []), line]
 
 
 def scores_in(folder: Path) -> dict[str, dict[str, float]]:

@@ -89,7 +89,7 @@ class ExportConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     """The model, by its configuration; model=NAME takes one of the zoo."""
     weights: str = ""
-    """Checkpoint (ours or an official .pt), or `random` to exercise an architecture."""
+    """Checkpoint (ours or an official .pt), `shipped`, or `random` to exercise an architecture."""
     out: str = "runs/export"
     """Folder of the packages, written only when the gate has passed."""
     backend: str = "coreml"

