@@ -110,7 +110,7 @@ def check_shard(address: str, record: ShardRecord | None) -> Verdict:
 
 
 @contextmanager
-def _opened(address: str) -> Iterator[tuple[BinaryIO, int]]:
+def _opened(address: str) -> Iterator[tuple[io.BytesIO | io.BufferedReader, int]]:
     """A shard to read from, and its size in bytes."""
     if storage.is_remote(address):
         data = storage.read(address)
@@ -120,7 +120,7 @@ def _opened(address: str) -> Iterator[tuple[BinaryIO, int]]:
         yield file, os.fstat(file.fileno()).st_size
 
 
-def _unlike(record: ShardRecord, file: BinaryIO, size: int) -> list[BadSampleError]:
+def _unlike(record: ShardRecord, file: io.BytesIO | io.BufferedReader, size: int) -> list[BadSampleError]:
     """What a file as a whole has that the manifest's line has not."""
     if size != record.bytes:
         cause = Cause.SHARD_TRUNCATED if size < record.bytes else Cause.TAR

@@ -26,10 +26,9 @@ def read_json(path: Path) -> Any:
     Raises:
         BadSampleError: unreadable, or no json.
     """
+    data = read_file(path, Cause.ANNOTATION)
     try:
-        return json.loads(read_file(path, Cause.ANNOTATION))
-    except BadSampleError:
-        raise
+        return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise BadSampleError(Cause.ANNOTATION, f"{path} cannot be read as json ({error!r:.80})") from error
 

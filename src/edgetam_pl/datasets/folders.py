@@ -49,38 +49,30 @@ class VideoFolders(Layout):
         frames = numbered(files_in(self.images / name, PICTURE_FILES))
         if not frames:
             raise BadSampleError(Cause.VIDEO, f"{self.images / name} holds no frames ({', '.join(PICTURE_FILES)})")
+        folder = self.annotations / name
+        places = [folder / item for item in folders_in(folder)] if self.per_object else [folder]
+        paths: dict[str, dict[int, Path]] = {}
+        faults = []
+        for place in places:
+            paths[place.name], strangers = aligned(frames, label_files(place))
+            if strangers:
+                named = f"{some_of([path.name for path in strangers])}. Masks are called as their frames are"
+                faults.append(BadSampleError(Cause.VIDEO, f"{place} has masks without a frame: {named}"))
+        if self.per_object and not paths:
+            raise BadSampleError(Cause.NO_MASK, f"{folder} holds no folder of an object; SA-V has one with PNGs for each")
         if self.per_object:
-            return self._of_objects(name, frames)
-        paths, strangers = aligned(frames, label_files(self.annotations / name))
-        faults = [_without_frame(self.annotations / name, strangers)] if strangers else []
+            return AnnotatedClip(name, FileFrames(frames), ObjectFolders(paths), tuple(faults))
         faults += [
-            BadSampleError(Cause.NO_MASK, f"{path} has no mask {self.annotations / name / path.stem}.png")
+            BadSampleError(Cause.NO_MASK, f"{path} has no mask {folder / path.stem}.png")
             for t, path in enumerate(frames.values())
-            if t not in paths
+            if t not in paths[name]
         ]
         known = None if self.known is None else self.known[name]
-        return AnnotatedClip(name, FileFrames(frames), LabelMaps(paths, known), tuple(faults))
-
-    def _of_objects(self, name: str, frames: Mapping[int, Path]) -> AnnotatedClip:
-        objects, faults = {}, []
-        for item in folders_in(self.annotations / name):
-            folder = self.annotations / name / item
-            objects[item], strangers = aligned(frames, label_files(folder))
-            faults += [_without_frame(folder, strangers)] if strangers else []
-        if not objects:
-            raise BadSampleError(
-                Cause.NO_MASK, f"{self.annotations / name} holds no folder of an object; SA-V has one with PNGs for each"
-            )
-        return AnnotatedClip(name, FileFrames(frames), ObjectFolders(objects), tuple(faults))
+        return AnnotatedClip(name, FileFrames(frames), LabelMaps(paths[name], known), tuple(faults))
 
     def _lack(self, name: str) -> str:
         gone = [str(folder / name) for folder in (self.images, self.annotations) if not (folder / name).is_dir()]
         return f"{name} is in one folder and not in the other: there is no {' and no '.join(gone)}" if gone else ""
-
-
-def _without_frame(folder: Path, masks: list[Path]) -> BadSampleError:
-    names = some_of([path.name for path in masks])
-    return BadSampleError(Cause.VIDEO, f"{folder} has masks without a frame: {names}. Masks are called as their frames are")
 
 
 def part_of(root: Path, config: ShardsConfig) -> tuple[Path, str]:

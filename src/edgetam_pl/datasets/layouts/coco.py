@@ -73,6 +73,9 @@ class Coco(Layout):
         gone = {name: self._missing(name) for name, one in self._all.pictures.items() if not self._found(one)}
         return gone | self._all.strangers
 
+    def unused(self) -> list[str]:
+        return list(self._all.strangers.values())  # a missing picture is counted when its shard is built
+
     def clip(self, name: str) -> AnnotatedClip:
         one = self._all.pictures[name]
         if (path := self._found(one)) is None:
