@@ -47,7 +47,7 @@ from edgetam_pl.training.validation import NEVER, ValidateEvery, Validation
 from edgetam_pl.training.wandb_runs import finish, keep_artifacts, make_logger
 
 
-@stop.listening()
+@stop.listening(together=True)
 def run(cfg: TrainConfig) -> Path:
     """Train what `cfg` describes and return the path of the final weights (official layout).
 
@@ -89,6 +89,7 @@ def run(cfg: TrainConfig) -> Path:
             export_at_end(module.student, ExportConfig(model=cfg.model, out=str(out / "packages")), logger)
         keep_artifacts(cfg, logger)
     finally:
+        os.environ.pop(LAUNCHER)
         finish(logger)
     return out / "weights.pt"
 
