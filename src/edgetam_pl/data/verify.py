@@ -85,7 +85,7 @@ def check_shard(address: str, record: ShardRecord | None) -> Verdict:
     samples = 0
     try:
         if storage.is_remote(address):
-            data = storage.read(address)
+            data = storage.read(address, size=record.bytes if record else 1 << 30)
             samples = _check_stream(io.BytesIO(data), len(data), address, record, faults)
         else:
             with Path(address).open("rb") as file:
