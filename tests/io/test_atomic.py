@@ -100,6 +100,15 @@ def test_a_folder_moved_aside_by_a_writer_that_died_gets_its_place_back(tmp_path
     assert {one.name for one in tmp_path.iterdir()} == {"masks", "other.json"}
 
 
+def test_drafts_of_another_machine_are_removed_after_a_day(tmp_path: Path) -> None:
+    old, new = (tmp_path / f".partial.elsewhere.{number}.x" for number in (1, 2))
+    for room in (old, new):
+        room.mkdir()
+    os.utime(old, (0, 0))
+    write_text(tmp_path / "a.txt", "whole")
+    assert {one.name for one in tmp_path.iterdir()} == {new.name, "a.txt"}
+
+
 def test_a_full_disk_is_named_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.ckpt"
     weights.write({"epoch": 1}, path)

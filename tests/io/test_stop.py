@@ -40,9 +40,11 @@ def test_a_deferred_signal_is_noted_and_raised_where_the_work_can_be_left() -> N
 
 def test_ranks_that_wait_for_one_another_do_not_leave_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with stop.listening():
+    with stop.listening(together=True):
         os.kill(os.getpid(), signal.SIGUSR1)
         assert stop.told()
+    with pytest.raises(stop.Stopped), stop.listening():
+        os.kill(os.getpid(), signal.SIGUSR1)
 
 
 def test_a_second_ctrl_c_waits_for_nothing() -> None:

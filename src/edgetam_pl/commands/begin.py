@@ -9,8 +9,11 @@ from edgetam_pl.io import stop
 STOPPABLE = ("train", "shards", "evaluate", "export", "trial", "sweep")
 """Commands that go on where they stopped when they are given again."""
 
+TOGETHER = "train"
+"""The one of them whose ranks wait for one another."""
+
 if sys.argv[1:2] and sys.argv[1] in STOPPABLE:
-    stop.install()
+    stop.install(together=sys.argv[1] == TOGETHER)
     from edgetam_pl.io.processes import follow_launcher
 
     follow_launcher()

@@ -6,7 +6,7 @@ nobody who does not need it.
 
 from __future__ import annotations
 
-from edgetam_pl.commands.begin import STOPPABLE  # isort: skip  (first: signals are heard while the rest is imported)
+from edgetam_pl.commands.begin import STOPPABLE, TOGETHER  # isort: skip  (first: signals are heard while the rest is imported)
 
 import ast
 import dataclasses
@@ -121,7 +121,8 @@ RENAMED = {"pipeline": "demo", "report": "compare"}
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status. Mistakes of the caller end in one sentence, not in a traceback."""
     words = sys.argv[1:] if argv is None else argv
-    with stop.listening() if words[:1] and words[0] in STOPPABLE else nullcontext():
+    name = words[0] if words else ""
+    with stop.listening(together=name == TOGETHER) if name in STOPPABLE else nullcontext():
         return _main(words)
 
 

@@ -69,7 +69,8 @@ class DataConfig:
     shuffle: int = 64
     """Shards that are mixed at a time: samples are drawn at random from so many. Nothing is held in memory for it."""
     read_timeout: float = 30.0
-    """Seconds that one read from a server may take before it is tried again; a shard is left out after four attempts."""
+    """Seconds that a read from a server may take, and one more for each megabyte, before it is tried again. A shard is left
+    out after four attempts."""
     max_skips: float = 0.05
     """Stop when more than this share of samples (of at least 100) is broken."""
 

@@ -70,7 +70,7 @@ class ShardLoader:
             self.batches += 1
             yield made.batch.unpack()  # before the worker is asked for more: its memory will be written again
         if self._unreadable:
-            _LOG.warning("%d shards could not be read: %s", len(self._unreadable), some_of(list(self._unreadable)))
+            _LOG.warning("Shards that could not be read, and were left out: %s.", some_of(list(self._unreadable)))
 
     def _worker_batches(self, start: int) -> Iterator[WorkerBatch | BrokenDataError]:
         """What the workers hand over, in order.

@@ -30,12 +30,16 @@ _jitter = random.Random()  # its own: the training's random numbers do not depen
 _given_up: set[str] = set()  # servers of this process that did not answer in ATTEMPTS attempts: one each from now on
 
 
+SLOWEST = 1e6
+"""Bytes a second below which a connection counts as silent."""
+
+
 class _Limits:
-    seconds = 30.0  # of one attempt
+    seconds = 30.0  # of one attempt, beside the time that its bytes take
 
 
 def set_timeout(seconds: float) -> None:
-    """How long one remote read of this process may take before it counts as failed (data.read_timeout)."""
+    """How long a server may take to answer a read of this process before that counts as failed (data.read_timeout)."""
     _Limits.seconds = seconds
 
 
@@ -49,10 +53,11 @@ def join(folder: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{name}" if is_remote(folder) else str(Path(folder) / name)
 
 
-def read(address: str) -> bytes:
-    """A whole file. Raises BadSampleError(SHARD_UNREADABLE) where `read_range` does."""
+def read(address: str, *, size: int = 0) -> bytes:
+    """A whole file, of about `size` bytes where that is more than a few. Raises BadSampleError(SHARD_UNREADABLE) where
+    `read_range` does."""
     if is_remote(address):
-        return _retry(address, lambda fs, path: fs.cat_file(path))
+        return _retry(address, size, lambda fs, path: fs.cat_file(path))
     try:
         return regular(address).read_bytes()
     except OSError as error:
@@ -67,7 +72,7 @@ def read_range(address: str, offset: int, size: int) -> bytes:
             file ends before offset + size.
     """
     if is_remote(address):
-        data = _retry(address, lambda fs, path: fs.cat_file(path, start=offset, end=offset + size))
+        data = _retry(address, size, lambda fs, path: fs.cat_file(path, start=offset, end=offset + size))
         if len(data) > size:  # a server that ignores ranges sends everything
             data = data[offset : offset + size]
     else:
@@ -86,7 +91,7 @@ def _opened(path: str, process: int) -> io.FileIO:
     return io.FileIO(regular(path))
 
 
-def _retry(address: str, action: Any) -> bytes:
+def _retry(address: str, size: int, action: Any) -> bytes:
     """Call `action(filesystem, path)`, again after a pause when the network fails or is silent for too long."""
     from fsspec.core import url_to_fs  # slow to import, and local shards do not need it
 
@@ -95,7 +100,7 @@ def _retry(address: str, action: Any) -> bytes:
     for attempt in range(1, attempts + 1):
         try:
             fs, path = url_to_fs(address)
-            data = bytes(_within(_Limits.seconds, lambda: action(fs, path)))  # noqa: B023  (called at once)
+            data = bytes(_within(_Limits.seconds + size / SLOWEST, lambda: action(fs, path)))  # noqa: B023  (called at once)
             _given_up.discard(server)
             return data
         except (FileNotFoundError, PermissionError) as error:
@@ -132,7 +137,7 @@ def _within(seconds: float, action: Callable[[], Any]) -> Any:
     try:
         value, error = outcome.get(timeout=seconds)
     except Empty:
-        raise TimeoutError(f"no answer within {seconds:g} s (data.read_timeout)") from None
+        raise TimeoutError(f"no answer within {seconds:.2g} s (data.read_timeout)") from None
     if error is not None:
         raise error
     return value

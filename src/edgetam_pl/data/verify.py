@@ -87,7 +87,7 @@ def check_shard(address: str, record: ShardRecord | None) -> Verdict:
     faults: list[BadSampleError] = []
     good, found = 0, list[Entry]()
     try:
-        with _opened(address) as (file, size):
+        with _opened(address, expected=record.bytes if record else 1 << 30) as (file, size):
             if record is not None:
                 faults += _unlike(record, file, size)
             good, found = _check_samples(file, size, address, faults)
@@ -110,10 +110,10 @@ def check_shard(address: str, record: ShardRecord | None) -> Verdict:
 
 
 @contextmanager
-def _opened(address: str) -> Iterator[tuple[io.BytesIO | io.BufferedReader, int]]:
-    """A shard to read from, and its size in bytes."""
+def _opened(address: str, *, expected: int) -> Iterator[tuple[io.BytesIO | io.BufferedReader, int]]:
+    """A shard to read from, and its size in bytes. A remote one is waited for as long as `expected` bytes may take."""
     if storage.is_remote(address):
-        data = storage.read(address)
+        data = storage.read(address, size=expected)
         yield io.BytesIO(data), len(data)
         return
     with regular(address).open("rb") as file:

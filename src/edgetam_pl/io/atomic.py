@@ -12,6 +12,7 @@ import os
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -112,8 +113,11 @@ def _replace_folder(draft: Path, path: Path, *, aside: Path) -> None:
         raise
 
 
-_OURS = f".partial.{socket.gethostname()}."
-"""Beginning of the folders that writers on this machine make; whether those of another machine are alive cannot be told."""
+_ANYBODYS = ".partial."
+_OURS = f"{_ANYBODYS}{socket.gethostname()}."
+"""Beginning of the folders that writers on this machine make. Whether those of another machine are alive cannot be told, so
+theirs count as abandoned after a day."""
+_DAY = 24 * 3600
 _REPLACED = ".replaced"
 """End of the name of a folder that a new one takes the place of."""
 
@@ -123,10 +127,14 @@ def _remove_leftovers(folder: Path) -> None:
     """Drafts whose writer is no longer alive; looked for once a process, since folders of caches hold many files. A folder
     that was moved aside by a writer that died before the new one was there gets its place back."""
     with os.scandir(folder) as entries:
-        left = [Path(entry.path) for entry in entries if entry.name.startswith(_OURS)]
-    for room in left:
-        pid = room.name.removeprefix(_OURS).split(".")[0]
-        if not pid.isdigit() or alive(int(pid)):
+        left = [Path(entry.path) for entry in entries if entry.name.startswith(_ANYBODYS)]
+    for room in filter(Path.exists, left):
+        if room.name.startswith(_OURS):
+            pid = room.name.removeprefix(_OURS).split(".")[0]
+            abandoned = pid.isdigit() and not alive(int(pid))
+        else:  # of a node, or of a container that had another name
+            abandoned = time.time() - room.stat().st_mtime > _DAY
+        if not abandoned:
             continue
         for old in room.glob(f"*{_REPLACED}"):
             if not (place := folder / old.name.removesuffix(_REPLACED)).exists():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -53,18 +53,19 @@ def among_ranks() -> bool:
     return int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1) > 1
 
 
-def install() -> None:
-    """Put the handlers in force, for good. A signal ends what is being done, at once; `among_ranks` it is only noted."""
+def install(*, together: bool = False) -> None:
+    """Put the handlers in force, for good. A signal ends what is being done, at once; among ranks that leave `together` it
+    is only noted."""
     if _State.before is None and threading.current_thread() is threading.main_thread():
-        _State.number, _State.at_once = 0, not among_ranks()
+        _State.number, _State.at_once = 0, not (together and among_ranks())
         _State.before = {number: signal.signal(number, _on_signal) for number in SIGNALS}
 
 
 @contextmanager
-def listening() -> Iterator[None]:
+def listening(*, together: bool = False) -> Iterator[None]:
     """The handlers are in force inside the block, or function. Where they were already, they and what they do stay."""
     outermost, at_once = _State.before is None, _State.at_once
-    install()
+    install(together=together)
     try:
         yield
     finally:
@@ -73,6 +74,18 @@ def listening() -> Iterator[None]:
             for number, handler in (_State.before or {}).items():
                 signal.signal(number, handler)
             _State.number, _State.before = 0, None
+
+
+@contextmanager
+def handled(handle: Callable[[int], object]) -> Iterator[None]:
+    """Inside the block, `handle(number)` is called for every one of SIGNALS, and nothing else happens: for a process that
+    waits for others and passes signals on."""
+    before = {number: signal.signal(number, lambda got, _: handle(got)) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def defer() -> None:

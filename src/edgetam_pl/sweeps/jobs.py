@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edgetam_pl.io.processes import LAUNCHER
-from edgetam_pl.io.stop import SIGNALS, TRY_AGAIN
-from edgetam_pl.sweeps.trial import signals_handled
+from edgetam_pl.io.stop import TRY_AGAIN, handled
 
 LOG = "log.txt"
 """In the trial's folder: everything it printed."""
@@ -95,7 +94,7 @@ class Submitit:
 def run_to_end(local: Local, words: tuple[str, ...], out: Path) -> int:
     """Run a trial on the machine where this is called; its exit status. The cluster's signals are passed on to it."""
     job = local.start(words, out)
-    with signals_handled(lambda _: job.terminate(), *SIGNALS):
+    with handled(lambda _: job.terminate()):
         return job.wait()
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from edgetam_pl.io.atomic import write_json, write_text
-from edgetam_pl.io.stop import SIGNALS, TRY_AGAIN
+from edgetam_pl.io.stop import TRY_AGAIN, handled
 from edgetam_pl.sweeps import trial
 from edgetam_pl.sweeps.hyperband import should_stop
 from edgetam_pl.sweeps.jobs import Job, Launcher, Local, Submitit, cause_of
@@ -61,7 +61,7 @@ class Runner:
             KeyboardInterrupt: a signal asked for it; the trials have saved and ended.
         """
         points: Iterator[Point] | None = proposals(self.sweep, lambda: read_outcomes(self.out))
-        with trial.signals_handled(self._interrupt, *SIGNALS):
+        with handled(self._interrupt):
             while points or self.running:
                 # a point is asked for only when there is room for it: what is known by then may change it
                 while points and len(self.running) < self.jobs and not self.interrupted:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 import traceback
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -152,7 +151,7 @@ def passing_signals(command: list[str], environment: dict[str, str]) -> int:
     """Run a launcher to its end; a signal to this process (of an agent, of an allocation) is handed on: no orphans."""
     with (
         subprocess.Popen(command, env=environment) as process,
-        signals_handled(process.send_signal, *stop.SIGNALS),
+        stop.handled(process.send_signal),
     ):
         return process.wait()
 
@@ -172,7 +171,7 @@ def submitted(command: list[str], environment: dict[str, str]) -> int:
 
     with (
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process,
-        signals_handled(cancel, *stop.SIGNALS),
+        stop.handled(cancel),
     ):
         assert process.stdout is not None
         job = process.stdout.readline().strip().partition(";")[0]
@@ -182,17 +181,6 @@ def submitted(command: list[str], environment: dict[str, str]) -> int:
         if status:
             cancel()
     return stop.TRY_AGAIN if told else status
-
-
-@contextmanager
-def signals_handled(handle: Callable[[int], object], *kinds: signal.Signals) -> Iterator[None]:
-    """Call `handle(number)` for these signals, until the block ends."""
-    before = {kind: signal.signal(kind, lambda number, _: handle(number)) for kind in kinds}
-    try:
-        yield
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
 
 
 def launch_command(planned: Plan) -> list[str]:

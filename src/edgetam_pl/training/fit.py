@@ -54,7 +54,7 @@ LIMITS = ("max_steps", "max_epochs", "max_time", "limit_train_batches", "overfit
 """Arguments of Trainer that end a phase before its steps are done."""
 
 
-@stop.listening()
+@stop.listening(together=True)
 def run(cfg: TrainConfig) -> Path:
     """Train what `cfg` describes and return the path of the final weights (official layout).
 
@@ -117,6 +117,7 @@ def go_on(start: Start) -> None:
             export_at_end(module.student, export_config(cfg), logger)
         keep_artifacts(cfg, logger)
     finally:
+        os.environ.pop(LAUNCHER)
         finish(logger)
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import wandb
 
+from edgetam_pl.io.stop import handled
 from edgetam_pl.training.wandb_runs import mode
 
 
@@ -26,7 +27,8 @@ def serve(raw: Mapping[str, Any], *, agents: int, count: int | None) -> int:
     print(f"sweep {sweep}; join it from another machine with: wandb agent {sweep}", flush=True)
     command = [*agent_command(), *(["--count", str(count)] if count else []), sweep]
     started = [subprocess.Popen(command, env=_environment(number, agents)) for number in range(agents)]
-    statuses = [process.wait() for process in started]
+    with handled(lambda number: [process.send_signal(number) for process in started]):
+        statuses = [process.wait() for process in started]
     return 1 if any(statuses) else 0
 
 
