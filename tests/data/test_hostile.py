@@ -161,6 +161,8 @@ def test_an_index_that_is_not_of_its_tar_is_named_by_verify(copy: Path, change: 
 def test_what_is_right_has_no_fault(good: Path) -> None:
     assert not faults(good)
     assert not faults(good / "shard-000000.tar")
+    assert not faults(good / "shard-{000000..000001}.tar")
+    assert "shard-000002.tar: shard unreadable" in faults(good / "shard-{000001..000002}.tar")[Cause.SHARD_UNREADABLE]
 
 
 # ---------------------------------------------------------------------- pictures

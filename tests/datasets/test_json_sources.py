@@ -154,6 +154,16 @@ def test_coco_several_files_an_unknown_category_and_another_json_are_refused(tmp
         opened("coco", tmp_path, split="val").names()
 
 
+def test_coco_as_roboflow_lays_it_out(tmp_path: Path) -> None:
+    for part in ("train", "valid"):
+        save_picture(tmp_path / part / f"{part}.jpg")
+        polygons = [{"segmentation": [polygon(2, 6, 2, 6)]}]
+        coco(tmp_path, polygons, file=f"{part}/_annotations.coco.json", names=(part,))
+    for layout in (opened("coco", tmp_path, split="valid"), opened("coco", tmp_path / "valid")):
+        assert layout.names() == ["valid"]
+        assert np.array_equal(masks_of(layout.clip("valid"))["10"], box(2, 6, 2, 6))
+
+
 def test_coco_two_images_of_one_name_are_an_error_that_names_both(tmp_path: Path) -> None:
     coco(tmp_path, [], names=("a", "a"))
     with pytest.raises(BadSampleError, match=r"a\.jpg and a\.jpg have one name"):

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from braceexpand import braceexpand
 from tqdm import tqdm
 
 from edgetam_pl.data import sample as schema
@@ -42,7 +43,7 @@ def main(argv: list[str]) -> int:
         prog="edgetam shards verify",
         description="Check shards against their manifest: sizes, sha256, tar structure, and decode every image and mask.",
     )
-    parser.add_argument("place", metavar="DIR", help="folder or URL with a manifest.json, or a .tar")
+    parser.add_argument("place", metavar="DIR", help="folder or URL with a manifest.json, or .tar files, with braces or not")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
     parser.add_argument("--show", type=int, default=20, help="faults that are printed in full (default: 20)")
     args = parser.parse_args(argv)
@@ -72,7 +73,7 @@ def verify(place: str, *, processes: int = 1) -> list[Verdict]:
         ValueError: the place is no folder of shards.
     """
     if place.endswith(".tar"):
-        jobs = [(place, None)]
+        jobs = [(address, None) for address in braceexpand(place)]
     else:
         jobs = [(storage.join(place, record.name), record) for record in read_manifest(place).shards]
     progress = {"total": len(jobs), "unit": " shards", "desc": "verify", "file": sys.stderr, "disable": len(jobs) < 2}
@@ -85,16 +86,14 @@ def verify(place: str, *, processes: int = 1) -> list[Verdict]:
 def check_shard(address: str, record: ShardRecord | None) -> Verdict:
     """Check one shard: its bytes against the manifest's line, its samples one by one, its index against what is there."""
     faults: list[BadSampleError] = []
-    good, found = 0, list[Entry]()
     try:
         with _opened(address, expected=record.bytes if record else 1 << 30) as (file, size):
             if record is not None:
                 faults += _unlike(record, file, size)
             good, found = _check_samples(file, size, address, faults)
-    except BadSampleError as error:
-        faults.append(error)
-    except OSError as error:
-        faults.append(BadSampleError(Cause.SHARD_UNREADABLE, error.strerror or str(error)))
+    except (BadSampleError, OSError) as error:
+        wrong = error.message if isinstance(error, BadSampleError) else error.strerror
+        return Verdict(address, 0, ((Cause.SHARD_UNREADABLE, f"{address}: {Cause.SHARD_UNREADABLE}: {wrong}"),))
     if record is not None and len(found) != record.samples:
         wrong = f"{len(found)} samples; the manifest says {record.samples}"
         faults.append(BadSampleError(Cause.MEMBER_MISSING, wrong))

@@ -145,13 +145,13 @@ class VideoFile:
         self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
         self._open()
         self.rate = Fraction(self._stream.average_rate or 25)
-        times = self._packet_times()
-        self._times = sorted(times) if times and len(set(times)) == len(times) else None
+        times = _packet_times(path)
+        known = sorted({time for time in times if time is not None})
+        self._times = known if known and len(known) == len(times) else None
         self._number = {time: t for t, time in enumerate(self._times or ())}
         self.count = len(times) if self._times else sum(1 for _ in _shown(path))
         if not self.count:
             raise _undecodable(path, "it holds no frames")
-        self._open()
         self.size = self[0].shape[0], self[0].shape[1]
 
     def __getitem__(self, t: int) -> np.ndarray:
@@ -186,16 +186,6 @@ class VideoFile:
         self._stream.thread_type = "AUTO"
         self._decoder = self._container.decode(self._stream)
         self._next = 0
-
-    def _packet_times(self) -> list[int]:
-        """Times of the packets that are shown; none where one of them has no time."""
-        try:
-            # an edit list may hide the packets before the first picture that is shown; the last, empty one ends the stream
-            packets = [(p.pts, p.size) for p in self._container.demux(self._stream) if not p.is_discard]
-        except av.FFmpegError as error:
-            raise _undecodable(self.path, str(error)) from error
-        times = [time for time, size in packets if size]
-        return [time for time in times if time is not None] if None not in times else []
 
     def _go_back(self, t: int) -> None:
         """Stand at the key frame before t, or before the first frame where seeking does not lead there."""
@@ -245,9 +235,18 @@ def decoded_frames(path: Path, wanted: Iterable[int]) -> Iterator[tuple[int, np.
 
 def count_frames(path: Path) -> int:
     """How many pictures a video file holds, counted by its packets. Raises BadSampleError as `decoded_frames` does."""
+    return len(_packet_times(path))
+
+
+def _packet_times(path: Path) -> list[int | None]:
+    """Times of the packets that are shown, as they lie in the file; None where one has no time."""
     container, stream = _opened(path)
     with container:
-        return sum(1 for packet in container.demux(stream) if packet.size and not packet.is_discard)
+        try:
+            # an edit list may hide the packets before the first picture that is shown; the last, empty one ends the stream
+            return [packet.pts for packet in container.demux(stream) if packet.size and not packet.is_discard]
+        except av.FFmpegError as error:
+            raise _undecodable(path, str(error)) from error
 
 
 class VideoWriter:
