@@ -137,7 +137,7 @@ def _within(seconds: float, action: Callable[[], Any]) -> Any:
     try:
         value, error = outcome.get(timeout=seconds)
     except Empty:
-        raise TimeoutError(f"no answer within {seconds:.2g} s (data.read_timeout)") from None
+        raise TimeoutError(f"no answer within {seconds:.1f} s (data.read_timeout)") from None
     if error is not None:
         raise error
     return value
