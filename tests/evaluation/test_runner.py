@@ -252,7 +252,7 @@ def test_reports_about_different_things_are_not_compared(tmp_path: Path) -> None
     [
         (["weights="], "weights is empty; give a checkpoint"),
         (["weights=nowhere.pt"], "nowhere.pt"),
-        (["protocol=vot"], "no protocol 'vot'; known ones: vos, first_frame"),
+        (["protocol=vot"], "protocol is vot; use one of vos, first_frame"),
         (["prompt=box"], "prompt=box goes with protocol=first_frame"),
         (["protocol=first_frame", "prompt=scribble"], "no prompt 'scribble'"),
         (["dataset=davis18"], "no data set 'davis18'"),

@@ -8,16 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgetam_pl.metrics.jf import (
-    JF,
-    boundary_accuracy,
-    boundary_map,
-    pack,
-    region_and_boundary,
-    region_similarity,
-    tolerance_radius,
-    unpack,
-)
+from edgetam_pl.metrics.jf import JF, _boundary_words, pack, region_and_boundary, region_similarity, tolerance_radius
 
 
 def rectangle(top: int, bottom: int, left: int, right: int, size: tuple[int, int] = (60, 80)) -> np.ndarray:
@@ -25,6 +16,16 @@ def rectangle(top: int, bottom: int, left: int, right: int, size: tuple[int, int
     mask = np.zeros(size, dtype=bool)
     mask[top : bottom + 1, left : right + 1] = True
     return mask
+
+
+def unpack(words: np.ndarray, width: int) -> np.ndarray:
+    octets = np.ascontiguousarray(words, dtype="<u8").view(np.uint8)
+    return np.unpackbits(octets, axis=-1, count=width, bitorder="little").view(np.bool_)
+
+
+def boundary_map(mask: np.ndarray) -> np.ndarray:
+    width = mask.shape[1]
+    return unpack(_boundary_words(pack(mask)[None], width, first_word=0)[0], width)
 
 
 TRUTH = rectangle(10, 39, 10, 49)
@@ -42,7 +43,7 @@ EMPTY_RECALL = np.zeros((60, 80), dtype=bool)
 )
 def test_golden_values_of_one_frame(prediction: np.ndarray, j: float, f: float) -> None:
     assert 100 * region_similarity(prediction, TRUTH) == pytest.approx(j, abs=1e-7)
-    assert 100 * boundary_accuracy(prediction, TRUTH) == pytest.approx(f, abs=1e-7)
+    assert 100 * region_and_boundary(prediction, TRUTH).f == pytest.approx(f, abs=1e-7)
 
 
 def test_two_empty_masks_agree_and_one_empty_mask_does_not() -> None:
@@ -103,12 +104,12 @@ def test_a_radius_beyond_one_word_is_exact() -> None:
         tolerance = (radius - 0.5) / math.hypot(*size)
         assert tolerance_radius(*size, tolerance=tolerance) == radius
         expected = _plain_boundary(prediction, truth, radius)
-        assert boundary_accuracy(prediction, truth, tolerance=tolerance) == pytest.approx(expected, abs=1e-12)
+        assert region_and_boundary(prediction, truth, tolerance=tolerance).f == pytest.approx(expected, abs=1e-12)
 
 
 def test_any_leading_shape_is_kept() -> None:
     masks = np.random.default_rng(0).random((3, 2, 20, 30)) < 0.2
-    assert region_similarity(masks, masks).shape == boundary_accuracy(masks, masks).shape == (3, 2)
+    assert region_similarity(masks, masks).shape == region_and_boundary(masks, masks).f.shape == (3, 2)
     assert region_similarity(masks[0, 0], masks[0, 0]).shape == ()
 
 

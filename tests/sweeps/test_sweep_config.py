@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 
 import pytest
 from sweep_points import sweep
@@ -18,6 +20,12 @@ def test_a_grid_is_every_combination_with_the_last_key_fastest() -> None:
     ]
     assert points[0].name.startswith("a-1_c-x-")
     assert len({point.name for point in points}) == 4
+
+
+def test_a_grid_needs_no_optuna() -> None:
+    """It takes a second to import, and `edgetam trial`, a grid and a report never draw."""
+    words = "import sys; import edgetam_pl.sweeps.local, edgetam_pl.sweeps.report; sys.exit('optuna' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", words], check=False).returncode == 0
 
 
 def test_a_large_space_is_checked_value_by_value() -> None:

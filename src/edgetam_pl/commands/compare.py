@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,57 +76,54 @@ class Comparison:
         if differ and not anyway:
             said = "; ".join(f"{name}: {a.conditions.get(name)} and {b.conditions.get(name)}" for name in differ)
             raise ValueError(f"The evaluations differ in more than the model ({said}). --anyway compares what they share.")
-        scores_a, scores_b = _scores(a), _scores(b)
-        common = [key for key in scores_a if key in scores_b]
+        # the score of each object, its mean over rounds
+        scores_a, scores_b = ({k: sum(v.values()) / len(v) for k, v in r.by_object().items()} for r in (a, b))
+        common = [key for key, score in scores_a.items() if not math.isnan(score + scores_b.get(key, math.nan))]
         if not common:
             raise ValueError("The evaluations have no object in common.")
         pairs = [Pair(*key, scores_a[key], scores_b[key]) for key in common]
         return cls(a, b, tuple(sorted(pairs, key=lambda pair: (pair.gain, pair.sequence, pair.object))))
 
     @property
-    def mean_a(self) -> float:
-        return sum(pair.a for pair in self.pairs) / len(self.pairs)
+    def mean(self) -> Pair:
+        """Over all objects."""
+        a, b = (sum(scores) / len(self.pairs) for scores in zip(*((pair.a, pair.b) for pair in self.pairs)))
+        return Pair("mean", "", a, b)
 
     @property
-    def mean_b(self) -> float:
-        return sum(pair.b for pair in self.pairs) / len(self.pairs)
-
-    @property
-    def wins(self) -> tuple[int, int, int]:
+    def wins(self) -> dict[str, int]:
         """Objects on which A is better, B is better, and neither."""
         a, b = sum(pair.gain < 0 for pair in self.pairs), sum(pair.gain > 0 for pair in self.pairs)
-        return a, b, len(self.pairs) - a - b
+        return {"a": a, "b": b, "even": len(self.pairs) - a - b}
 
     def as_json(self) -> dict[str, Any]:
-        a, b, even = self.wins
         return {
-            "a": {"title": self.a.title, "score": self.mean_a, "conditions": dict(self.a.conditions)},
-            "b": {"title": self.b.title, "score": self.mean_b, "conditions": dict(self.b.conditions)},
-            "gain": self.mean_b - self.mean_a,
-            "better": {"a": a, "b": b, "even": even},
-            "objects": [
-                {"sequence": p.sequence, "object": p.object, "a": p.a, "b": p.b, "gain": p.gain} for p in self.pairs
-            ],
+            "a": {"title": self.a.title, "score": self.mean.a, "conditions": dict(self.a.conditions)},
+            "b": {"title": self.b.title, "score": self.mean.b, "conditions": dict(self.b.conditions)},
+            "gain": self.mean.gain,
+            "better": self.wins,
+            "objects": [{**asdict(pair), "gain": pair.gain} for pair in self.pairs],
         }
 
     def text(self, *, limit: int) -> str:
         """For people at a terminal."""
-        a, b, even = self.wins
-        entries = [(f"{p.sequence} {p.object}", p.a, p.b, p.gain) for p in self.pairs[:limit]]
-        entries.append(("mean", self.mean_a, self.mean_b, self.mean_b - self.mean_a))
-        rows = [(name, f"{of_a:.1f}", f"{of_b:.1f}", f"{gain:+.1f}") for name, of_a, of_b, gain in entries]
+        rows = [
+            (f"{pair.sequence} {pair.object}".strip(), f"{pair.a:.1f}", f"{pair.b:.1f}", f"{pair.gain:+.1f}")
+            for pair in (*self.pairs[:limit], self.mean)
+        ]
         table = text_table(("", "A", "B", "B - A"), rows, words=1)
-        return f"A: {self.a.title}\nB: {self.b.title}\n{table}\nB is better on {b} objects, A on {a}, neither on {even}."
+        better = "B is better on {b} objects, A on {a}, neither on {even}.".format_map(self.wins)
+        return f"A: {self.a.title}\nB: {self.b.title}\n{table}\n{better}"
 
     def page(self) -> str:
         """One page that needs no network."""
-        a, b, even = self.wins
+        better = "B is better on {b}, A on {a}, neither on {even}.".format_map(self.wins)
         values = {
             "title": f"{self.a.title} | {self.b.title}",
             "a": self.a.title,
             "b": self.b.title,
-            "summary": f"{len(self.pairs)} objects in both; B is better on {b}, A on {a}, neither on {even}.",
-            "headline": {"A": self.mean_a, "B": self.mean_b, "B - A": self.mean_b - self.mean_a},
+            "summary": f"{len(self.pairs)} objects in both; {better}",
+            "headline": {"A": self.mean.a, "B": self.mean.b, "B - A": self.mean.gain},
             "curve": self._curve(),
             "rows": [[p.sequence, p.object, p.a, p.b, p.gain] for p in self.pairs],
             "differences": self._differences(),
@@ -167,12 +164,3 @@ class Comparison:
                     sources[label] = data_uri(item.picture)
         mean = sum(gains) / len(gains)
         return {"name": name, "gain": mean, "num_objects": len(gains), "curve": over_time(lines), "sources": sources}
-
-
-def _scores(report: Report) -> dict[tuple[str, str], float]:
-    """The score of each object, its mean over rounds."""
-    found: dict[tuple[str, str], list[float]] = {}
-    for row in report.rows:
-        if not math.isnan(row.score):
-            found.setdefault((row.sequence, row.object), []).append(row.score)
-    return {key: sum(values) / len(values) for key, values in found.items()}

@@ -18,14 +18,10 @@ import yaml
 
 from edgetam_pl.io.atomic import write_text
 from edgetam_pl.io.tables import markdown_table
+from edgetam_pl.io.templates import templates
 
 BEGIN, END = "<!-- tables:begin -->", "<!-- tables:end -->"
-INTRODUCTION = """# Experiments
-
-What was measured, with the conditions under which it holds, and what did not work. The tables below are made by
-`make tables` from `results/*/result.json`; change the results, not the tables.
-
-"""
+TEXTS = templates("edgetam_pl.commands")
 
 
 @dataclass(frozen=True)
@@ -105,6 +101,10 @@ class Result:
         ]
         return "; ".join(part for part in parts if part not in ("None", ""))
 
+    @property
+    def scores_in_words(self) -> str:
+        return ", ".join(f"{name} {value:.1f}" for name, value in self.scores.items())
+
     def is_about(self, entry: Published) -> bool:
         """The same model, protocol, prompt and metric; and for a single set, the same sequences."""
         mine = self.conditions
@@ -122,8 +122,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--readme", type=Path, default=Path("experiments/README.md"))
     args = parser.parse_args(argv)
     results, sweeps = read_results(args.results), read_sweeps(args.results)
-    text = args.readme.read_text() if args.readme.is_file() else f"{INTRODUCTION}{BEGIN}\n{END}\n"
-    write_text(args.readme, with_tables(text, tables(results) + studies(sweeps)))
+    text = args.readme.read_text() if args.readme.is_file() else TEXTS.get_template("experiments.md.jinja").render()
+    write_text(args.readme, with_tables(text, tables(results, sweeps)))
     print(f"{args.readme}: {len(results)} results, {len(sweeps)} sweeps, {len(PUBLISHED)} published numbers")
     return 0
 
@@ -153,15 +153,6 @@ def read_sweeps(folder: Path) -> dict[str, dict[str, Any]]:
     return {slug: kept for slug, kept in found.items() if "sweep" in kept}
 
 
-def studies(sweeps: Mapping[str, Mapping[str, Any]]) -> str:
-    """A table for each kept sweep: mean and spread over seeds by configuration."""
-    return "\n".join(
-        f"\n## Sweep: {kept['sweep']}\n\nConditions, plots and what it means: [{slug}](results/{slug}/notes.md).\n\n"
-        + markdown_table(kept["head"], kept["rows"])
-        for slug, kept in sweeps.items()
-    )
-
-
 def with_tables(text: str, made: str) -> str:
     """The README with its tables replaced.
 
@@ -174,33 +165,21 @@ def with_tables(text: str, made: str) -> str:
     return f"{head}{BEGIN}\n\n{made}\n{tail}"
 
 
-def tables(results: list[Result]) -> str:
+def tables(results: list[Result], sweeps: Mapping[str, Mapping[str, Any]] | None = None) -> str:
     """All tables, as Markdown."""
-    parts = []
-    for title in dict.fromkeys(entry.table for entry in PUBLISHED):
-        rows = [_published_row(entry, results) for entry in PUBLISHED if entry.table == title]
-        head = ("model", "metric", "on", "paper", "ours", "conditions of ours")
-        parts += [f"## {title}\n", markdown_table(head, rows)]
     curves = [result for result in results if result.curve and result.protocol.startswith("pvs")]
-    if curves:
-        rounds = [str(number) for number in sorted({int(number) for result in curves for number in result.curve})]
-        rows = [
-            (r.name, r.protocol, r.data, *(_cell(r.curve, n) for n in rounds), _cell(r.scores, "J&F"), r.in_words)
-            for r in curves
-        ]
-        parts.append("## Figure 5: promptable video segmentation\n")
-        parts.append("J&F after so many prompted frames. The paper gives curves, no numbers.\n")
-        parts.append(markdown_table(("model", "protocol", "on", *rounds, "mean", "conditions"), rows))
-    rows = [
-        (
-            f"[{r.slug}](results/{r.slug})", r.name, r.protocol, r.data,
-            ", ".join(f"{name} {value:.1f}" for name, value in r.scores.items()), r.in_words,
-        )
-        for r in results
-    ]  # fmt: skip
-    head = ("result", "model", "protocol", "on", "scores", "conditions")
-    parts += ["## All results\n", markdown_table(head, rows) if rows else "None yet.\n"]
-    return "\n".join(parts)
+    TEXTS.filters.update(table=lambda rows, head: markdown_table(head, rows))
+    return TEXTS.get_template("tables.md.jinja").render(
+        published={
+            title: [_published_row(entry, results) for entry in PUBLISHED if entry.table == title]
+            for title in dict.fromkeys(entry.table for entry in PUBLISHED)
+        },
+        curves=curves,
+        rounds=[str(number) for number in sorted({int(number) for result in curves for number in result.curve})],
+        results=results,
+        sweeps=sweeps or {},
+        cell=_cell,
+    )
 
 
 def _published_row(entry: Published, results: list[Result]) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ Nothing is read before it is asked for, and nothing is kept: a clip of an hour c
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgetam_pl.datasets.frames import ArrayFrames, Frame, FrameSource
 from edgetam_pl.datasets.masks import ArrayMasks, MaskSource, dense
+from edgetam_pl.io.hashing import sha256_of_lines
 
 __all__ = ["Clip", "ClipObject", "Frame", "FrameSource", "Masks", "TruthSource", "Truths"]
 
@@ -112,8 +112,7 @@ class Clip:
 
     def fingerprint(self) -> str:
         """Hash of all that could change a score: names, frames and masks."""
-        parts = "\n".join([self.name, *self.stems, self.frames.fingerprint(), self.truths.fingerprint()])
-        return hashlib.sha256(parts.encode()).hexdigest()
+        return sha256_of_lines([self.name, *self.stems, self.frames.fingerprint(), self.truths.fingerprint()])
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,9 @@ from torch import Tensor
 from edgetam_pl.evaluation.clips import Clip, Masks
 from edgetam_pl.tracking.clicks import centre_click, tight_box
 from edgetam_pl.tracking.frame_tracker import FrameTracker, TrackingOptions, without_overlap
-from edgetam_pl.tracking.prompters import correct, no_prompt, prompt_at_once
+from edgetam_pl.tracking.prompters import CLAMP, correct, no_prompt, prompt_at_once
 from edgetam_pl.tracking.step import PromptFn, VideoModel
 from edgetam_pl.types import ABSENT_LOGIT, Decoded, Prompts
-
-CLAMP = 32.0
-"""Logits that a click corrects are handed back clamped to this (SAM 2 release, interactive predictor)."""
 
 FIRST_PROMPTS = ("mask", "box", "1-click", "3-click", "5-click")
 """Prompts that an object's first frame can get."""
@@ -55,7 +52,10 @@ def follow(tracker: FrameTracker, clip: Clip, *, prompt: str = "mask", non_overl
         ValueError: an unknown prompt.
     """
     prompt_for = first_prompt(prompt)
-    groups = {start: [i for i, item in enumerate(clip.objects) if item.start == start] for start in _starts(clip)}
+    groups = {
+        start: [i for i, item in enumerate(clip.objects) if item.start == start]
+        for start in sorted({item.start for item in clip.objects})
+    }
     banks = dict.fromkeys(groups, tracker.empty_bank())  # immutable: one to begin with serves all
     for t in range(clip.num_frames):
         logits = torch.full((len(clip.objects), *clip.size), ABSENT_LOGIT, device=tracker.device)
@@ -128,7 +128,3 @@ def _scaled(tracker: FrameTracker, prompts: Prompts) -> Prompts:
     assert prompts.points is not None
     assert prompts.labels is not None
     return tracker.point_prompt(prompts.points, prompts.labels)
-
-
-def _starts(clip: Clip) -> list[int]:
-    return sorted({item.start for item in clip.objects})

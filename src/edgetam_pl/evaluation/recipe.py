@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
+from edgetam_pl.config.choices import check_choice
 from edgetam_pl.evaluation.clips import Clip
 from edgetam_pl.evaluation.promptable import Interaction, pvs_offline, pvs_online, segment_anything
 from edgetam_pl.evaluation.protocols import Answer, first_prompt, follow, repeat
@@ -12,8 +13,16 @@ from edgetam_pl.evaluation.rules import SetRule
 from edgetam_pl.evaluation.scoring import ScoreRule
 from edgetam_pl.tracking.frame_tracker import FrameTracker
 
-PROTOCOLS = ("vos", "first_frame", "pvs_online", "pvs_offline", "sa", "repeat")
 SA_CLICKS = 5
+PROTOCOLS = {
+    "vos": "the first mask of each object",
+    "first_frame": "{prompt} on the first frame of each object",
+    "pvs_online": "{clicks}, one pass, correcting frames below IoU {how.threshold:g}",
+    "pvs_offline": "{clicks}, several passes, correcting the worst frame",
+    "sa": f"1 to {SA_CLICKS} clicks on each mask of an image",
+    "repeat": "no model: the first mask on every frame",
+}
+"""By name, the prompts in words."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +38,7 @@ class Recipe:
     how: Interaction = field(default_factory=Interaction)
 
     def __post_init__(self) -> None:
-        if self.protocol not in PROTOCOLS:
-            raise ValueError(f"There is no protocol {self.protocol!r}; known ones: {', '.join(PROTOCOLS)}.")
+        check_choice("protocol", self.protocol, PROTOCOLS)
         first_prompt(self.prompt)
         if self.how.rounds < 1 or self.how.clicks < 1 or not 0 <= self.how.threshold <= 1:
             raise ValueError(f"{self.how}: rounds and clicks are at least 1, the threshold lies in 0 ... 1.")
@@ -97,11 +105,4 @@ class Recipe:
     def words(self) -> str:
         """For the conditions of a table's row."""
         clicks = f"{self.how.clicks} clicks on each of 1 to {self.how.rounds} frames"
-        return {
-            "vos": "the first mask of each object",
-            "first_frame": f"{self.prompt} on the first frame of each object",
-            "pvs_online": f"{clicks}, one pass, correcting frames below IoU {self.how.threshold:g}",
-            "pvs_offline": f"{clicks}, several passes, correcting the worst frame",
-            "sa": f"1 to {SA_CLICKS} clicks on each mask of an image",
-            "repeat": "no model: the first mask on every frame",
-        }[self.protocol]
+        return PROTOCOLS[self.protocol].format(prompt=self.prompt, clicks=clicks, how=self.how)

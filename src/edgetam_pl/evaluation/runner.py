@@ -39,6 +39,7 @@ from edgetam_pl.evaluation.scoring import ObjectScore
 from edgetam_pl.evaluation.vos import collect, evaluate_clip
 from edgetam_pl.io.atomic import write_text
 from edgetam_pl.io.environment import VERSION, device_name
+from edgetam_pl.io.hashing import sha256_of, sha256_of_lines
 from edgetam_pl.io.processes import pool
 from edgetam_pl.tracking.frame_tracker import FrameTracker, evaluating
 from edgetam_pl.tracking.step import VideoModel
@@ -141,7 +142,7 @@ class Job:
         parts = [
             FORMAT, self.weights_hash, self.model, asdict(self.recipe), self.bf16, clip.fingerprint(), hash_of_code()
         ]  # fmt: skip
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return sha256_of_lines([json.dumps(parts, sort_keys=True)])
 
 
 def evaluate(job: Job, *, devices: list[str], workers: int = 1, title: str = "evaluation") -> Report | None:
@@ -197,10 +198,8 @@ def hash_of_code() -> str:
     """Of the modules that make the numbers: after a change to them nothing old is taken for new."""
     package = Path(edgetam_pl.__file__).parent
     parts = ["types.py", *(f"{name}/*.py" for name in ("model", "tracking", "metrics", "evaluation", "datasets", "io"))]
-    digest = hashlib.sha256()
-    for path in sorted(path for part in parts for path in package.glob(part)):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
+    files = sorted(path for part in parts for path in package.glob(part))
+    return sha256_of_lines(f"{path.name} {sha256_of(path)}" for path in files)[:16]
 
 
 # ---------------------------------------------------------------------- one sequence
@@ -216,6 +215,10 @@ class _Worker:
 
     def evaluate(self, name: str) -> tuple[str, Result, str]:
         """One sequence, from what is kept or anew: name, result, fingerprint of the data."""
+        with evaluating(self.model):
+            return self._evaluated(name)
+
+    def _evaluated(self, name: str) -> tuple[str, Result, str]:
         job, clip = self.job, self.job.data.clip(name)
         key = job.key(clip)
         exported = job.export is None or _exported(job.export, name) == key
@@ -282,10 +285,7 @@ def _finished(job: Job, names: tuple[str, ...], devices: list[str], workers: int
         if job.threads:
             torch.set_num_threads(job.threads)
         worker = _Worker(job, torch.device(devices[0]))
-        for name in names:
-            with evaluating(worker.model):
-                result = worker.evaluate(name)
-            yield result
+        yield from map(worker.evaluate, names)
         return
     context = multiprocessing.get_context("spawn")
     free: Queue[str] = context.Queue()
@@ -305,8 +305,7 @@ def _begin(job: Job, free: Queue[str], threads: int) -> None:
 
 def _evaluate(name: str) -> tuple[str, Result, str]:
     assert _worker is not None, "the process has begun"
-    with evaluating(_worker.model):
-        return _worker.evaluate(name)
+    return _worker.evaluate(name)
 
 
 def _awaited(job: Job, name: str) -> tuple[Result, str]:
@@ -335,7 +334,7 @@ def _conditions(job: Job, report: Report, fingerprints: list[str], device: str) 
         "num_objects": len({(row.sequence, row.object) for row in report.rows}),
         "num_scored_frames": len({(row.sequence, stem) for row in report.rows for stem in row.stems}),
         "list_hash": job.data.list_hash,
-        "data_hash": hashlib.sha256("\n".join(fingerprints).encode()).hexdigest()[:12],
+        "data_hash": sha256_of_lines(fingerprints)[:12],
         "weights_hash": job.weights_hash,
         "precision": "bf16" if job.bf16 else "fp32",
         "device": device_name(torch.device(device)),

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,13 +39,6 @@ NAMED = 8
 """So many problems or sequences are listed."""
 
 
-class Problem(NamedTuple):
-    """Why a sequence cannot be scored, in a sentence."""
-
-    sequence: str
-    words: str
-
-
 class AnotherRule(Exception):
     """The truth turned out to be of another kind than its first frames promised."""
 
@@ -58,7 +52,8 @@ class SequenceScore:
     num_frames: int
     everywhere: tuple[float, float] | None
     """J and F on all annotated frames, means over objects; None where predictions of unscored frames are missing."""
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[str, ...] = ()
+    """Why it cannot be scored, in sentences."""
 
     def as_json(self) -> dict[str, Any]:
         """J and F with and without the first and last frame."""
@@ -140,15 +135,14 @@ def score_folders(
     names, left_out = _common(prediction, masks, sequences, strict=strict)
     kinds = _kinds(masks, names) if rule == "auto" else [rule]
     for attempt, kind in enumerate(kinds):
-        tasks = [Task(name, prediction / name, masks / name, kind, skip_first_and_last, strict) for name in names]
+        score = partial(score_sequence, Rule(kind, skip_first_and_last, strict), prediction, masks)
         try:
-            results = _in_parallel(tasks, workers)
+            results = _in_parallel(score, names, workers)
         except AnotherRule:
             assert attempt + 1 < len(kinds), "the last rule fits any truth"
             continue
-        problems = [problem for item in results for problem in item.problems]
-        if problems:
-            raise ValueError(_in_words(problems, kind))
+        if any(item.problems for item in results):
+            raise ValueError(_in_words(results, kind))
         bare = [item.name for item in results if not item.rows]
         if bare and (strict or len(bare) == len(results)):
             raise ValueError(
@@ -161,43 +155,40 @@ def score_folders(
 # ---------------------------------------------------------------------- one sequence
 
 
-class Task(NamedTuple):
-    """A sequence, where its masks are, and how to score it."""
+class Rule(NamedTuple):
+    """How sequences are scored."""
 
-    name: str
-    prediction: Path
-    truth: Path
     kind: str
     skip_first_and_last: bool
     strict: bool
 
     @property
-    def rule(self) -> SetRule:
+    def of_set(self) -> SetRule:
         return SET_RULES[self.kind]
 
 
-def score_sequence(task: Task) -> SequenceScore:
+def score_sequence(rule: Rule, predictions: Path, truths: Path, name: str) -> SequenceScore:
     """Score one sequence, frame by frame; problems are collected, not raised."""
-    problems: list[Problem] = []
+    prediction, truth, problems = predictions / name, truths / name, list[str]()
     # folders to compare, by the object that they are about; "" where a PNG holds all objects
-    folders = {"": (task.prediction, task.truth)}
-    if task.rule.per_object:
-        names = folders_in(task.truth)
-        folders = {name: (task.prediction / name, task.truth / name) for name in names}
-        problems += _unmatched_objects(task, names)
-    rule = replace(task.rule.score, skip_first_and_last=task.skip_first_and_last)
-    scores, num_frames, complete = Scores(task.name, rule), 0, True
+    folders = {"": (prediction, truth)}
+    if rule.of_set.per_object:
+        names = folders_in(truth)
+        folders = {item: (prediction / item, truth / item) for item in names}
+        problems += _unmatched_objects(prediction, truth, names, strict=rule.strict)
+    frames = replace(rule.of_set.score, skip_first_and_last=rule.skip_first_and_last)
+    scores, num_frames, complete = Scores(name, frames), 0, True
     for object_name, (predicted, true) in folders.items():
         paths = [*numbered(files_in(true, (".png",))).values()]
         if not paths:
-            problems.append(Problem(task.name, f"{true} holds no masks (PNG)"))
+            problems.append(f"{true} holds no masks (PNG)")
         num_frames = max(num_frames, len(paths))
-        scored, reader = frozenset(rule.inside(tuple(range(len(paths))))), _Reader(task, object_name or "1")
+        scored, reader = frozenset(frames.inside(tuple(range(len(paths))))), _Reader(rule, object_name or "1")
         for number, path in enumerate(paths):
             try:
                 pair = reader.read(predicted / path.name, path, scored=number in scored)
             except ValueError as error:
-                problems.append(Problem(task.name, str(error).rstrip(".")))
+                problems.append(str(error).rstrip("."))
                 if len(problems) > NAMED:
                     break
                 continue
@@ -206,28 +197,23 @@ def score_sequence(task: Task) -> SequenceScore:
             else:
                 scores.add(path.stem, *pair, scored=number in scored)
     strangers = scores.never_in_truth()
-    if strangers and task.strict:
-        words = f"{task.prediction} has objects that the truth never shows, label {', '.join(strangers)}"
-        problems.append(Problem(task.name, words))
+    if strangers and rule.strict:
+        problems.append(f"{prediction} has objects that the truth never shows, label {', '.join(strangers)}")
     rows, everywhere = (
         tuple(row for row in scores.rows(every_frame=every) if row.object not in strangers) for every in (False, True)
     )
-    return SequenceScore(task.name, rows, num_frames, _means(everywhere) if complete else None, tuple(problems))
+    return SequenceScore(name, rows, num_frames, _means(everywhere) if complete else None, tuple(problems))
 
 
-class _Pair(NamedTuple):
-    """What is compared on one frame: O objects, and their masks (O, H, W) in prediction and truth."""
-
-    objects: list[Key]
-    prediction: Masks
-    truth: Masks
+_Pair = tuple[list[Key], Masks, Masks]
+"""What is compared on one frame: O objects, and their masks (O, H, W) in prediction and truth."""
 
 
 @dataclass
 class _Reader:
     """Reads pairs of masks of a folder, judges them by the rule, and says which objects to compare."""
 
-    task: Task
+    how: Rule
     name: str
     """Of the object, where a mask is about one."""
     highest: int | None = None
@@ -242,7 +228,7 @@ class _Reader:
             ValueError: a mask is missing, unreadable, or does not fit the rule.
             AnotherRule: the truth does not fit it.
         """
-        rule, strict = self.task.rule, self.task.strict
+        rule, strict = self.how.of_set, self.how.strict
         wanted = read_labels(truth)
         single = rule.binary or rule.per_object
         if rule.binary and int(wanted.max()) not in (0, 1, VOID):
@@ -266,7 +252,7 @@ class _Reader:
                 raise ValueError(
                     f"{prediction} or its truth has more than two values; a mask of one object is black and white"
                 )
-            return _Pair([_key(self.name)], (found != 0)[None], (wanted != 0)[None])
+            return [_key(self.name)], (found != 0)[None], (wanted != 0)[None]
         if strict:
             self._check_labels(prediction, found)
         if rule.first_frame_only:
@@ -274,12 +260,12 @@ class _Reader:
         else:
             labels = sorted(self.seen.union(labels_in(found)) - {0, VOID})
         each = np.array(labels, dtype=np.uint8 if max(labels, default=0) < 256 else np.uint16)[:, None, None]
-        return _Pair([_key(str(label)) for label in labels], found == each, wanted == each)
+        return [_key(str(label)) for label in labels], found == each, wanted == each
 
     def _learn(self, truth: Labels, path: Path) -> None:
         """Which labels are objects."""
         labels = [label for label in labels_in(truth) if label not in (0, VOID)]
-        first_only = self.task.rule.first_frame_only
+        first_only = self.how.of_set.first_frame_only
         if self.highest is None:
             self.highest = max(labels, default=0)
             if first_only and not labels:
@@ -290,24 +276,21 @@ class _Reader:
 
     def _check_labels(self, path: Path, prediction: Labels) -> None:
         highest = int(prediction.max())
-        if self.task.rule.first_frame_only and highest > (self.highest or 0):
+        if self.how.of_set.first_frame_only and highest > (self.highest or 0):
             raise ValueError(f"{path} has the label {highest}; the truth's first frame has objects 1 to {self.highest}")
         if highest == VOID:
             raise ValueError(f"{path} has the label {VOID}, which is void; predictions have objects and background only")
 
 
-def _unmatched_objects(task: Task, names: Sequence[str]) -> Iterable[Problem]:
+def _unmatched_objects(prediction: Path, truth: Path, names: Sequence[str], *, strict: bool) -> Iterable[str]:
     """Folders of objects that one side lacks."""
     if not names:
-        yield Problem(task.name, f"{task.truth} holds no folders of objects")
-    if not task.strict:
-        return
-    for name in names:
-        if not (task.prediction / name).is_dir():
-            yield Problem(task.name, f"there is no folder {task.prediction / name}; every object of the truth needs one")
-    for name in folders_in(task.prediction):
-        if name not in names:
-            yield Problem(task.name, f"{task.prediction / name} is an object that the truth does not have")
+        yield f"{truth} holds no folders of objects"
+    if strict:
+        lacking = [name for name in names if not (prediction / name).is_dir()]
+        yield from (f"there is no folder {prediction / name}; every object of the truth needs one" for name in lacking)
+        unknown = [name for name in folders_in(prediction) if name not in names]
+        yield from (f"{prediction / name} is an object that the truth does not have" for name in unknown)
 
 
 def _key(name: str) -> Key:
@@ -363,18 +346,19 @@ def _kinds(truth: Path, names: Iterable[str]) -> list[str]:
     return ["davis17", "folder"] if all(set(labels) - {0, VOID} for labels in firsts) else ["folder"]
 
 
-def _in_parallel(tasks: list[Task], workers: int) -> list[SequenceScore]:
+def _in_parallel(score: Callable[[str], SequenceScore], names: Sequence[str], workers: int) -> list[SequenceScore]:
     """Sequences over processes, in order."""
-    count = min(workers or os.cpu_count() or 1, len(tasks))
+    count = min(workers or os.cpu_count() or 1, len(names))
     if count <= 1:
-        return [score_sequence(task) for task in tasks]
+        return [score(name) for name in names]
     # forked workers need not import anything again; only numpy runs in them
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
     with pool(count, multiprocessing.get_context(method)) as executor:
-        return list(executor.map(score_sequence, tasks))
+        return list(executor.map(score, names))
 
 
-def _in_words(problems: Sequence[Problem], rule: str) -> str:
-    listed = "\n".join(f"  {problem.sequence}: {problem.words}" for problem in problems[:NAMED])
+def _in_words(results: Sequence[SequenceScore], rule: str) -> str:
+    problems = [f"  {item.name}: {words}" for item in results for words in item.problems]
     more = f"\n  and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
-    return f"By the rule {rule} ({RULES[rule]}) these cannot be scored:\n{listed}{more}\n--lenient scores what is there."
+    listed = "\n".join(problems[:NAMED]) + more
+    return f"By the rule {rule} ({RULES[rule]}) these cannot be scored:\n{listed}\n--lenient scores what is there."

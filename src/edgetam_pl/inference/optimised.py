@@ -22,6 +22,9 @@ from edgetam_pl.types import Decoded, ImageFeatures, Memory, Prompts, Recall
 HIDDEN = -1e4
 """Added to the logits of keys that fill empty places of a bank of fixed size."""
 
+CAPACITY = (7, 16)
+"""Memories and pointers that a bank of fixed size has room for."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -38,8 +41,7 @@ class FastTracker:
         compiled: none | attention (only `blend`, for any number of memories at once) | all (the encoder, the decoder on
             frames that are only tracked, and the memory encoder as well).
         cuda_graphs: record each part once and replay it, so that a GPU never waits for Python. The bank is padded to
-            `capacity` keys that stay hidden until they are needed.
-        capacity: memories and pointers that a padded bank has room for; a longer recall goes through unrecorded.
+            CAPACITY, with keys that stay hidden until they are needed; a longer recall goes through unrecorded.
 
     Raises:
         ValueError: an unknown choice, or CUDA graphs without CUDA.
@@ -53,7 +55,6 @@ class FastTracker:
         channels_last: bool = True,
         compiled: str = "none",
         cuda_graphs: bool = False,
-        capacity: tuple[int, int] = (7, 16),
     ) -> None:
         check_choice("compile", compiled, ("none", "attention", "all"))
         if cuda_graphs and next(model.parameters()).device.type != "cuda":
@@ -64,7 +65,7 @@ class FastTracker:
         if compiled == "none" and next(model.parameters()).device.type == "cpu":
             use_onednn(self.model)
         self.image_size = model.image_size
-        self._capacity = capacity if cuda_graphs else None
+        self._padded = cuda_graphs
         self._encode: Callable[[Tensor], ImageFeatures] = self.model.encode
         self._blend: Callable[[Tensor, Keys, Tensor | None], Tensor] = self.model.memory_attention.blend
         self._decode: Callable[[Tensor, ImageFeatures], Decoded] = self._decode_unprompted
@@ -90,13 +91,12 @@ class FastTracker:
         if not recall.frames:
             return self.model.attend(f16, recall)
         keys = self.model.memory_attention.gather(recall)
-        if self._capacity is None:
+        if not self._padded:
             return self._blend(f16, keys, None)
-        fits = len(recall.frames) <= self._capacity[0] and len(recall.pointers) <= self._capacity[1]
-        if not fits:
+        if len(recall.frames) > CAPACITY[0] or len(recall.pointers) > CAPACITY[1]:
             return self.model.memory_attention.blend(f16, keys)
         tokens = recall.frames[0][1].tokens.shape[1]
-        return self._blend(f16, *padded(keys, tokens=tokens, capacity=self._capacity))
+        return self._blend(f16, *padded(keys, tokens=tokens, capacity=CAPACITY))
 
     def decode(
         self,

@@ -1,10 +1,15 @@
-"""Hash and size of what lies on disk, be it one file or a folder that counts as one (a checkpoint, a package)."""
+"""Hashes of texts, and hash and size of a file, or of a folder that counts as one (a checkpoint, a package)."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
+
+
+def sha256_of_lines(lines: Iterable[str]) -> str:
+    """SHA-256 in hex of some lines of text."""
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def sha256_of(path: str | Path, *, ignore: Collection[str] = ()) -> str:

@@ -42,20 +42,11 @@ def region_similarity(prediction: NDArray, truth: NDArray) -> Scores:
     return np.array(scores, dtype=np.float64).reshape(prediction.shape[:-2])
 
 
-def boundary_accuracy(prediction: NDArray, truth: NDArray, *, tolerance: float = BOUNDARY_TOLERANCE) -> Scores:
-    """F: harmonic mean of the precision and recall of boundaries of masks (..., H, W), one value a pair.
-
-    A boundary pixel counts as found when one of the other boundary lies within `tolerance_radius` pixels of it.
-    Two empty masks score 1; one empty mask scores 0.
-
-    Raises:
-        ValueError: the shapes differ, or there are fewer than two axes.
-    """
-    return region_and_boundary(prediction, truth, tolerance=tolerance).f
-
-
 def region_and_boundary(prediction: NDArray, truth: NDArray, *, tolerance: float = BOUNDARY_TOLERANCE) -> RegionBoundary:
-    """J and F of masks (..., H, W) in one pass.
+    """J and F of masks (..., H, W) in one pass, one value a pair.
+
+    F is the harmonic mean of the precision and recall of boundaries: a boundary pixel counts as found when one of the other
+    boundary lies within `tolerance_radius` pixels of it. Two empty masks score 1; one empty mask scores 0.
 
     Raises:
         ValueError: the shapes differ, or there are fewer than two axes.
@@ -75,19 +66,6 @@ def tolerance_radius(height: int, width: int, *, tolerance: float = BOUNDARY_TOL
     (8, 18, 1)
     """
     return math.ceil(tolerance * math.hypot(height, width))
-
-
-def boundary_map(mask: NDArray) -> Masks:
-    """Boundary pixels of masks (..., H, W): a pixel that differs from its right, lower or lower-right neighbour.
-
-    The last row looks only to the right, the last column only down, the last pixel nowhere: so the boundary lies partly
-    on the background, above and to the left of the object (DAVIS-2017 toolkit, _seg2bmap).
-    """
-    height, width = mask.shape[-2:]
-    maps = [
-        unpack(_boundary_words(pack(one)[None], width, first_word=0)[0], width) for one in mask.reshape(-1, height, width)
-    ]
-    return np.array(maps, dtype=np.bool_).reshape(mask.shape)
 
 
 class JF(Metric):
@@ -111,9 +89,8 @@ class JF(Metric):
     sum_f: Tensor
     num_objects: Tensor
 
-    def __init__(self, *, tolerance: float = BOUNDARY_TOLERANCE) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.tolerance = tolerance
         for name in ("sum_j", "sum_f", "num_objects"):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
@@ -135,9 +112,7 @@ class JF(Metric):
             )
         if prediction.shape[0] == 0:
             raise ValueError("No frame to score: T is 0. Leave the video out, or score more of its frames.")
-        scores = region_and_boundary(
-            prediction.cpu().numpy().astype(bool), truth.cpu().numpy().astype(bool), tolerance=self.tolerance
-        )
+        scores = region_and_boundary(prediction.cpu().numpy().astype(bool), truth.cpu().numpy().astype(bool))
         self.update(scores.j.mean(axis=0), scores.f.mean(axis=0))
 
     def compute(self) -> dict[str, Tensor]:
@@ -152,12 +127,6 @@ def pack(mask: NDArray) -> Words:
     octets = np.zeros((height, -(-width // 64) * 8), dtype=np.uint8)
     octets[:, : -(-width // 8)] = np.packbits(mask, axis=-1, bitorder="little")
     return octets.view("<u8")
-
-
-def unpack(words: Words, width: int) -> Masks:
-    """The inverse of `pack`: words (H, ceil(W / 64)) -> (H, W) bool."""
-    octets = np.ascontiguousarray(words, dtype="<u8").view(np.uint8)
-    return np.unpackbits(octets, axis=-1, count=width, bitorder="little").view(np.bool_)
 
 
 class _Cropped(NamedTuple):
@@ -217,8 +186,11 @@ def _count(words: Words) -> int:
 
 
 def _boundary_words(words: Words, width: int, first_word: int) -> Words:
-    """Boundary maps of (N, h, w) words that begin at word `first_word` of rows of `width` pixels. The last row is either
-    the image's, and then only looks to the right, or empty."""
+    """Boundary maps of (N, h, w) words that begin at word `first_word` of rows of `width` pixels: what differs from its
+    right, lower or lower-right neighbour. The last row is either the image's, and then only looks to the right, or empty;
+    the last column only looks down, the last pixel nowhere. So the boundary lies partly on the background, above and to the
+    left of the object (DAVIS-2017 toolkit, _seg2bmap).
+    """
     right = words >> np.uint64(1)  # every pixel takes the value of its right neighbour
     right[..., :-1] |= words[..., 1:] << np.uint64(63)
     sideways = words ^ right

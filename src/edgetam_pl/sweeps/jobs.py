@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from edgetam_pl.io.processes import LAUNCHER
 from edgetam_pl.io.stop import TRY_AGAIN, handled
@@ -18,34 +18,17 @@ LOG = "log.txt"
 TRIAL = (sys.executable, "-m", "edgetam_pl.commands.main", "trial")
 
 
-class Job(Protocol):
-    """A trial that has been started."""
-
-    def poll(self) -> int | None:
-        """Exit status, or None while it runs."""
-        ...
-
-    def terminate(self) -> None:
-        """Ask it to save and end."""
-        ...
-
-
-class Launcher(Protocol):
-    """Starts trials."""
-
-    def start(self, words: tuple[str, ...], out: Path) -> Job: ...
-
-
 class LocalJob(subprocess.Popen[bytes]):
     """A process with a group of its own, so that a Ctrl-C for the runner does not reach it twice."""
 
     def terminate(self) -> None:
+        """Ask it to save and end."""
         if self.poll() is None:
             os.killpg(self.pid, signal.SIGTERM)
 
 
 class Local:
-    """Processes of this machine."""
+    """Starts trials as processes of this machine."""
 
     def __init__(self, command: tuple[str, ...] = TRIAL, environment: dict[str, str] | None = None) -> None:
         self.command, self.environment = command, environment or {}
@@ -65,6 +48,7 @@ class SubmittedJob:
         self.job = job
 
     def poll(self) -> int | None:
+        """Exit status, or None while it runs."""
         if not self.job.done():
             return None
         if self.job.exception() is None:
@@ -89,6 +73,10 @@ class Submitit:
 
     def start(self, words: tuple[str, ...], out: Path) -> SubmittedJob:
         return SubmittedJob(self.executor.submit(run_to_end, self.local, words, out))
+
+
+Job = LocalJob | SubmittedJob
+Launcher = Local | Submitit
 
 
 def run_to_end(local: Local, words: tuple[str, ...], out: Path) -> int:

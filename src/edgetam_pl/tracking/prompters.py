@@ -19,6 +19,9 @@ from edgetam_pl.tracking.clicks import Among, noisy_box, uniform_click
 from edgetam_pl.tracking.step import PromptFn
 from edgetam_pl.types import Decoded, FrameOutput, Prompts
 
+CLAMP = 32.0
+"""Logits that a click corrects are handed back clamped to this (SAM 2 release, interactive predictor)."""
+
 
 def no_prompt(answer: Decoded | None) -> Prompts | None:
     """A user with nothing to say: the frame is only tracked."""
@@ -73,13 +76,11 @@ class Script:
     frame 5 after it was tracked. Frames prompted before being seen come first, in the order of the mapping.
     """
 
-    def __init__(self, entries: Mapping[int, Sequence[Prompts | None]], *, clamp: float = 32.0) -> None:
-        """`clamp` bounds the logits that are handed back as a prompt (SAM 2's interactive predictor: 32)."""
+    def __init__(self, entries: Mapping[int, Sequence[Prompts | None]]) -> None:
         for t, prompts in entries.items():
             if any(entry is None for entry in prompts[1:]):
                 raise ValueError(f"Frame {t} of the script: only the first entry may be None, it means 'track first'.")
         self.entries = {t: tuple(prompts) for t, prompts in entries.items()}
-        self.clamp = clamp
 
     def order(self, num_frames: int) -> Sequence[int]:
         return _first([t for t, prompts in self.entries.items() if prompts and prompts[0] is not None], num_frames)
@@ -91,7 +92,7 @@ class Script:
             prompts = next(entries, None)
             if prompts is None or answer is None or prompts.mask is not None or prompts.previous is not None:
                 return prompts  # the first prompt, or one that leaves nothing to add
-            return correct(answer, prompts, clamp=self.clamp)
+            return correct(answer, prompts, clamp=CLAMP)
 
         return ask
 

@@ -21,15 +21,6 @@ from edgetam_pl.io.templates import templates
 INLINE_BYTES = 16_000_000
 """Pictures up to this are part of the page; more of them stay in files beside it."""
 
-_LABELS = {
-    "protocol": "Protocol", "prompt": "Prompt", "prompts": "Prompts", "set": "Folder", "label": "Label", "rule": "Rule",
-    "frame_rule": "Frames scored", "non_overlap": "One object a pixel",
-    "resolution": "Input side", "data": "Data", "note": "Note", "num_sequences": "Sequences", "num_objects": "Objects",
-    "num_scored_frames": "Frames scored, in all", "list_hash": "Hash of the list", "data_hash": "Hash of the data",
-    "weights": "Weights", "weights_hash": "Hash of the weights", "model": "Model", "precision": "Precision",
-    "device": "Device", "version": "edgetam-pl", "torch": "torch", "date": "Date",
-}  # fmt: skip
-
 
 def write_report(report: Report, folder: Path) -> Path:
     """report.html, report.json, result.json (for `make tables`) and pictures; returns the page. Files appear whole or not
@@ -50,7 +41,8 @@ def report_page(report: Report) -> str:
         "headline": {**report.headline(), "frames a second": report.frames_per_second},
         "conditions": report.conditions,
         "curves": [drawn for drawn in _curves(report) if drawn is not None],
-        "meaning": _meaning(report),
+        "clicked": report.conditions.get("protocol") == "sa",
+        "several": len(report.rounds) > 1,
         "head": head,
         "rows": rows,
         "sequences": sorted(sequences, key=lambda item: (item["score"], item["name"])),
@@ -73,13 +65,10 @@ def objects_table(report: Report) -> tuple[list[str], list[list[str | float]]]:
             means = [row.score, row.mean_j, row.mean_f]
             rows.append([row.sequence, row.object, *means, str(len(row.j)), 100 * row.j[low], row.stems[low]])
         return head, rows
-    by_object: dict[tuple[str, str], dict[int, float]] = {}
-    for row in report.rows:
-        by_object.setdefault((row.sequence, row.object), {})[row.round] = row.score
     unit = "@" if report.conditions.get("protocol") == "sa" else "n = "
     rows = [
         [*names, sum(scores.values()) / len(scores), *(scores.get(number, math.nan) for number in rounds)]
-        for names, scores in by_object.items()
+        for names, scores in report.by_object().items()
     ]
     head = ["sequence", "object", "mean", *(f"{unit}{number}" for number in rounds)]
     return head, sorted(rows, key=lambda row: (row[2], row[0], row[1]))
@@ -142,18 +131,10 @@ def _curves(report: Report) -> Iterable[Chart | None]:
 def _summary(report: Report) -> str:
     parts = [
         _counted(len(report.sequences), "sequence") if report.sequences else "",
-        _counted(len({(row.sequence, row.object) for row in report.rows}), "object"),
+        _counted(len(report.by_object()), "object"),
         *(str(report.conditions.get(name, "")) for name in ("prompts", "frame_rule")),
     ]
     return "; ".join(part for part in parts if part) + "."
-
-
-def _meaning(report: Report) -> str:
-    """What the scores of the table are."""
-    if report.conditions.get("protocol") == "sa":
-        return "IoU of each mask after so many clicks."
-    each = "Means over the frames that are scored, 0 to 100."
-    return f"{each} Columns are J&F with at most so many prompted frames." if len(report.rounds) > 1 else each
 
 
 def _counted(number: int, thing: str) -> str:
@@ -163,7 +144,6 @@ def _counted(number: int, thing: str) -> str:
 _PAGES = templates("edgetam_pl.evaluation.reporting")
 _PAGES.globals.update(missed=MISSED, extra=EXTRA)
 _PAGES.filters.update(
-    label=lambda name: _LABELS.get(name, name),
     word=lambda value: ("yes" if value else "no") if isinstance(value, bool) else str(value),
     anchor=lambda name: "s-" + "".join(letter if letter.isalnum() else "-" for letter in name),
 )

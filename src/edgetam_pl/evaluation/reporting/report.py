@@ -121,6 +121,13 @@ class Report:
         seconds = sum(item.seconds for item in self.sequences)
         return sum(item.num_frames for item in self.sequences) / seconds if seconds else float("nan")
 
+    def by_object(self) -> dict[tuple[str, str], dict[int, float]]:
+        """By sequence and object, the score in each round."""
+        found: dict[tuple[str, str], dict[int, float]] = {}
+        for row in self.rows:
+            found.setdefault((row.sequence, row.object), {})[row.round] = row.score
+        return found
+
     def worst_first(self) -> list[ObjectScore]:
         return sorted(self.rows, key=lambda row: (row.score, row.sequence, row.object, row.round))
 
