@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgetam_pl.api import evaluate, export, load_model, shards, train
     from edgetam_pl.config import ModelConfig
     from edgetam_pl.datasets.toy_clips import toy_clip
+    from edgetam_pl.exporting.hub import from_pretrained, push_to_hub, save_pretrained
     from edgetam_pl.interactive.options import SessionOptions
     from edgetam_pl.interactive.session import Session
     from edgetam_pl.io.video import open_video
@@ -30,8 +31,11 @@ _HOMES = {
     "SessionOptions": "interactive.options",
     "evaluate": "api",
     "export": "api",
+    "from_pretrained": "exporting.hub",
     "load_model": "api",
     "open_video": "io.video",
+    "push_to_hub": "exporting.hub",
+    "save_pretrained": "exporting.hub",
     "shards": "api",
     "toy_clip": "datasets.toy_clips",
     "train": "api",
@@ -45,8 +49,11 @@ __all__ = [
     "__version__",
     "evaluate",
     "export",
+    "from_pretrained",
     "load_model",
     "open_video",
+    "push_to_hub",
+    "save_pretrained",
     "shards",
     "toy_clip",
     "train",
