@@ -32,6 +32,7 @@ def training(shards: Path, out: Path, *words: str, phases: str, stage: str = "to
         "logger=none",
         "logger.log_every=1",
         "logger.panels_every=0",
+        "logger.page=false",
         *words,
         stage=stage,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,15 +119,15 @@ class Comparison:
         table = text_table(("", "A", "B", "B - A"), rows, words=1)
         return f"A: {self.a.title}\nB: {self.b.title}\n{table}\nB is better on {b} objects, A on {a}, neither on {even}."
 
-    def page(self) -> str:
-        """One page that needs no network."""
+    def page(self, more: Mapping[str, float] | None = None) -> str:
+        """One page that needs no network; `more` are scores to show beside the two."""
         a, b, even = self.wins
         values = {
             "title": f"{self.a.title} | {self.b.title}",
             "a": self.a.title,
             "b": self.b.title,
             "summary": f"{len(self.pairs)} objects in both; B is better on {b}, A on {a}, neither on {even}.",
-            "headline": {"A": self.mean_a, "B": self.mean_b, "B - A": self.mean_b - self.mean_a},
+            "headline": {"A": self.mean_a, "B": self.mean_b, "B - A": self.mean_b - self.mean_a, **(more or {})},
             "curve": self._curve(),
             "rows": [[p.sequence, p.object, p.a, p.b, p.gain] for p in self.pairs],
             "differences": self._differences(),

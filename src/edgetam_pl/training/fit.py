@@ -4,8 +4,9 @@ runs/train/
   config.yaml              the composed configuration
   run.json                 run id (kept over resumes and phases), versions, teacher
   curves.jsonl             every logged value, one line a step
+  report.html              how training goes, up to date
   checkpoints/             phase1-step000100.ckpt ..., phase1-done.ckpt
-  weights.pt               the trained model in the official layout
+  weights.pt               the trained model in the official layout: the best by validation, or the last (best.py)
   packages/                when export_on_end is set
 """
 
@@ -22,6 +23,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
 
 from edgetam_pl import weights
 from edgetam_pl.build import build_model
@@ -30,6 +32,7 @@ from edgetam_pl.inference.compiled import compile_parts
 from edgetam_pl.inference.onednn import use_onednn
 from edgetam_pl.io.environment import VERSION
 from edgetam_pl.training.activation_checkpointing import MemoryOptions
+from edgetam_pl.training.best import BestWeights, ended_early, save_weights, with_validation
 from edgetam_pl.training.check import check, check_data, with_accumulation
 from edgetam_pl.training.curves import Curves
 from edgetam_pl.training.datamodule import ShardDataModule
@@ -39,11 +42,13 @@ from edgetam_pl.training.launch import submit
 from edgetam_pl.training.panels import MaskPanels
 from edgetam_pl.training.phases import ProgressiveFrames, progress_of
 from edgetam_pl.training.preemption import TRY_AGAIN, AtomicCheckpoints, StopOnSignal
+from edgetam_pl.training.quiet import silence_expected
+from edgetam_pl.training.run_page import RunPage, write_files
 from edgetam_pl.training.teacher_cache import TeacherFeatureCache
 from edgetam_pl.training.throughput import Throughput
 from edgetam_pl.training.track_batch import Teacher
 from edgetam_pl.training.validation import NEVER, ValidateEvery, Validation
-from edgetam_pl.training.wandb_runs import finish, keep_artifacts, make_logger
+from edgetam_pl.training.wandb_runs import finish, keep_artifacts, make_logger, note
 
 
 def run(cfg: TrainConfig) -> Path:
@@ -59,8 +64,9 @@ def run(cfg: TrainConfig) -> Path:
         submit(cfg, train_in_job)
         return Path(cfg.out) / "weights.pt"
     check_data(cfg)
-    cfg = with_accumulation(cfg)
+    cfg = with_validation(with_accumulation(cfg))
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its hints say nothing of this run
+    silence_expected()
     out = Path(cfg.out)
     module = build_module(cfg)
     datamodule = ShardDataModule(
@@ -76,9 +82,13 @@ def run(cfg: TrainConfig) -> Path:
     logger = make_logger(cfg, out)
     try:
         for index in range(progress.phase, len(cfg.stage.phases)):
+            if cfg.validation.patience and ended_early(out):
+                break
             resume = progress.checkpoint if progress.inside and index == progress.phase else None
             fit_phase(cfg, module, datamodule, index, logger=logger, resume=resume)
-        weights.save_official(module.student, out / "weights.pt")
+        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            note(out, weights=save_weights(module.student, out))
+            write_files(cfg, live=False)
         keep_artifacts(cfg, logger)
     finally:
         finish(logger)
@@ -127,7 +137,7 @@ def build_module(cfg: TrainConfig) -> Distillation:
     if cfg.teacher_cache and teacher is not None:
         cache = TeacherFeatureCache(Path(cfg.teacher_cache), teacher=teacher.sha256)
     if cfg.validation.every:
-        pictures = cfg.logger.kind == "wandb"
+        pictures = cfg.logger.kind == "wandb" or cfg.logger.page
         validation = Validation(cfg.validation, out / "validation", size=cfg.model.image_size, pictures=pictures)
     return Distillation(
         student,
@@ -177,7 +187,14 @@ def fit_phase(
     )
     if trainer.is_global_zero:
         print(progressive.describe())
-    trainer.fit(module, datamodule=datamodule, ckpt_path=None if resume is None else str(resume), weights_only=True)
+    try:
+        trainer.fit(module, datamodule=datamodule, ckpt_path=None if resume is None else str(resume), weights_only=True)
+    except torch.OutOfMemoryError as error:
+        raise ValueError(
+            f"The GPU's memory is too small for phase {index + 1} ({phase.frames} frames, batch={phase.batch}): {error}. In "
+            "the order of their cost: activation_checkpointing=true, object_chunk=1, a smaller batch with one total_batch. "
+            "`edgetam plan` with the same words says what each needs."
+        ) from error
     if trainer.interrupted:
         raise KeyboardInterrupt
 
@@ -185,6 +202,7 @@ def fit_phase(
 def callbacks(cfg: TrainConfig, index: int) -> list[Callback]:
     """What watches and saves a phase."""
     out, phase = Path(cfg.out), cfg.stage.phases[index]
+    steps = sum(phase.steps for phase in cfg.stage.phases)
     folder = out / "checkpoints"
     chosen: list[Callback] = [
         ModelCheckpoint(
@@ -198,19 +216,27 @@ def callbacks(cfg: TrainConfig, index: int) -> list[Callback]:
         ),
         PhaseDone(folder / f"phase{index + 1}-done.ckpt"),
         Throughput(),
-        Curves(out / "curves.jsonl", every=cfg.logger.log_every),
+        Curves(out / "curves.jsonl", every=often_enough(cfg.logger.log_every, steps, times=10)),
     ]
     if cfg.trainer.get("enable_progress_bar", True):
         chosen.append(StepsBar(phase.steps * phase.accumulate))
     if cfg.logger.panels_every:
-        chosen.append(MaskPanels(out / "panels", every=cfg.logger.panels_every))
+        chosen.append(MaskPanels(out / "panels", every=often_enough(cfg.logger.panels_every, steps, times=2)))
     if cfg.validation.every:
         chosen.append(ValidateEvery(cfg.validation.every, out / "validation" / "jf.jsonl"))
+        chosen.append(BestWeights(out, patience=cfg.validation.patience))
+    if cfg.logger.page or cfg.logger.kind == "csv":
+        chosen.append(RunPage(cfg))
     if cfg.export_on_end and index == len(cfg.stage.phases) - 1:
         chosen.append(ExportOnFitEnd(ExportConfig(model=cfg.model, out=str(out / "packages"))))
     if cfg.stage.ema:
         chosen.append(EMAWeightAveraging(decay=cfg.stage.ema))
     return [*chosen, StopOnSignal(folder, index + 1)]  # the last, so that the others have written what they know
+
+
+def often_enough(every: int, steps: int, *, times: int) -> int:
+    """Steps between two, at most `every`, so that a short run has so many all the same."""
+    return max(1, min(every, steps // times))
 
 
 class StepsBar(TQDMProgressBar):
@@ -223,6 +249,13 @@ class StepsBar(TQDMProgressBar):
     @property
     def total_train_batches(self) -> int:
         return self.batches
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Distillation) -> None:  # type: ignore[override]
+        """Lightning tells a bar its total when an epoch begins, and a resumed one does not begin."""
+        super().on_train_start(trainer, pl_module)
+        bar, done = self.train_progress_bar, pl_module.batches_seen
+        bar.total, bar.initial, bar.n = self.batches, done, done
+        bar.set_description("Epoch 0")
 
 
 class PhaseDone(Callback):
