@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgetam_pl.api import evaluate, export, load_model, shards, train
     from edgetam_pl.config import ModelConfig
     from edgetam_pl.datasets.toy_clips import toy_clip
+    from edgetam_pl.exporting.hub import from_pretrained, push_to_hub, save_pretrained
     from edgetam_pl.interactive.example_clip import example_clip
     from edgetam_pl.interactive.options import SessionOptions
     from edgetam_pl.interactive.session import Session
@@ -34,8 +35,11 @@ _HOMES = {
     "evaluate": "api",
     "example_clip": "interactive.example_clip",
     "export": "api",
+    "from_pretrained": "exporting.hub",
     "load_model": "api",
     "open_video": "io.video",
+    "push_to_hub": "exporting.hub",
+    "save_pretrained": "exporting.hub",
     "shards": "api",
     "toy_clip": "datasets.toy_clips",
     "train": "api",
@@ -50,8 +54,11 @@ __all__ = [
     "evaluate",
     "example_clip",
     "export",
+    "from_pretrained",
     "load_model",
     "open_video",
+    "push_to_hub",
+    "save_pretrained",
     "shards",
     "toy_clip",
     "train",

@@ -34,6 +34,7 @@ def words_of(shards: Path, out: Path, phases: str) -> list[str]:
         "logger=none",
         "logger.log_every=1",
         "logger.panels_every=0",
+        "logger.page=false",
     ]
 
 

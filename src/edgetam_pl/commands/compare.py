@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -115,15 +116,15 @@ class Comparison:
         better = "B is better on {b} objects, A on {a}, neither on {even}.".format_map(self.wins)
         return f"A: {self.a.title}\nB: {self.b.title}\n{table}\n{better}"
 
-    def page(self) -> str:
-        """One page that needs no network."""
+    def page(self, more: Mapping[str, float] | None = None) -> str:
+        """One page that needs no network; `more` are scores to show beside the two."""
         better = "B is better on {b}, A on {a}, neither on {even}.".format_map(self.wins)
         values = {
             "title": f"{self.a.title} | {self.b.title}",
             "a": self.a.title,
             "b": self.b.title,
             "summary": f"{len(self.pairs)} objects in both; {better}",
-            "headline": {"A": self.mean.a, "B": self.mean.b, "B - A": self.mean.gain},
+            "headline": {"A": self.mean.a, "B": self.mean.b, "B - A": self.mean.gain, **(more or {})},
             "curve": self._curve(),
             "rows": [[p.sequence, p.object, p.a, p.b, p.gain] for p in self.pairs],
             "differences": self._differences(),

@@ -24,6 +24,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from edgetam_pl.commands.own_data import is_place, refuse_toys, settings
 from edgetam_pl.config import ModelConfig, ShowConfig
 from edgetam_pl.config.choices import check_choices, did_you_mean
 from edgetam_pl.io import resources, shipped
@@ -72,6 +73,8 @@ def composed(schema: type[Schema], *, command: str, overrides: list[str]) -> tup
             if word.startswith("data="):
                 raise ValueError(f"The key of a data set to evaluate is dataset: write dataset={word[len('data=') :]}.")
     words = expand(overrides)
+    if command == "train":
+        refuse_toys(words)
     words = [*_recorded_model(words, schema), *words]
     for word in words:
         _check_word(word, schema, command)
@@ -143,6 +146,10 @@ def expand(overrides: list[str]) -> list[str]:
             words.append(word)
         elif key == "scale" and value:
             scale = Scale.read(value)
+        elif key == "data" and is_place(value):
+            data, validation = settings(value)
+            words[:0] = words_of({"validation": validation})  # first, so that others win
+            words += ["data=own", *words_of({"data": data})]
         elif key == "teacher" and value:
             words.append(f"model@teacher={value}")
         elif key in SHIPPED_FOR and value == shipped.WORD:
@@ -225,14 +232,14 @@ def _mapping(folder: str, name: str, *, kind: str, below: str = "") -> dict[str,
 # ---------------------------------------------------------------------- words, and values in Hydra's grammar
 
 
-def words_of(settings: Mapping[str, Any]) -> list[str]:
+def words_of(given: Mapping[str, Any]) -> list[str]:
     """Settings of a Python call as command-line words; a mapping inside becomes dotted keys.
 
     >>> words_of({"model": "toy", "trainer": {"max_epochs": 3}, "weights": None})
     ['model=toy', 'trainer.max_epochs=3', 'weights=null']
     """
     flat: dict[str, Any] = {}
-    for key, value in settings.items():
+    for key, value in given.items():
         flat.update({f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, Mapping) else {key: value})
     deeper = any(isinstance(value, Mapping) for value in flat.values())
     return words_of(flat) if deeper else _words_of(flat)
@@ -249,10 +256,15 @@ def _value(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):
-        return "[" + ",".join(_value(item) for item in value) + "]"
+        return "[" + ",".join(_inner(item) for item in value) + "]"
     if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_value(item)}" for key, item in value.items()) + "}"
+        return "{" + ",".join(f"{key}:{_inner(item)}" for key, item in value.items()) + "}"
     return str(value)
+
+
+def _inner(value: object) -> str:
+    """A value inside another: text is quoted, for a path may have any character."""
+    return _quoted(value) if isinstance(value, str) else _value(value)
 
 
 def literal(word: str, schema: type) -> str:

@@ -98,6 +98,9 @@ COMMANDS: dict[str, Composed | Flagged] = {
     "app": Flagged("a local web page to click on a video and watch it track", "edgetam_pl.commands.app"),
     "score": Flagged("score a folder of predictions against a folder of truth", "edgetam_pl.commands.score"),
     "compare": Flagged("two evaluations side by side", "edgetam_pl.commands.compare"),
+    "before-after": Flagged(
+        "what a training was worth: two checkpoints on the same videos", "edgetam_pl.commands.before_after"
+    ),
     "sweep": Flagged(
         "many trainings from a W&B sweep file, here or with a server (make sweep-local, make sweep)",
         "edgetam_pl.sweeps.local",

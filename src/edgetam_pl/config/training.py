@@ -141,14 +141,18 @@ class StageConfig:
 class LoggerConfig:
     """Where curves and pictures go."""
 
-    kind: str = choice("wandb", "none")
-    """none | wandb. wandb is offline unless WANDB_MODE=online is set. curves.jsonl is written in any case."""
+    kind: str = choice("wandb", "none", "csv", "tensorboard")
+    """none | wandb | csv | tensorboard. wandb is offline unless WANDB_MODE=online is set; curves.jsonl is always written."""
     project: str = "edgetam-pl"
     """W&B's project."""
+    group: str = ""
+    """W&B's group; empty: the pipeline, which a training shares with the one whose weights it starts from."""
+    page: bool = True
+    """Keep report.html of the run directory up to date."""
     panels_every: int = 500
-    """Steps between mask panels (frame, truth, student, teacher); 0: none."""
+    """Steps between mask panels (frame, truth, student, teacher), of which a short run has two all the same; 0: none."""
     log_every: int = 20
-    """Steps between logged losses."""
+    """Steps between logged losses, of which a short run has ten all the same."""
     gradient_shares_every: int = 0
     """Steps between logs of each loss term's share in the loss and in the gradient; 0: never. A backward pass a term."""
     artifacts: bool = False
@@ -160,11 +164,17 @@ class ValidationConfig:
     """Evaluation during training: a few clips, first-frame masks, J&F."""
 
     every: int = 0
-    """Steps between evaluations; 0: never."""
+    """Steps between evaluations; 0: as `times` says."""
+    times: int = 0
+    """Evaluations in a training, evenly apart, where `every` is 0; 0: never. data=DIR sets it where a list val.txt is."""
     root: str = ""
-    """A DAVIS-like folder, or toy[:seed[:clips]] for generated clips."""
+    """A DAVIS-like folder, videos/ and masks/ of your own, or toy[:seed[:clips]] for generated clips."""
+    split: str | None = None
+    """List of sequences, below the root or anywhere; null: all."""
     clips: int = 8
-    """Clips per evaluation at most."""
+    """Clips per evaluation at most; 0: all."""
+    patience: int = 0
+    """Evaluations without a better J&F after which training ends; 0: it runs to its last step."""
 
 
 @dataclass

@@ -67,14 +67,14 @@ def glance(model: VideoModel, clips: Iterable[Clip]) -> Glance:
     return Glance({"j": report.j, "f": report.f, "jf": report.jf}, pictures)
 
 
-def clips_of(root: str, *, limit: int = 0, size: int = 128) -> list[Clip]:
-    """Clips of a DAVIS-like folder, or generated ones of `size` pixels for toy[:seed[:clips]]. Frames of a folder are read
-    when asked for.
+def clips_of(root: str, *, limit: int = 0, size: int = 128, split: str | None = None) -> list[Clip]:
+    """Clips of a DAVIS-like folder or of one's own videos (of a list, with `split`), or generated ones of `size` pixels for
+    toy[:seed[:clips]]. Frames of a folder are read when asked for.
 
     Raises:
         ValueError: no such folder, or no sequence in it.
     """
-    return list(open_data("folder", root, limit=limit, toy_size=size))
+    return list(open_data("folder", root, limit=limit, toy_size=size, split=split))
 
 
 def repeat_first_mask(clips: Iterable[Clip], *, skip_first_and_last: bool = True) -> Report:

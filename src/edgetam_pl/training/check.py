@@ -23,7 +23,7 @@ CHOICES = {
     "stage.teacher_memory": ("own", "student"),
     "stage.teacher_logits": ("own", "student"),
     "load_parts": ("all", *PARTS),
-    "logger.kind": ("none", "wandb"),
+    "logger.kind": ("none", "wandb", "csv", "tensorboard"),
     "launcher.kind": ("local", "slurm"),
 }
 

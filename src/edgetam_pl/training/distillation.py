@@ -182,7 +182,8 @@ class Distillation(L.LightningModule):
         """Global L2 norm over all parameters. Lightning refuses to clip under autocast for a fused optimiser, for fear of a
         loss scaler; bf16 has none, and with fp16 the optimiser is not fused."""
         if gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_(self.student.parameters(), float(gradient_clip_val))
+            norm = torch.nn.utils.clip_grad_norm_(self.student.parameters(), float(gradient_clip_val))
+            self.log("train/gradient_norm", norm, batch_size=1, logger=False)  # before clipping
 
     # --- modes and checkpoints ---
 

@@ -4,8 +4,9 @@ runs/train/
   config.yaml              the composed configuration
   run.json                 run id (kept over resumes and phases), versions, settings, what was changed and when
   curves.jsonl             every logged value, one line a step
+  report.html              how training goes, up to date
   checkpoints/             phase1-step000100.ckpt ..., phase1-done.ckpt
-  weights.pt               the trained model in the official layout
+  weights.pt               the trained model in the official layout: the best by validation, or the last (best.py)
   packages/                when export_on_end is set
 """
 
@@ -34,6 +35,7 @@ from edgetam_pl.io.hashing import sha256_of
 from edgetam_pl.io.locks import folder_lock
 from edgetam_pl.io.processes import LAUNCHER, follow_launcher
 from edgetam_pl.training.activation_checkpointing import MemoryOptions
+from edgetam_pl.training.best import BestWeights, ended_early, save_weights, with_validation
 from edgetam_pl.training.check import check, check_data, with_accumulation
 from edgetam_pl.training.curves import Curves
 from edgetam_pl.training.datamodule import ShardDataModule
@@ -43,12 +45,14 @@ from edgetam_pl.training.launch import requeue, submit
 from edgetam_pl.training.panels import MaskPanels
 from edgetam_pl.training.phases import ProgressiveFrames
 from edgetam_pl.training.preemption import AtomicCheckpoints, StopOnSignal
+from edgetam_pl.training.quiet import silence_expected
 from edgetam_pl.training.run_folder import LOCK, WEIGHTS, Start, is_rank_zero, say, survey
+from edgetam_pl.training.run_page import RunPage, write_files
 from edgetam_pl.training.teacher_cache import TeacherFeatureCache
 from edgetam_pl.training.throughput import Throughput
 from edgetam_pl.training.track_batch import Teacher
 from edgetam_pl.training.validation import NEVER, ValidateEvery, Validation
-from edgetam_pl.training.wandb_runs import finish, git_state, keep_artifacts, make_logger
+from edgetam_pl.training.wandb_runs import finish, git_state, keep_artifacts, make_logger, note
 
 LIMITS = ("max_steps", "max_epochs", "max_time", "limit_train_batches", "overfit_batches", "fast_dev_run")
 """Arguments of Trainer that end a phase before its steps are done."""
@@ -72,8 +76,9 @@ def run(cfg: TrainConfig) -> Path:
         submit(cfg, train_in_job)
         return Path(cfg.out) / "weights.pt"
     check_data(cfg)
-    cfg = with_accumulation(cfg)
+    cfg = with_validation(with_accumulation(cfg))
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its hints say nothing of this run
+    silence_expected()
     out = Path(cfg.out)
     if cfg.dry_run:
         survey(cfg)
@@ -95,7 +100,8 @@ def go_on(start: Start) -> None:
         return
     module = build_module(cfg)
     module.card["run"] = {"id": start.begin(), "settings": dict(start.identity.settings)}
-    if not progress.inside and (begins_from := progress.checkpoint or (start.finished and out / WEIGHTS)):
+    early = bool(cfg.validation.patience) and ended_early(out)
+    if (early or not progress.inside) and (begins_from := progress.checkpoint or (start.finished and out / WEIGHTS)):
         weights.load_into(module.student, begins_from)
     if start.finished:
         finish_run(start, module)
@@ -110,6 +116,8 @@ def go_on(start: Start) -> None:
     logger = make_logger(cfg, out)
     try:
         for index in range(progress.phase, len(cfg.stage.phases)):
+            if early or (cfg.validation.patience and ended_early(out)):
+                break
             resume = progress.checkpoint if progress.inside and index == progress.phase else None
             fit_phase(cfg, module, datamodule, index, logger=logger, resume=resume)
         finish_run(start, module)
@@ -125,7 +133,8 @@ def finish_run(start: Start, module: Distillation) -> None:
     """Save the weights and write down that the run is finished, on rank 0."""
     if is_rank_zero():
         if start.progress.checkpoint is not None or not start.finished:
-            weights.save_official(module.student, start.out / WEIGHTS, module.full_card)
+            note(start.out, weights=save_weights(module.student, start.out, module.full_card))
+            write_files(start.cfg, live=False)
         start.finish()
 
 
@@ -172,7 +181,7 @@ def build_module(cfg: TrainConfig) -> Distillation:
     if cfg.teacher_cache and teacher is not None:
         cache = TeacherFeatureCache(Path(cfg.teacher_cache), teacher=teacher.sha256)
     if cfg.validation.every:
-        pictures = cfg.logger.kind == "wandb"
+        pictures = cfg.logger.kind == "wandb" or cfg.logger.page
         validation = Validation(cfg.validation, out / "validation", size=cfg.model.image_size, pictures=pictures)
     return Distillation(
         student,
@@ -241,9 +250,15 @@ def fit_phase(
         if end.code != 1:
             raise
         raise KeyboardInterrupt from None  # a second Ctrl-C, of which Lightning makes status 1
+    except torch.OutOfMemoryError as error:
+        raise ValueError(
+            f"The GPU's memory is too small for phase {index + 1} ({phase.frames} frames, batch={phase.batch}): {error}. In "
+            "the order of their cost: activation_checkpointing=true, object_chunk=1, a smaller batch with one total_batch. "
+            "`edgetam plan` with the same words says what each needs."
+        ) from error
     if trainer.interrupted:
         raise KeyboardInterrupt
-    if trainer.global_step < phase.steps:
+    if trainer.global_step < phase.steps and not (cfg.validation.patience and ended_early(Path(cfg.out))):
         limits = "".join(f", trainer.{key}={cfg.trainer[key]}" for key in LIMITS if key in cfg.trainer)
         raise ValueError(
             f"Phase {index + 1} ended after step {trainer.global_step} of {phase.steps}{limits}; where it ended was saved, "
@@ -254,6 +269,7 @@ def fit_phase(
 def callbacks(cfg: TrainConfig, index: int) -> list[Callback]:
     """What watches and saves a phase."""
     out, phase = Path(cfg.out), cfg.stage.phases[index]
+    steps = sum(phase.steps for phase in cfg.stage.phases)
     folder = out / "checkpoints"
     chosen: list[Callback] = [
         ModelCheckpoint(
@@ -267,14 +283,17 @@ def callbacks(cfg: TrainConfig, index: int) -> list[Callback]:
         ),
         PhaseDone(folder, index + 1, steps=phase.steps),
         Throughput(),
-        Curves(out / "curves.jsonl", every=cfg.logger.log_every),
+        Curves(out / "curves.jsonl", every=often_enough(cfg.logger.log_every, steps, times=10)),
     ]
     if cfg.trainer.get("enable_progress_bar", True):
         chosen.append(StepsBar(phase.steps * phase.accumulate))
     if cfg.logger.panels_every:
-        chosen.append(MaskPanels(out / "panels", every=cfg.logger.panels_every))
+        chosen.append(MaskPanels(out / "panels", every=often_enough(cfg.logger.panels_every, steps, times=2)))
     if cfg.validation.every:
         chosen.append(ValidateEvery(cfg.validation.every, out / "validation" / "jf.jsonl"))
+        chosen.append(BestWeights(out, patience=cfg.validation.patience))
+    if cfg.logger.page or cfg.logger.kind == "csv":
+        chosen.append(RunPage(cfg))
     if cfg.stage.ema:
         chosen.append(EMAWeightAveraging(decay=cfg.stage.ema))
     return [*chosen, StopOnSignal(folder, index + 1)]  # the last, so that the others have written what they know
@@ -282,6 +301,11 @@ def callbacks(cfg: TrainConfig, index: int) -> list[Callback]:
 
 def export_config(cfg: TrainConfig) -> ExportConfig:
     return ExportConfig(model=cfg.model, out=str(Path(cfg.out) / "packages"))
+
+
+def often_enough(every: int, steps: int, *, times: int) -> int:
+    """Steps between two, at most `every`, so that a short run has so many all the same."""
+    return max(1, min(every, steps // times))
 
 
 class StepsBar(TQDMProgressBar):
@@ -294,6 +318,13 @@ class StepsBar(TQDMProgressBar):
     @property
     def total_train_batches(self) -> int:
         return self.batches
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Distillation) -> None:  # type: ignore[override]
+        """Lightning tells a bar its total when an epoch begins, and a resumed one does not begin."""
+        super().on_train_start(trainer, pl_module)
+        bar, done = self.train_progress_bar, pl_module.batches_seen
+        bar.total, bar.initial, bar.n = self.batches, done, done
+        bar.set_description("Epoch 0")
 
 
 class PhaseDone(Callback):

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import lightning as L
 import numpy as np
@@ -24,6 +24,7 @@ from edgetam_pl.evaluation.protocols import clip_tracker, follow
 from edgetam_pl.evaluation.reporting.pictures import decode_jpeg
 from edgetam_pl.evaluation.scoring import ObjectScore, ScoreRule, mean_j_by_frame
 from edgetam_pl.evaluation.vos import clips_of, evaluate_clip
+from edgetam_pl.io.atomic import atomic_path
 from edgetam_pl.metrics.jf import JF
 from edgetam_pl.tracking.frame_tracker import evaluating
 from edgetam_pl.tracking.step import VideoModel
@@ -37,6 +38,11 @@ if TYPE_CHECKING:
 
 WORST = 8
 """Clips in the table of the worst."""
+
+CLIPS = "clips.jsonl"
+"""J&F of each clip, a line a validation, beside jf.jsonl; worst/0.jpg, 1.jpg ... show the worst of the last one."""
+
+Item = TypeVar("Item")
 
 COLUMNS = ("step", "clip", "J&F", "objects", "worst frame", "J on it", "masks")
 
@@ -72,16 +78,20 @@ class Validation:
     """
 
     def __init__(self, cfg: ValidationConfig, folder: Path, *, size: int, pictures: bool) -> None:
-        """`folder` receives jf.jsonl. `size` is the side of generated clips in pixels. `pictures`: draw them, for W&B; the
-        same on every rank."""
+        """`folder` receives jf.jsonl. `size` is the side of generated clips in pixels. `pictures`: draw them, for the page
+        and W&B; the same on every rank."""
         self.cfg, self.size, self.pictures = cfg, size, pictures
         self.path = folder / "jf.jsonl"
         self.metric, self.device = JF(), torch.device("cpu")
         self.shown: list[WorstFrame] = []
+        self.scores: list[tuple[str, float]] = []
+        """Clip and its J&F, of this rank."""
+        self.values: dict[str, float] = {}
+        """Of the last validation, over all ranks: val/j, val/f, val/jf in 0 ... 100."""
 
     @cached_property
     def clips(self) -> list[Clip]:
-        return clips_of(self.cfg.root, size=self.size, limit=self.cfg.clips)
+        return clips_of(self.cfg.root, size=self.size, limit=self.cfg.clips, split=self.cfg.split)
 
     def indices(self, rank: int, world_size: int) -> list[int]:
         """Clips of a rank, by index. Equally many on each, for ranks validate in step; -1 where there are none left."""
@@ -90,7 +100,7 @@ class Validation:
 
     def start(self, device: torch.device) -> None:
         """Begin anew, with the model on `device`."""
-        self.device, self.shown = device, []
+        self.device, self.shown, self.scores = device, [], []
         # where NCCL can add the sums up; MPS has no double precision
         self.metric = JF().to(device if device.type == "cuda" else "cpu")
 
@@ -105,23 +115,30 @@ class Validation:
             noted = (_noted(answer, predicted) if self.pictures else answer for answer in answers)
             sequence, rows = evaluate_clip(clip, noted, ScoreRule(), pictures=self.pictures)
         self.metric.update([row.mean_j / 100 for row in rows], [row.mean_f / 100 for row in rows])
+        if rows:
+            self.scores.append((clip.name, float(np.mean([row.score for row in rows]))))
         if rows and sequence.picture is not None:
             self.shown.append(_worst_frame(index, clip, rows, predicted, sequence.picture))
 
     def finish(self, trainer: L.Trainer, *, step: int) -> None:
         """Add up over ranks; rank 0 writes and logs. Called on every rank."""
-        values = {f"val/{name}": float(value) for name, value in self.metric.compute().items()}
+        self.values = values = {f"val/{name}": float(value) for name, value in self.metric.compute().items()}
         shown = sorted(gathered(self.shown), key=lambda frame: frame.number) if self.pictures else []
+        scores = dict(gathered(self.scores))
         if not trainer.is_global_zero:
             return
         write_line(self.path, {STEP: step, **values})
+        write_line(self.path.with_name(CLIPS), {STEP: step, **scores})
+        worst = sorted(shown, key=lambda frame: frame.score)[:WORST]
+        for place, frame in enumerate(worst):
+            with atomic_path(self.path.with_name("worst") / f"{place}.jpg") as draft:
+                draft.write_bytes(frame.strip)
         for logger in trainer.loggers:
             logger.log_metrics({STEP: float(step), **values})
             if isinstance(logger, WandbLogger) and shown:
                 with suppress_wandb_errors("validation's pictures"):
                     captions = [f"{frame.clip}: frame, truth, prediction, error" for frame in shown]
                     logger.log_image("val/masks", [decode_jpeg(frame.strip) for frame in shown], caption=captions)
-                    worst = sorted(shown, key=lambda frame: frame.score)[:WORST]
                     logger.experiment.log({STEP: step, "val/worst clips": table(step, worst)})
 
 
@@ -137,6 +154,7 @@ class ValidateEvery(L.Callback):
         self.last = pl_module.steps_done
         if trainer.is_global_zero:
             keep_lines(self.path, self.last)
+            keep_lines(self.path.with_name(CLIPS), self.last)
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: L.Trainer, pl_module: Distillation, outputs: Any, batch: Any, batch_idx: int
@@ -147,8 +165,8 @@ class ValidateEvery(L.Callback):
         trainer.val_check_batch = 1 if due else NEVER
 
 
-def gathered(items: list[WorstFrame]) -> list[WorstFrame]:
-    """Those of all ranks."""
+def gathered(items: list[Item]) -> list[Item]:
+    """Those of all ranks. Called on every rank."""
     if not (dist.is_available() and dist.is_initialized()):
         return items
     every: list[Any] = [None] * dist.get_world_size()

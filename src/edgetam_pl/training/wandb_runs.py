@@ -27,6 +27,7 @@ from edgetam_pl.config import TrainConfig
 from edgetam_pl.io.atomic import write_json
 from edgetam_pl.io.environment import versions
 from edgetam_pl.training.curves import STEP
+from edgetam_pl.training.tensorboard import tensorboard_logger
 
 RECORD = "run.json"
 
@@ -39,7 +40,9 @@ KEPT = 1000
 def make_logger(cfg: TrainConfig, out: Path) -> Logger | None:
     """The logger of the whole run; W&B continues the run id recorded in run.json and is offline by default."""
     record = run_record(cfg, out)
-    if cfg.logger.kind == "none" or mode() == "disabled":
+    if cfg.logger.kind == "tensorboard":
+        return tensorboard_logger(out)
+    if cfg.logger.kind != "wandb" or mode() == "disabled":
         return None
     with suppress_wandb_errors("the run"):
         logger = ForgivingLogger(
@@ -50,6 +53,9 @@ def make_logger(cfg: TrainConfig, out: Path) -> Logger | None:
             offline=mode() == "offline",
             config={**asdict(cfg), "git": record["git"]},
             name=out.name,
+            group=cfg.logger.group or record["pipeline"],
+            job_type=cfg.stage.name,
+            tags=tags_of(cfg),
             save_code=False,
         )
         logger.begin()  # on rank 0, where a failure can still be helped
@@ -135,9 +141,11 @@ def run_record(cfg: TrainConfig, out: Path) -> dict[str, Any]:
     """
     path = out / RECORD
     if path.is_file():
-        return {"git": {}, **json.loads(path.read_text())}
+        return {"git": {}, "pipeline": pipeline_of(cfg, out.name), **json.loads(path.read_text())}
+    run_id = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
     record = {
-        "run_id": os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4),
+        "run_id": run_id,
+        "pipeline": pipeline_of(cfg, f"{out.name}-{run_id}"),
         **versions(),
         "git": git_state(),
         "command": sys.argv[1:],
@@ -146,6 +154,29 @@ def run_record(cfg: TrainConfig, out: Path) -> dict[str, Any]:
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         write_json(path, record)
     return record
+
+
+def pipeline_of(cfg: TrainConfig, own: str) -> str:
+    """The pipeline of the run whose weights this one starts from, so that all stages of one carry one name; else `own`."""
+    before = Path(cfg.weights).parent / RECORD if cfg.weights else None
+    if before is None or not before.is_file():
+        return own
+    record = json.loads(before.read_text())
+    return str(record.get("pipeline") or f"{before.parent.name}-{record.get('run_id', '')}")
+
+
+def tags_of(cfg: TrainConfig) -> list[str]:
+    """What a run is found by on W&B: model, stage, teacher or none, data. W&B's tags have at most 64 letters."""
+    teacher = "no teacher" if cfg.teacher is None else f"taught by {cfg.teacher.name}"
+    words = [cfg.model.name, cfg.stage.name, teacher, *(source.name for source in cfg.data.sources)]
+    return [word[:64] for word in dict.fromkeys(words)]
+
+
+def note(out: Path, **facts: Any) -> None:
+    """Print facts of a run, and keep them in its run.json. On rank 0."""
+    print("\n".join(str(value) for value in facts.values()))
+    path = out / RECORD
+    write_json(path, {**(json.loads(path.read_text()) if path.is_file() else {}), **facts})
 
 
 def git_state() -> dict[str, Any]:

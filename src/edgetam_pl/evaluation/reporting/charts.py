@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from edgetam_pl.io.overlay import COLOURS
 
@@ -49,9 +49,12 @@ def chart(
     height: int = 200,
     y_range: tuple[float, float] | None = None,
     markers: bool = False,
+    logarithmic: bool = False,
+    least_room: float = 2,
 ) -> Chart | None:
-    """Lines over x; None where there is no point. With `markers`, points carry their values."""
-    known = [(x, y) for line in lines for x, y in zip(line.x, line.y) if not np.isnan(y)]
+    """Lines over x; None where there is no point. With `markers`, points carry their values; `logarithmic` leaves out what
+    is not above 0. There is room for a difference of twice `least_room` at least."""
+    known = [(x, y) for line in lines for x, y in zip(line.x, line.y) if not np.isnan(y) and (y > 0 or not logarithmic)]
     if not known:
         return None
     figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
@@ -63,8 +66,13 @@ def chart(
             for x, y in zip(line.x, line.y):
                 axes.annotate(f"{y:.1f}", (x, y), (0, 5), textcoords="offset points", ha="center", fontsize=9, color=INK)
     low, high = min(y for _, y in known), max(y for _, y in known)
-    room = max(0.12 * (high - low), (4 - (high - low)) / 2)  # a difference of a hundredth is no cliff
-    axes.set_ylim(*(y_range or (low - room, high + room)))
+    room = max(0.12 * (high - low), min((4 - (high - low)) / 2, least_room))  # a difference of a hundredth is no cliff
+    if logarithmic:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:.2g}" if high < 10 * low else NullFormatter())
+    else:
+        axes.set_ylim(*(y_range or (low - room, high + room)))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=all(float(x).is_integer() for x, _ in known)))
     axes.set_xlabel(x_title)
     plain(axes)
@@ -76,7 +84,7 @@ def plain(axes: Axes) -> None:
     for side in axes.spines.values():
         side.set_visible(False)
     axes.grid(color=GRID, linewidth=0.8)
-    axes.tick_params(length=0, colors=INK, labelsize=10)
+    axes.tick_params(which="both", length=0, colors=INK, labelsize=10)
     for text in (axes.xaxis.label, axes.yaxis.label, axes.title):
         text.set_color(INK)
         text.set_fontsize(11)

@@ -1,0 +1,111 @@
+"""weights.pt is the best by validation, last.pt the last; training ends when validation gets no better."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from trainings import losses, training
+
+from edgetam_pl.training import fit
+from edgetam_pl.training.validation import Validation
+
+ONE = "{frames:2,steps:6,batch:1}"
+TWO = "{frames:2,steps:3,batch:1},{frames:2,steps:3,batch:1}"
+WORDS = ("validation.every=1", "validation.root=toy:7:1", "trainer.enable_progress_bar=false")
+
+
+class Broken(Exception):
+    """Stands in for whatever ends a run."""
+
+
+def scored(monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> None:
+    """Validation finds these J&F, one after the other, and tracks nothing."""
+    left = iter(scores)
+
+    class Told:
+        def compute(self) -> dict[str, float]:
+            score = next(left, None)
+            if score is None:
+                raise Broken
+            return {"j": score, "f": score, "jf": score}
+
+    def start(self: Validation, device: torch.device) -> None:
+        self.metric = Told()  # type: ignore[assignment]
+
+    monkeypatch.setattr(Validation, "start", start)
+    monkeypatch.setattr(Validation, "add", lambda self, model, index: None)
+
+
+def weights_of(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["model"]
+
+
+def equal(one: Path, other: Path) -> bool:
+    ours, theirs = weights_of(one), weights_of(other)
+    return all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("ema", ["0", "0.5"])
+def test_the_best_weights_are_kept(
+    ema: str, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of step 2, as a training that ends there leaves them; with a moving average, the average."""
+    words = ["stage.optim.schedule=constant", f"stage.ema={ema}"]
+    long, short = tmp_path / "long", tmp_path / "short"
+    scored(monkeypatch, [30, 50, 40, 50])
+    fit.run(training(shards, long, *WORDS, *words, phases=ONE.replace("steps:6", "steps:4")))
+    assert "the best by validation, of step 2, J&F 50.0; last.pt: the last" in capsys.readouterr().out
+    assert json.loads((long / "run.json").read_text())["weights"].startswith("weights.pt: the best by validation, of step 2")
+    fit.run(training(shards, short, *words, phases=ONE.replace("steps:6", "steps:2")))
+    assert equal(long / "weights.pt", short / "weights.pt")
+    assert not equal(long / "last.pt", short / "weights.pt")
+    assert not (short / "last.pt").exists()
+    assert "the last weights; nothing was validated" in capsys.readouterr().out
+
+
+def test_training_ends_when_validation_gets_no_better_and_stays_ended(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The best of the first phase is still the best in the second, where it ends; nothing that is not a number is better."""
+    cfg = training(shards, tmp_path, *WORDS, "validation.patience=3", phases=TWO)
+    scored(monkeypatch, [50, 40, float("nan"), 45])
+    fit.run(cfg)
+    assert "ended at step 4" in capsys.readouterr().out
+    assert list(losses(tmp_path)) == [1, 2, 3, 4]
+    before = weights_of(tmp_path / "weights.pt")
+    fit.run(cfg)
+    assert list(losses(tmp_path)) == [1, 2, 3, 4]
+    assert all(torch.equal(value, before[name]) for name, value in weights_of(tmp_path / "weights.pt").items())
+
+
+def test_a_resumed_run_knows_what_was_best(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped after step 3; what it found later is found again."""
+    cfg = training(shards, tmp_path, *WORDS, "checkpoint_every=3", "validation.patience=3", phases=ONE)
+    scored(monkeypatch, [30, 50, 40, 90])  # then the run breaks
+    with pytest.raises(Broken):
+        fit.run(cfg)
+    scored(monkeypatch, [40, 60, 50])
+    fit.run(cfg)
+    assert json.loads((tmp_path / "best.json").read_text()) == {"step": 5, "jf": 60, "ended": None}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["validation.patience=2"], "there are none"),
+        (["validation.times=2"], "validation has no clips"),
+    ],
+)
+def test_what_cannot_be_watched_is_refused(words: list[str], said: str, shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=said):
+        fit.run(training(shards, tmp_path, *words, phases=ONE))
+
+
+def test_times_spreads_validations_evenly(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored(monkeypatch, [1, 2, 3])
+    fit.run(training(shards, tmp_path, "validation.times=3", "validation.root=toy:7:1", phases=ONE))
+    lines = [json.loads(line) for line in (tmp_path / "validation" / "jf.jsonl").read_text().splitlines()]
+    assert [(line["progress/step"], line["val/jf"]) for line in lines] == [(2, 1), (4, 2), (6, 3)]
