@@ -276,7 +276,8 @@ class RealDemo(Demo):
 
     @property
     def held_out(self) -> list[Clip]:
-        frames, masks = (part[HELD_OUT : HELD_OUT + 4 if self.scale == "smoke" else None] for part in example_clip())
+        clip, part = example_clip(), slice(HELD_OUT, HELD_OUT + 4 if self.scale == "smoke" else None)
+        frames, masks = clip.frames[part], clip.masks[part]
         return [Clip.of_arrays(f"{CLIP}, frames {HELD_OUT} to {HELD_OUT + len(frames) - 1}", frames, masks)]
 
     def teachers(self) -> dict[str, TrackAnything]:
