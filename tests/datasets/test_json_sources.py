@@ -201,6 +201,21 @@ def test_coco_of_real_images_agrees_with_their_label_maps(shared: Path) -> None:
     assert np.median(agreed) > 0.97
 
 
+@pytest.mark.parametrize("written", ["C:\\work\\a", "/work/a", "../elsewhere/a"])
+def test_coco_with_places_of_another_machine_finds_the_file_by_its_name(tmp_path: Path, written: str) -> None:
+    save_picture(tmp_path / "images" / "a.jpg")
+    coco(tmp_path, [{"segmentation": [polygon(2, 6, 2, 6)]}], names=(written,))
+    layout = opened("coco", tmp_path)
+    assert not layout.incomplete()
+    assert len(masks_of(layout.clip(layout.names()[0]))) == 1
+
+
+def test_coco_an_image_that_is_not_at_its_place_is_not_taken_from_another(tmp_path: Path) -> None:
+    save_picture(tmp_path / "images" / "a.jpg")
+    coco(tmp_path, [], names=("sub/a",))
+    assert list(opened("coco", tmp_path).incomplete()) == ["sub/a"]
+
+
 # ---------------------------------------------------------------------- Labelme
 
 
@@ -303,6 +318,13 @@ def test_labelme_only_some_categories(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------- the wrong source
+
+
+def test_categories_of_a_source_that_has_none_are_refused(tmp_path: Path) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    with pytest.raises(ValueError, match="categories=dog: source=images knows no categories"):
+        opened("images", tmp_path, categories="dog")
 
 
 @pytest.mark.parametrize("place", ["instances.json", "annotations/instances_train.json", "masks/a.json"])

@@ -66,10 +66,13 @@ def annotated_image(
 
 
 def picture_of(written: str, folders: Iterable[Path]) -> Path | None:
-    """The picture that an annotation calls `written`, with / or \\ between folders: below one of these folders at that
-    place, or in it under that name."""
-    place = Path(written.replace("\\", "/"))
-    return next((path for folder in folders for path in (folder / place, folder / place.name) if path.is_file()), None)
+    """The picture that an annotation calls `written`, with / or \\ between folders: there below one of these folders.
+    A place on another machine (C:\\a.jpg, /data/a.jpg, ../a.jpg) counts as its last name where nothing is there."""
+    place, places = Path(written.replace("\\", "/")), list(folders)
+    tried = [folder / place for folder in places]
+    if place.is_absolute() or place.parts[:1] == ("..",) or ":" in written[:2]:
+        tried += [folder / place.name for folder in places]
+    return next((path for path in tried if path.is_file()), None)
 
 
 def wanted(categories: str, known: Iterable[str]) -> frozenset[str] | None:

@@ -126,7 +126,10 @@ def open_layout(config: ShardsConfig) -> Layout:
     """
     if config.source not in SOURCES:
         raise ValueError(f"source={config.source} is unknown; use one of {', '.join(SOURCES)}.")
-    return importlib.import_module(f"{layouts.__name__}.{config.source}").open_layout(config)
+    layout = importlib.import_module(f"{layouts.__name__}.{config.source}").open_layout(config)
+    if config.categories and not hasattr(layout, "categories"):
+        raise ValueError(f"categories={config.categories}: source={config.source} knows no categories; leave the key out.")
+    return layout
 
 
 def root_of(config: ShardsConfig) -> Path:

@@ -64,7 +64,7 @@ class Labelme(Layout):
         raw = read_json(path)
         try:
             written, data, shapes = str(raw["imagePath"]), raw.get("imageData"), list(raw["shapes"])
-            picture = picture_of(written, (path.parent, path.parent.parent))
+            picture = picture_of(written, [path.parent])
             if picture is not None:
                 frames = FileFrames({0: picture})
             elif data:
