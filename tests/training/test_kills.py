@@ -74,7 +74,7 @@ def test_a_training_that_is_killed_again_and_again_ends_as_the_undisturbed_one(w
             kill, by = chosen[counted], ("torchrun", "lightning")[counted % 2]
             run = Run(words, out, by)
             status = run.suffer(kill)
-            said = f"{counted + 1}. {kill} by {by}: {status}"
+            said = f"{counted + 1}. {kill.number.name}, {kill.whom}, {kill.moment} + {kill.later:.1f} s, {by}: {status}"
             print(said, flush=True)
             if status is None:  # the run was over before the moment came
                 status = run.end()

@@ -18,9 +18,9 @@ TRY_AGAIN = 75
 """Exit status of a command that was stopped and whose work is safe: give the same command again (EX_TEMPFAIL of
 sysexits.h)."""
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+SIGNALS = tuple(one for one in signal.Signals if one.name in ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT"))
 """Ends of allocations (SLURM, torchrun, Kubernetes), warnings before them (SLURM --signal=USR1@..., submitit: USR2), and
-Ctrl-C."""
+Ctrl-C; those of them that the system knows."""
 
 
 class Stopped(SystemExit):

@@ -26,7 +26,7 @@ import edgetam_pl
 from edgetam_pl.config import TrainConfig
 from edgetam_pl.io.atomic import write_json
 from edgetam_pl.io.environment import versions
-from edgetam_pl.training.curves import STEP
+from edgetam_pl.training.curves import STEP, read_lines
 from edgetam_pl.training.tensorboard import tensorboard_logger
 
 RECORD = "run.json"
@@ -113,8 +113,9 @@ class ForgivingLogger(WandbLogger):
                 wandb.teardown()
             lost = self.experiment
             wandb.run = self._experiment = None  # or Lightning would take the run whose service is gone
-            if (piece := Path(lost.settings.sync_file)).stat().st_size <= EMPTY:
-                shutil.rmtree(piece.parent)  # `wandb sync` stumbles over it
+            piece = Path(lost.settings.sync_file)
+            if piece.is_file() and piece.stat().st_size <= EMPTY:
+                shutil.rmtree(piece.parent)  # `wandb sync` would stumble over it
             self.begin()
             for line, step in self._last:
                 self.experiment.log(line, step=step)
@@ -228,7 +229,8 @@ def add_summary(cfg: TrainConfig, values: Mapping[str, float]) -> None:
             mode="online" if mode() == "online" else "offline",
             name=Path(cfg.out).name,
         )
-        run.log(dict(values))
+        lines = read_lines(Path(cfg.out) / "curves.jsonl")
+        run.log(dict(values), step=int(lines[-1][STEP]) + 1 if lines else None)  # after the training's own steps
         run.summary.update(dict(values))
         run.finish()
 
