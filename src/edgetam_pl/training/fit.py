@@ -68,6 +68,10 @@ def run(cfg: TrainConfig) -> Path:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its hints say nothing of this run
     silence_expected()
     out = Path(cfg.out)
+    over = bool(cfg.validation.patience) and ended_early(out)
+    if over and (out / "weights.pt").is_file():
+        print(f"{out} was ended before, as validation got no better; with validation.patience=0 it goes on.")
+        return out / "weights.pt"
     module = build_module(cfg)
     datamodule = ShardDataModule(
         cfg.data, stage=cfg.stage, image_size=cfg.model.image_size, seed=cfg.seed, validation=module.validation
@@ -77,7 +81,7 @@ def run(cfg: TrainConfig) -> Path:
         return out / "weights.pt"
 
     progress = progress_of(out / "checkpoints", cfg.stage)
-    if progress.checkpoint is not None and not progress.inside:
+    if progress.checkpoint is not None and (over or not progress.inside):
         weights.load_into(module.student, progress.checkpoint)
     logger = make_logger(cfg, out)
     try:
