@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from own_videos import make_own_videos
 
 from edgetam_pl.commands.compose import composed
@@ -83,7 +84,7 @@ def test_what_is_no_data_is_refused(value: str, said: str, mine: Path) -> None:
 
 def test_a_checkpoint_without_data_is_not_trained_on_toys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     start = tmp_path / "edgetam.pt"
-    start.touch()
+    torch.save({"model": {"no_mem_embed": torch.zeros(1)}}, start)
     assert main(["train", "stage=own_data", f"weights={start}"]) == 2
     assert "would train it on generated toys" in capsys.readouterr().err
     assert compose("stage=own_data", f"weights={start}", "data=toy").data.sources[0].name == "toy"

@@ -98,9 +98,12 @@ def go_on(start: Start) -> None:
     if start.finished and start.weights_are_whole() and not (export_due or start.changes):
         say(f"{out} was finished before, with these settings; there is nothing to do.")
         return
+    early = bool(cfg.validation.patience) and ended_early(out)
+    if early and (out / WEIGHTS).is_file():
+        say(f"{out} was ended before, as validation got no better; with validation.patience=0 it goes on.")
+        return
     module = build_module(cfg)
     module.card["run"] = {"id": start.begin(), "settings": dict(start.identity.settings)}
-    early = bool(cfg.validation.patience) and ended_early(out)
     if (early or not progress.inside) and (begins_from := progress.checkpoint or (start.finished and out / WEIGHTS)):
         weights.load_into(module.student, begins_from)
     if start.finished:
