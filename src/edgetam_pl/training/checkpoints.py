@@ -31,6 +31,9 @@ PARTS = {
 }  # fmt: skip
 """What a resume needs beside the card."""
 
+FOLDER = 0x10
+"""Bit of a zip member's attributes."""
+
 UNREADABLE = (
     zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, OSError, EOFError, RuntimeError, ValueError, KeyError,
     IndexError, AttributeError, TypeError, OverflowError,
@@ -127,8 +130,10 @@ def check_file(path: Path) -> None:
         raise DamagedError(f"damaged ({kind})")
     try:
         with zipfile.ZipFile(path) as archive:
-            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-                raise DamagedError("damaged (a member is compressed, as torch.save never does)")
+            for member in archive.infolist():
+                # torch reads nothing, and says nothing, of a member that is marked as a folder
+                if member.compress_type != zipfile.ZIP_STORED or member.external_attr & FOLDER:
+                    raise DamagedError(f"damaged ({member.filename} is compressed or a folder, as torch.save writes none)")
             bad = archive.testzip()
     except DamagedError:
         raise

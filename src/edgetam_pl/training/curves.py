@@ -37,6 +37,7 @@ class Curves(L.Callback):
         self.path, self.every, self.written = path, every, -1
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Distillation) -> None:  # type: ignore[override]
+        self.written = pl_module.steps_done  # batches of the step under way are no step yet
         if not trainer.is_global_zero:
             return
         keep_lines(self.path, pl_module.steps_done)

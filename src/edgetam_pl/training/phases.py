@@ -61,7 +61,8 @@ def _count_batches(loop: dict[str, Any], *, steps: int, batches: int) -> None:
     """Let Lightning's loop stand after the last batch of an optimiser step: with other ranks a step has another number of
     batches, and a phase that was over may have become longer."""
     progress = loop["epoch_loop.batch_progress"]
-    if progress["current"]["ready"] == batches and loop["epoch_progress"]["current"]["processed"] == 0:
+    over = progress["is_last_batch"] or loop["epoch_progress"]["current"]["processed"] > 0
+    if progress["current"]["ready"] == batches and not over:
         return
     # as where a checkpoint is saved at the end of a batch: `completed` is counted after that
     for part in ("total", "current"):
