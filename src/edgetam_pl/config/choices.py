@@ -28,7 +28,7 @@ def check_choices(cfg: Any, prefix: str = "") -> None:
                 check_choices(inner, f"{key}[{index}]." if isinstance(value, list) else f"{key}.")
 
 
-def check_choice(key: str, value: object, legal: Iterable[str]) -> None:
+def check_choice(key: str, value: object, legal: Iterable[object]) -> None:
     """Refuse a value that is none of `legal`.
 
     Raises:
@@ -36,6 +36,7 @@ def check_choice(key: str, value: object, legal: Iterable[str]) -> None:
     """
     known = tuple(legal)
     if value not in known:
+        known = tuple(str(one) for one in known)
         raise ValueError(f"{key} is {value}; use one of {', '.join(known)}.{did_you_mean(str(value), known)}")
 
 

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor, nn
 
 from edgetam_pl.config import ExportConfig
-from edgetam_pl.exporting.manifest import RuntimeSpec
+from edgetam_pl.exporting.manifest import RuntimeSpec, read_yaml
 from edgetam_pl.exporting.parts import UNUSED_LABEL, Feature, Part
 from edgetam_pl.inference.fuse import fuse
 from edgetam_pl.model.attention import Keys, LandmarkAttention, WeightedSum
@@ -294,7 +291,7 @@ def flatten(model: TrackAnything, cfg: ExportConfig) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-CONTRACT: dict[str, Any] = yaml.safe_load(files("edgetam_pl.exporting").joinpath("templates/parts.yaml").read_text("utf-8"))
+CONTRACT = read_yaml("parts")
 """By role: the inputs and outputs of each program."""
 
 ADAPTERS: dict[str, type[Adapter]] = {

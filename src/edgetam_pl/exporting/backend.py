@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from edgetam_pl.config import ExportConfig
+from edgetam_pl.config.choices import check_choice
 from edgetam_pl.exporting.documents import render
 from edgetam_pl.exporting.extras import Finding, package_finding
 from edgetam_pl.exporting.manifest import Manifest
@@ -26,14 +27,6 @@ class ProgramFacts(NamedTuple):
     """How many; 0 where the format does not say."""
     max_rank: int = 0
     """Largest number of dimensions of any tensor."""
-
-
-class Peak(NamedTuple):
-    """The largest magnitude that an operation has produced."""
-
-    operation: str
-    """Type and name."""
-    value: float
 
 
 class Backend(ABC):
@@ -76,13 +69,13 @@ class Backend(ABC):
             value = getattr(config, key)
             if len(legal) == 1 and value != legal[0]:
                 raise ValueError(f"{key}={value} is a Core ML option; backend={self.name} takes {key}={legal[0]}.")
-            one_of(key, value, legal)
+            check_choice(key, value, legal)
         if unknown := sorted(set(config.options) - set(self.options)):
             known = ", ".join(self.options) or "none"
             raise ValueError(f"backend={self.name} has no options {', '.join(unknown)}; it has: {known}.")
         for key, value in config.options.items():
-            one_of(f"options.{key}", value, self.options[key])
-        one_of("precision", config.precision, ("auto", "fp16", "fp32"))
+            check_choice(f"options.{key}", value, self.options[key])
+        check_choice("precision", config.precision, ("auto", "fp16", "fp32"))
         return self.default_precision if config.precision == "auto" else config.precision
 
     def option(self, config: ExportConfig, key: str) -> Any:
@@ -118,10 +111,10 @@ class Backend(ABC):
         """What the saved program consists of."""
         return ProgramFacts()
 
-    def activation_peaks(self, program: Program) -> Sequence[Peak]:
-        """The largest magnitude of every fp16 result over all runs of a loaded program, in program order; empty where the
-        runtime does not show them."""
-        return ()
+    def activation_peaks(self, program: Program) -> Mapping[str, float]:
+        """The largest magnitude of every fp16 result over all runs of a loaded program, by the operation's type and name, in
+        program order; empty where the runtime does not show them."""
+        return {}
 
     def usage(self, manifest: Manifest) -> str:
         """How an app uses the packages, as Markdown: a section of their README."""
@@ -135,9 +128,3 @@ class Backend(ABC):
         """
         found = [package_finding(name, installed(name), (self.name,), self.tested.get(name)) for name in self.needs]
         return found + [package_finding(name, installed(name), (use,)) for name, use in self.optional.items()]
-
-
-def one_of(key: str, value: Any, legal: Sequence[Any]) -> None:
-    """Raise a ValueError for a value that is not among the legal ones."""
-    if value not in legal:
-        raise ValueError(f"{key}={value} is not known; use one of {', '.join(str(each) for each in legal)}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgetam_pl.config.choices import check_choice
 from edgetam_pl.exporting.backend import Backend
 from edgetam_pl.exporting.coreml import CoreML
 from edgetam_pl.exporting.onnx import Onnx
@@ -11,6 +12,5 @@ BACKENDS: dict[str, type[Backend]] = {"coreml": CoreML, "onnx": Onnx}
 
 def backend_of(name: str) -> Backend:
     """The backend of that name, or a ValueError that lists them."""
-    if name not in BACKENDS:
-        raise ValueError(f"backend={name} is not known; use one of {', '.join(sorted(BACKENDS))}.")
+    check_choice("backend", name, sorted(BACKENDS))
     return BACKENDS[name]()

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from edgetam_pl.exporting.manifest import RuntimeSpec
 from edgetam_pl.exporting.parts import PADDING_LABEL, UNUSED_LABEL, Program
+from edgetam_pl.exporting.validate_on_mac import place_of
 from edgetam_pl.tracking.bank import RecallPolicy
 from edgetam_pl.types import Decoded, ImageFeatures, Memory, Prompts, Recall
 
@@ -55,9 +56,9 @@ def pack(recall: Recall, row: int, loop: RuntimeSpec, *, filler: float = 0.0) ->
     return slots | {"obj_ptr_age": pointer_age} if loop.pointer_ages else slots
 
 
-def high_res(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The finer features among outputs of ImageEncoder; a model with one level has none."""
-    return {name: tensors[name] for name in ("feats_s0", "feats_s1") if name in tensors}
+def features_of(outputs: Mapping[str, Tensor]) -> ImageFeatures:
+    """What ImageEncoder returned; a model with one level has no finer features."""
+    return ImageFeatures(outputs.get("feats_s0"), outputs.get("feats_s1"), outputs["vision_features"])
 
 
 Slot = tuple[int, bool, Memory] | None
@@ -101,21 +102,8 @@ class RingBank:
 
 
 def _store(slots: tuple[Slot, ...], entry: tuple[int, bool, Memory]) -> tuple[Slot, ...]:
-    """Own slot, else an empty one, else that of the farthest unprompted frame, else (prompted) of the farthest frame."""
-    t, prompted, _ = entry
-    own = [i for i, slot in enumerate(slots) if slot is not None and slot[0] == t]
-    empty = [i for i, slot in enumerate(slots) if slot is None]
-    passing = {abs(t - slot[0]): i for i, slot in enumerate(slots) if slot is not None and not slot[1]}
-    lasting = {abs(t - slot[0]): i for i, slot in enumerate(slots) if slot is not None and slot[1]}
-    if own or empty:
-        place = (own or empty)[0]
-    elif passing:
-        place = passing[max(passing)]
-    elif prompted:
-        place = lasting[max(lasting)]
-    else:
-        return slots  # every slot holds a prompted frame: nothing gives way to a passing one
-    return (*slots[:place], entry, *slots[place + 1 :])
+    place = place_of(slots, entry)
+    return slots if place is None else (*slots[:place], entry, *slots[place + 1 :])
 
 
 class _Tracked(NamedTuple):
@@ -154,7 +142,7 @@ class PackagedTracker:
                 f"frames are {tuple(frames.shape)}; these programs take (B, 3, {size}, {size}): stretch them first."
             )
         joined = _joined([self.programs["image_encoder"]({"image": frame[None].float()}) for frame in frames])
-        features = ImageFeatures(joined.get("feats_s0"), joined.get("feats_s1"), joined["vision_features"])
+        features = features_of(joined)
         self._frames.append((features, joined["image_embedding"]))
         return features
 
@@ -165,7 +153,7 @@ class PackagedTracker:
             return image_embedding
         answers = []
         for row in range(recall.frames[0][1].tokens.shape[0]):
-            inputs = {"vision_features": _row(f16, row), **_high_res(features, row), **pack(recall, row, self.loop)}
+            inputs = {"vision_features": _row(f16, row), **high_res(features, row), **pack(recall, row, self.loop)}
             answers.append(self.programs["track_step"](inputs))
         found = _joined(answers)
         f_m, pointer = found["image_embedding"], found["obj_ptr"]
@@ -207,7 +195,7 @@ class PackagedTracker:
         all_inputs = []
         for row in range(num_objects):
             points, labels = self._slots_of(prompts, row)
-            inputs = {"image_embedding": _row(f_m, row), **_high_res(features, row), "points": points, "labels": labels}
+            inputs = {"image_embedding": _row(f_m, row), **high_res(features, row), "points": points, "labels": labels}
             if prompts is None or prompts.previous is None:
                 inputs |= {"mask_input": torch.zeros(1, 1, self.loop.low, self.loop.low), "has_mask": torch.zeros(1)}
             else:
@@ -273,7 +261,8 @@ def _joined(answers: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([answer[name] for answer in answers]) for name in answers[0]}
 
 
-def _high_res(features: ImageFeatures, row: int) -> dict[str, Tensor]:
+def high_res(features: ImageFeatures, row: int = 0) -> dict[str, Tensor]:
+    """The finer features of an object as inputs."""
     if features.f4 is None or features.f8 is None:
         return {}
     return {"feats_s0": _row(features.f4, row), "feats_s1": _row(features.f8, row)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from edgetam_pl.config import ExportConfig
-from edgetam_pl.exporting.backend import Backend, Peak, ProgramFacts
+from edgetam_pl.exporting.backend import Backend, ProgramFacts
 from edgetam_pl.exporting.documents import render
 from edgetam_pl.exporting.extras import Finding, numbers, require, silenced
 from edgetam_pl.exporting.manifest import Manifest
@@ -88,10 +88,9 @@ class CoreML(Backend):
         rank = max(len(var.shape) for operation in found for var in operation.outputs)
         return ProgramFacts(tuple(sorted({operation.op_type for operation in found})), len(found), rank)
 
-    def activation_peaks(self, program: Program) -> Sequence[Peak]:
-        if not isinstance(program, Interpreter):
-            return ()
-        return [Peak(f"{peak.operation} {name}", peak.value) for name, peak in program.peaks.items() if peak.fp16]
+    def activation_peaks(self, program: Program) -> Mapping[str, float]:
+        peaks = program.peaks if isinstance(program, Interpreter) else {}
+        return {f"{peak.operation} {name}": peak.value for name, peak in peaks.items() if peak.fp16}
 
     def usage(self, manifest: Manifest) -> str:
         return render("usage_coreml.md.jinja", manifest=manifest, spec=manifest.loop)

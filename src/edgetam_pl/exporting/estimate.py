@@ -15,20 +15,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgetam_pl.exporting.backend import Backend
-from edgetam_pl.exporting.manifest import RuntimeSpec
+from edgetam_pl.exporting.manifest import RuntimeSpec, read_yaml
 from edgetam_pl.exporting.parts import BYTES, Saved
 from edgetam_pl.io.hashing import bytes_of
 
-PAPER = {
-    "device": "iPhone 15 Pro Max, CPU and Neural Engine",
-    "edgetam_video_fps": 15.7,
-    "edgetam_image_fps": 40.4,
-    "without_perceiver_fps": 2.5,
-    "one_memory_block_fps": 22.2,
-    "four_memory_blocks_fps": 10.0,
-    "sam2_base_plus_video_fps": 0.7,
-    "source": "EdgeTAM, Tables 1, 2, 3a and 3c; measured by its authors, not here",
-}
+PAPER: dict[str, Any] = read_yaml("paper")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,13 @@ FILE = "manifest.json"
 
 NOT_ON_APPLE = "not run on Apple hardware"
 
-RULES: Mapping[str, str] = yaml.safe_load(files("edgetam_pl.exporting").joinpath("templates/rules.yaml").read_text("utf-8"))
+
+def read_yaml(name: str) -> dict[str, Any]:
+    """A table of `templates`."""
+    return yaml.safe_load(files("edgetam_pl.exporting").joinpath(f"templates/{name}.yaml").read_text("utf-8"))
+
+
+RULES: Mapping[str, str] = read_yaml("rules")
 """The loop as text. The client in `client.py` is the same, executable."""
 
 

@@ -24,7 +24,7 @@ from edgetam_pl.exporting.documents import readme
 from edgetam_pl.exporting.estimate import estimate
 from edgetam_pl.exporting.extras import require
 from edgetam_pl.exporting.gate.check import cases
-from edgetam_pl.exporting.gate.judge import judge
+from edgetam_pl.exporting.gate.judge import judge, tolerance_of
 from edgetam_pl.exporting.gate.measures import Measure, Verdict
 from edgetam_pl.exporting.gate.rollouts import Note, compare_verbs
 from edgetam_pl.exporting.golden import write_golden
@@ -204,7 +204,7 @@ def _manifest(
         checkpoint=checkpoint,
         checkpoint_sha256=checkpoint_sha256,
         versions=versions(("torch", "numpy", "timm", *backend.needs)),
-        thresholds=dataclasses.asdict(cfg.gate),
+        thresholds={**dataclasses.asdict(cfg.gate), "applied": dataclasses.asdict(tolerance_of(cfg, report.precision))},
         parity=report.worst,
         estimate=report.estimate,
         apple_hardware=report.apple_hardware,

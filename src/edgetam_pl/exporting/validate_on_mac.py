@@ -23,6 +23,7 @@ import numpy as np
 UNITS = ("recommended", "all", "cpuAndGPU", "cpuOnly", "cpuAndNeuralEngine")
 UNUSED, PADDING, EMPTY = -2, -1, -1
 SCORES = ("iou_scores", "iou_score", "obj_score")
+"""Outputs that are single numbers of order one: their errors are absolute below one."""
 
 
 def main(argv=None):
@@ -54,21 +55,11 @@ def validate(folder, predict, frames=0):
     """The gate: `predict(role, inputs) -> outputs`, numpy in and out. Returns the report; `passed` is its verdict."""
     folder = Path(folder)
     manifest = json.loads((folder / "manifest.json").read_text())
-    bounds = bounds_of(manifest)
+    bounds = manifest["thresholds"]["applied"]
     rows, inputs = check_cases(folder, predict, bounds)
     rows += check_rollouts(folder, manifest["loop"], predict, frames, manifest["thresholds"]["pixels"])
     failures = [row for row in rows if not row["ok"]]
     return {"passed": not failures, "failures": failures, "rows": rows, "bounds": bounds, "golden_inputs": inputs}
-
-
-def bounds_of(manifest):
-    """The bounds that the exporter applied to this kind of package."""
-    thresholds = manifest["thresholds"]
-    if manifest["compression"] in ("int8", "palette8"):
-        return thresholds["eight_bits"]
-    if manifest["compression"] != "none":
-        return thresholds["few_bits"]
-    return thresholds["exact" if manifest["precision"] == "fp32" else "half"]
 
 
 def check_cases(folder, predict, bounds):
@@ -159,8 +150,11 @@ class Client:
             if self.loop["memory_needs_presence"]:
                 inputs["obj_score"] = np.array([[presence]])
             memory = self.predict("memory_encoder", inputs)["memory"]
-        store(self.memories, (t, bool(prompts), np.asarray(memory)[0]))
-        store(self.pointers, (t, bool(prompts), pointer))
+        for slots, kept in ((self.memories, np.asarray(memory)[0]), (self.pointers, pointer)):
+            entry = (t, bool(prompts), kept)
+            place = place_of(slots, entry)
+            if place is not None:
+                slots[place] = entry
         return [answer[0] for answer in answers]
 
     def ask(self, embedding, high, clicks, labels, previous):
@@ -218,17 +212,17 @@ class Client:
         return {**slots, "obj_ptr_age": ages} if loop["pointer_ages"] else slots
 
 
-def store(slots, entry):
-    """Own slot, else an empty one, else that of the farthest unprompted frame, else (prompted) of the farthest frame."""
+def place_of(slots, entry):
+    """Where (frame, prompted, ...) goes: its own slot, else an empty one, else that of the farthest unprompted frame, else
+    (prompted) of the farthest frame; None where it has no place."""
     t, prompted, _ = entry
     own = [i for i, slot in enumerate(slots) if slot is not None and slot[0] == t]
     empty = [i for i, slot in enumerate(slots) if slot is None]
-    passing = [i for i, slot in enumerate(slots) if slot is not None and not slot[1]]
-    chosen = own or empty or passing or (list(range(len(slots))) if prompted else [])
     if own or empty:
-        slots[chosen[0]] = entry
-    elif chosen:
-        slots[max(chosen, key=lambda i: abs(t - slots[i][0]))] = entry
+        return (own or empty)[0]
+    passing = [i for i, slot in enumerate(slots) if not slot[1]]
+    giving_way = passing or (range(len(slots)) if prompted else ())
+    return max(giving_way, key=lambda i: abs(t - slots[i][0]), default=None)
 
 
 def enlarge(small, factor, size):

@@ -17,15 +17,13 @@ from torch import Tensor
 from edgetam_pl.config import GateConfig, Tolerance
 from edgetam_pl.exporting.adapters import StepOnce
 from edgetam_pl.exporting.backend import Backend
-from edgetam_pl.exporting.client import PackagedTracker, high_res, pack
+from edgetam_pl.exporting.client import PackagedTracker, features_of, high_res, pack
 from edgetam_pl.exporting.clip import CheckClip, scenarios
 from edgetam_pl.exporting.gate.measures import Measure, psnr, relative_error
 from edgetam_pl.exporting.manifest import RuntimeSpec
 from edgetam_pl.exporting.parts import Part, Program
-from edgetam_pl.types import ABSENT_LOGIT, BACKGROUND, FOREGROUND, ImageFeatures, Memory, Prompts, Recall
-
-SCORES = frozenset({"iou_scores", "iou_score", "obj_score"})
-"""Outputs that are single numbers of order one: their errors are absolute below one."""
+from edgetam_pl.exporting.validate_on_mac import SCORES
+from edgetam_pl.types import ABSENT_LOGIT, BACKGROUND, FOREGROUND, Memory, Prompts, Recall
 
 LEAST_CONTRAST = 1e-4
 """A change smaller than this share of the output drowns in the arithmetic itself."""
@@ -72,9 +70,7 @@ def cases(parts: Mapping[str, Part], loop: RuntimeSpec, clip: CheckClip, gate: G
     encoded = {t: each.truths[0] for t, each in zip(frames, found, strict=True)}
     tracker = PackagedTracker({role: part.run for role, part in parts.items()}, loop)
     for name, prompts in _prompts(loop, clip):
-        first = encoded[0]
-        features = ImageFeatures(first.get("feats_s0"), first.get("feats_s1"), first["vision_features"])
-        (inputs,) = tracker.prompt_inputs(first["image_embedding"], features, prompts)
+        (inputs,) = tracker.prompt_inputs(encoded[0]["image_embedding"], features_of(encoded[0]), prompts)
         found.append(case("prompt_decoder", name, inputs))
     memories = []
     for t in frames:
@@ -90,7 +86,7 @@ def cases(parts: Mapping[str, Part], loop: RuntimeSpec, clip: CheckClip, gate: G
                 memories.append(found[-1].truths[0]["memory"])
     last = encoded[frames[-1]]
     for name, slots in _banks(loop, memories):
-        inputs = {"vision_features": last["vision_features"], **high_res(last), **slots}
+        inputs = {"vision_features": last["vision_features"], **high_res(features_of(last)), **slots}
         found.append(case("track_step", name, inputs))
     return found
 
@@ -148,7 +144,10 @@ def compare_parts(
             continue
         values = programs[case.role](case.inputs)
         # where rounding may have decided a tie otherwise: torch's outputs after that decision
-        truths = case.truths[0] if len(case.truths) == 1 else min(case.truths, key=partial(_mask_distance, values))
+        truths = case.truths[0]
+        if len(case.truths) > 1:
+            mask = values["low_res_mask"]
+            truths = min(case.truths, key=lambda each: (mask - each["low_res_mask"]).abs().mean().nan_to_num(math.inf))
         for name, truth in truths.items():
             part, where = parts[case.role].name, f"{case.name}, output {name}"
             least = 1.0 if name in SCORES else 1e-12
@@ -157,10 +156,6 @@ def compare_parts(
                 yield Measure(part, where, f"relative error ({each.label})", error, each.error)
                 if each.decibel is not None:
                     yield Measure(part, where, f"PSNR in dB ({each.label})", decibel, each.decibel, at_least=True)
-
-
-def _mask_distance(values: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> Tensor:
-    return (values["low_res_mask"] - truth["low_res_mask"]).abs().mean().nan_to_num(math.inf)
 
 
 class Contrast(NamedTuple):
@@ -236,5 +231,5 @@ def largest_activations(
     for role, program in programs.items():
         peaks = backend.activation_peaks(program)
         if peaks:  # in program order: where values first grow too large is the cause, what follows is not
-            peak = next((each for each in peaks if not each.value <= bound), max(peaks, key=lambda each: each.value))
-            yield Measure(parts[role].name, peak.operation, "largest fp16 activation", peak.value, bound)
+            peak = next((name for name, value in peaks.items() if not value <= bound), max(peaks, key=peaks.__getitem__))
+            yield Measure(parts[role].name, peak, "largest fp16 activation", peaks[peak], bound)

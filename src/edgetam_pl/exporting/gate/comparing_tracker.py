@@ -11,7 +11,9 @@ from torch import Tensor
 from edgetam_pl.config import Tolerance
 from edgetam_pl.exporting.client import PackagedTracker
 from edgetam_pl.exporting.gate.measures import Measure, iou, psnr, relative_error
-from edgetam_pl.exporting.gate.reference import Answer, Reference, Truth
+from edgetam_pl.exporting.gate.reference import Reference, Reply
+from edgetam_pl.exporting.manifest import RuntimeSpec
+from edgetam_pl.exporting.parts import Program
 from edgetam_pl.types import Decoded, ImageFeatures, Memory, Prompts, Recall
 
 
@@ -56,61 +58,47 @@ class Drift(NamedTuple):
     truth: Decoded
 
 
-def drift_of(answer: Answer, truth: Truth, *, pixels: int) -> Drift:
+def drift_of(answer: Reply, truth: Reply, *, pixels: int) -> Drift:
     """Compare all candidates, and the masks that were chosen; masks that differ in at most `pixels` pixels are equal."""
-    masks, true_masks = _candidates(answer.masks, answer.decoded), _candidates(truth.masks, truth.decoded)
+    masks, true_masks = answer.candidates, truth.candidates
     overlap = iou(answer.decoded.best > 0, truth.decoded.best > 0, pixels=pixels)
     return Drift(answer.frame, relative_error(masks, true_masks), psnr(masks, true_masks), overlap, truth.decoded)
 
 
-def _candidates(masks: Tensor | None, decoded: Decoded) -> Tensor:
-    """The raw masks among which an answer was chosen; a given mask is its own only candidate."""
-    if masks is None:
-        return decoded.logits
-    several = decoded.prompts is None or decoded.prompts.num_points <= 1
-    return masks[:, 1:] if several else masks[:, :1]
-
-
-class RecordingTracker:
+class RecordingTracker(PackagedTracker):
     """A packaged tracker that writes down what it answers."""
 
-    def __init__(self, tracker: PackagedTracker) -> None:
-        self.tracker = tracker
-        self.answers: list[Answer] = []
+    def __init__(self, programs: Mapping[str, Program], loop: RuntimeSpec) -> None:
+        super().__init__(programs, loop)
+        self.answers: list[Reply] = []
         self.frame = -1
 
-    def encode(self, t: int, frame: Tensor) -> ImageFeatures:
+    def see(self, t: int, frame: Tensor) -> ImageFeatures:
         """Features of frame t (1, 3, S, S) uint8."""
         self.frame = t
-        return self.tracker.encode(frame)
-
-    def attend(self, f16: Tensor, recall: Recall) -> Tensor:
-        return self.tracker.attend(f16, recall)
+        return self.encode(frame)
 
     def decode(self, f_m: Tensor, features: ImageFeatures, prompts: Prompts | None) -> Decoded:
-        decoded = self.tracker.decode(f_m, features, prompts)
+        decoded = super().decode(f_m, features, prompts)
         given = prompts is not None and prompts.mask is not None
-        masks = None if given else self.tracker.candidates(f_m, features, prompts)["low_res_masks"]
-        self.answers.append(Answer(self.frame, decoded, masks))
+        masks = None if given else self.candidates(f_m, features, prompts)["low_res_masks"]
+        self.answers.append(Reply(self.frame, decoded, masks))
         return decoded
-
-    def memorize(self, f16: Tensor, decoded: Decoded) -> Memory:
-        return self.tracker.memorize(f16, decoded)
 
 
 class ComparingTracker(RecordingTracker):
     """The same, with torch doing every step as well, from the programs' bank and with the same prompts."""
 
-    def __init__(self, tracker: PackagedTracker, reference: Reference, names: Mapping[str, str], rollout_name: str,
+    def __init__(self, programs: Mapping[str, Program], reference: Reference, names: Mapping[str, str], rollout_name: str,
                  tolerance: Tolerance) -> None:  # fmt: skip
-        super().__init__(tracker)
+        super().__init__(programs, reference.loop)
         self.reference, self.names, self.name, self.tolerance = reference, names, rollout_name, tolerance
         self.measures: list[Measure] = []
         self.rows: list[FrameRow] = []
 
-    def encode(self, t: int, frame: Tensor) -> ImageFeatures:
-        features = super().encode(t, frame)
-        self.features = self.reference.encode(frame)
+    def see(self, t: int, frame: Tensor) -> ImageFeatures:
+        features = super().see(t, frame)
+        self.features = self.reference.features(t)
         self.error_f16 = self._compare("image_encoder", "F16", features.f16, self.features.f16)
         return features
 
@@ -164,16 +152,16 @@ class ComparingTracker(RecordingTracker):
 class FreeReference:
     """torch with a bank of its own, compared with what the programs have answered on the same frame just before."""
 
-    def __init__(self, reference: Reference, answers: Sequence[Answer]) -> None:
+    def __init__(self, reference: Reference, answers: Sequence[Reply]) -> None:
         self.reference = reference
         self.attend, self.memorize = reference.attend, reference.memorize
         self.answers = iter(answers)  # of a list that grows while this is read
         self.drifts: list[Drift] = []
         self.frame = -1
 
-    def encode(self, t: int, frame: Tensor) -> ImageFeatures:
+    def see(self, t: int, frame: Tensor) -> ImageFeatures:
         self.frame = t
-        return self.reference.encode(frame)
+        return self.reference.features(t)
 
     def decode(self, f_m: Tensor, features: ImageFeatures, prompts: Prompts | None) -> Decoded:
         answer = next(self.answers)

@@ -15,26 +15,20 @@ from torch import Tensor
 from edgetam_pl.config import GateConfig
 from edgetam_pl.exporting.adapters import DecodePrompts
 from edgetam_pl.exporting.client import PackagedTracker, fit
+from edgetam_pl.exporting.clip import CheckClip
 from edgetam_pl.exporting.manifest import RuntimeSpec
 from edgetam_pl.exporting.parts import Part
 from edgetam_pl.model.track_anything import TrackAnything
-from edgetam_pl.types import ABSENT_LOGIT, Decoded, ImageFeatures, Memory, Prompts, Recall
+from edgetam_pl.tracking.frame_tracker import FrameTracker, TrackingOptions
+from edgetam_pl.types import ABSENT_LOGIT, Decoded, ImageFeatures, Prompts, Recall
 
 
-class Answer(NamedTuple):
-    """What the programs answered when they were asked to decode."""
+class Reply(NamedTuple):
+    """What the programs answered when they were asked to decode, or torch to the same."""
 
     frame: int
     decoded: Decoded
-    masks: Tensor | None
-    """(O, 4, S/4, S/4) raw candidates; None where a mask was given."""
-
-
-class Truth(NamedTuple):
-    """What torch answers to the same."""
-
-    decoded: Decoded
-    """With the programs' decision in place of torch's own, where it is within a tie."""
+    """torch's: with the programs' decision in place of its own, where that is within a tie."""
     masks: Tensor | None
     """(O, 4, S/4, S/4) raw candidates; None where a mask was given."""
     given_up: float = 0.0
@@ -44,48 +38,48 @@ class Truth(NamedTuple):
     followed: bool = False
     """Is the decision the programs'?"""
 
+    @property
+    def candidates(self) -> Tensor:
+        """The raw masks among which the answer was chosen; a given mask is its own only candidate."""
+        if self.masks is None:
+            return self.decoded.logits
+        several = self.decoded.prompts is None or self.decoded.prompts.num_points <= 1
+        return self.masks[:, 1:] if several else self.masks[:, :1]
+
 
 class Reference:
-    """The model's verbs, in eval mode and fp32. Keeps the features of the last frame, which several trackers ask for.
+    """The model's verbs, in eval mode and fp32, in front of the clip: `FrameTracker`, but for ties and stored positions.
 
     Args:
         model: the model as it is, not prepared for export.
         parts: its flat adapters, which let all candidates be seen.
     """
 
-    def __init__(self, model: TrackAnything, parts: Mapping[str, Part], loop: RuntimeSpec, gate: GateConfig) -> None:
+    def __init__(
+        self, model: TrackAnything, parts: Mapping[str, Part], loop: RuntimeSpec, gate: GateConfig, clip: CheckClip
+    ) -> None:
         self.model, self.loop, self.gate = model, loop, gate
         decoder = parts["prompt_decoder"]
         assert isinstance(decoder.module, DecodePrompts)
         self.decoder = decoder.module
         self.client = PackagedTracker({role: part.run for role, part in parts.items()}, loop)
-        self._last: tuple[Tensor, ImageFeatures] | None = None
+        options = TrackingOptions(cached_frames=1)  # several trackers ask for the last frame's features
+        frames = FrameTracker(
+            model, lambda t: clip.frame(t)[0].permute(1, 2, 0).numpy(), (loop.size, loop.size), options=options
+        )
+        self.features, self.memorize = frames.features, frames.memorize
 
-    @torch.no_grad()
-    def encode(self, frame: Tensor) -> ImageFeatures:
-        """Features of a frame (1, 3, S, S) uint8; the same tensor again costs nothing."""
-        if self._last is None or self._last[0] is not frame:
-            self._last = frame, self.model.encode(self.model.normalise(frame))
-        return self._last[1]
-
-    @torch.no_grad()
     def attend(self, f16: Tensor, recall: Recall) -> Tensor:
         """F_M. Memories of the programs carry no positions; torch's own are put in their place."""
         kept = fit(recall, memories=self.loop.num_memories, pointers=self.loop.num_pointers)
         frames = tuple((age, memory._replace(pos=self.model.compressor.pos)) for age, memory in kept.frames)
         return self.model.attend(f16, kept._replace(frames=frames))
 
-    @torch.no_grad()
-    def memorize(self, f16: Tensor, decoded: Decoded) -> Memory:
-        """From the answer's low-resolution logits, also where a mask was given: like SAM 2's video predictor and the app."""
-        return self.model.memorize(f16, decoded._replace(prompts=None))
-
-    @torch.no_grad()
-    def decode(self, f_m: Tensor, features: ImageFeatures, prompts: Prompts | None, answer: Answer) -> Truth:
+    def decode(self, f_m: Tensor, features: ImageFeatures, prompts: Prompts | None, answer: Reply) -> Reply:
         """torch's answer to what the programs have answered."""
         own = self.model.decode(f_m, features, prompts)
         if answer.masks is None:
-            return Truth(own, None)
+            return Reply(answer.frame, own, None)
         inputs = self.client.prompt_inputs(f_m, features, prompts)
         found = [self.decoder.candidates([given[feature.name] for feature in self.decoder.inputs]) for given in inputs]
         masks, scores, tokens = (
@@ -101,16 +95,16 @@ class Reference:
         misjudged = ((visible != own.visible).float() * own.presence[:, 0].abs()).max().item()
         tied = given_up <= self.gate.tie and misjudged <= self.gate.presence_tie
         if not tied or not (given_up > 0 or misjudged > 0):
-            return Truth(own, masks, given_up, misjudged)
+            return Reply(answer.frame, own, masks, given_up, misjudged)
         # within a tie: torch's numbers under the programs' decision
         logits = torch.where(visible[:, None, None, None], masks[rows, chosen][:, None], ABSENT_LOGIT)
         presence = torch.where((visible == own.visible)[:, None], own.presence, answer.decoded.presence)
         pointer = self.model.mask_decoder.point(tokens[rows, chosen], visible)
         decoded = Decoded(logits, scores[rows, chosen][:, None], presence, pointer, prompts)
-        return Truth(decoded, masks, given_up, misjudged, followed=True)
+        return Reply(answer.frame, decoded, masks, given_up, misjudged, followed=True)
 
 
-def _chosen(answer: Answer, own: Decoded, first: int) -> Tensor:
+def _chosen(answer: Reply, own: Decoded, first: int) -> Tensor:
     """Which of the four candidates the programs have chosen, (O,)."""
     if first == 0:
         return torch.zeros(len(own.presence), dtype=torch.int64)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from edgetam_pl.config import GateConfig, Tolerance
-from edgetam_pl.exporting.client import PackagedTracker, RingBank
+from edgetam_pl.exporting.client import RingBank
 from edgetam_pl.exporting.clip import CheckClip, Scenario, draw, scenarios
 from edgetam_pl.exporting.gate.comparing_tracker import ComparingTracker, Drift, FrameRow, FreeReference, RecordingTracker
 from edgetam_pl.exporting.gate.measures import Measure
@@ -114,15 +114,15 @@ def compare_rollouts(
         excusable: may the programs drift if torch does, with its weights rounded to half precision?
     """
     clip, names = draw(gate.frames, loop.size, seed=gate.seed), {role: part.name for role, part in parts.items()}
-    reference, found = Reference(model, parts, loop, gate), Rollouts([], [], [])
+    reference, found = Reference(model, parts, loop, gate, clip), Rollouts([], [], [])
     for scenario in scenarios(clip, short_frames=gate.short_frames):
-        tracker = ComparingTracker(PackagedTracker(programs, loop), reference, names, scenario.name, tolerance)
+        tracker = ComparingTracker(programs, reference, names, scenario.name, tolerance)
         drifts = _drifts(tracker, reference, scenario, clip, note)
         far = any(each.error > tolerance.free or each.iou < tolerance.iou for each in drifts)
         own = None
         if far and excusable and gate.amplification > 0:
             rounded = {role: _rounded(part).run for role, part in parts.items()}
-            recorder = RecordingTracker(PackagedTracker(rounded, loop))
+            recorder = RecordingTracker(rounded, loop)
             own = _drifts(recorder, reference, scenario, clip, lambda text: note(f"{text}, torch with rounded weights"))
         bounds = drift_bounds(drifts, tolerance, own, gate.amplification)
         _add(found, tracker, drifts, bounds)
@@ -136,10 +136,10 @@ def compare_verbs(model: TrackAnything, parts: Mapping[str, Part], loop: Runtime
     """The flat adapters in torch, fp32, against the model's own verbs over short rollouts: is the rewriting exact?"""
     frames = min(gate.short_frames, VERB_FRAMES)
     clip, names = draw(frames, loop.size, seed=gate.seed), {role: part.name for role, part in parts.items()}
-    reference, programs = Reference(model, parts, loop, gate), {role: part.run for role, part in parts.items()}
+    reference, programs = Reference(model, parts, loop, gate, clip), {role: part.run for role, part in parts.items()}
     tolerance = Tolerance(step=gate.adapters)
     for scenario in scenarios(clip, short_frames=frames):
-        tracker = ComparingTracker(PackagedTracker(programs, loop), reference, names, scenario.name, tolerance)
+        tracker = ComparingTracker(programs, reference, names, scenario.name, tolerance)
         _track(((tracker, RingBank(loop)),), scenario, clip)
         for measure in tracker.measures:
             if not measure.at_least:
@@ -169,6 +169,7 @@ def _drifts(tracker: RecordingTracker, reference: Reference, scenario: Scenario,
     return free.drifts
 
 
+@torch.no_grad()
 def _track(
     trackers: Sequence[tuple[RecordingTracker | FreeReference, RingBank | MemoryBank]],
     scenario: Scenario,
@@ -183,7 +184,7 @@ def _track(
             note(f"rollout {scenario.name}, frame {t} of {scenario.num_frames}")
         frame = clip.frame(t)
         for i, (tracker, _) in enumerate(trackers):
-            features = tracker.encode(t, frame)
+            features = tracker.see(t, frame)
             output = observe(tracker, banks[i], features, t, script.at(t))  # type: ignore[arg-type]
             if t != order[-1]:  # the last one would never be read
                 banks[i] = remember(tracker, banks[i], features, t, output)  # type: ignore[arg-type]
