@@ -68,6 +68,9 @@ class DataConfig:
     """Loader processes per rank; 0: load in the training process."""
     shuffle: int = 64
     """Shards that are mixed at a time: samples are drawn at random from so many. Nothing is held in memory for it."""
+    antialias: bool = False
+    """Shrink frames as SAM 2's training does (Pillow, antialiased) before they are warped, not by the warp itself, which
+    skips pixels where a frame is larger than the input. Costs processor time in the workers: docs/training.md."""
     max_skips: float = 0.05
     """Stop when more than this share of samples (of at least 100) is broken."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from typing import Any
 
 from edgetam_pl.io.errors import BadSampleError, Cause
@@ -30,6 +32,9 @@ class Entry:
     frames: int
     objects: int
     members: tuple[Member, ...]
+    position: int | None = None
+    """Of its first frame among the stored ones of its video, whose windows follow one another: 0 begins the next video. None
+    (a tar of unknown origin, or of an earlier version): a video by itself."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,13 @@ class Index:
             if raw["version"] != VERSION:
                 raise BadSampleError(Cause.HEADER, f"index of {name} is of version {raw['version']}; expected {VERSION}")
             entries = tuple(
-                Entry(e["key"], int(e["frames"]), int(e["objects"]), tuple(Member(**member) for member in e["members"]))
+                Entry(
+                    e["key"],
+                    int(e["frames"]),
+                    int(e["objects"]),
+                    tuple(Member(**member) for member in e["members"]),
+                    e.get("position"),
+                )
                 for e in raw["entries"]
             )
             fields = {key: raw[key] for key in ("shard", "bytes", "sha256", "settings", "videos", "skipped")}
@@ -75,6 +86,9 @@ class ShardRecord:
     bytes: int
     sha256: str
     lengths: tuple[tuple[int, int], ...]  # (frames, how many samples in a row have that many), in tar order
+    videos: tuple[tuple[int, int, int], ...] = ()
+    """(frames of the longest stretch without a gap, windows, how many videos in a row have so many), in tar order. Empty in
+    shards of earlier versions: each window is then a video by itself."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +118,13 @@ class Manifest:
             if raw.pop("version") != VERSION:
                 raise ValueError(f"another version than {VERSION}")
             shards = tuple(
-                ShardRecord(**{**record, "lengths": tuple((int(n), int(times)) for n, times in record["lengths"])})
+                ShardRecord(
+                    **{
+                        **record,
+                        "lengths": tuple((int(n), int(times)) for n, times in record["lengths"]),
+                        "videos": tuple((int(n), int(w), int(times)) for n, w, times in record.get("videos", ())),
+                    }
+                )
                 for record in raw.pop("shards")
             )
             return Manifest(shards=shards, **raw)
@@ -116,13 +136,37 @@ class Manifest:
 
 def record_of(index: Index) -> ShardRecord:
     """The manifest's line for a shard."""
-    lengths: list[tuple[int, int]] = []
-    for entry in index.entries:
-        if lengths and lengths[-1][0] == entry.frames:
-            lengths[-1] = (entry.frames, lengths[-1][1] + 1)
+    lengths = tuple((frames, len(list(run))) for frames, run in groupby(entry.frames for entry in index.entries))
+    videos: tuple[tuple[int, int, int], ...] = ()
+    if any(entry.position is not None for entry in index.entries):
+        shapes = [(max(end - begin for begin, end in stretches(v)), len(v)) for v in _windows_by_video(index.entries)]
+        videos = tuple((*shape, len(list(run))) for shape, run in groupby(shapes))
+    return ShardRecord(index.shard, len(index.entries), index.bytes, index.sha256, lengths, videos)
+
+
+def _windows_by_video(entries: Sequence[Entry]) -> list[list[tuple[int, int]]]:
+    """(position, frames) of every window, video by video."""
+    videos: list[list[tuple[int, int]]] = []
+    for entry in entries:
+        if not entry.position or not videos:  # 0 or None
+            videos.append([])
+        videos[-1].append((entry.position or 0, entry.frames))
+    return videos
+
+
+def stretches(windows: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Positions [begin, end) that windows (position, frames), in rising order, cover without a gap.
+
+    >>> stretches([(0, 32), (16, 32), (60, 10)])
+    [(0, 48), (60, 70)]
+    """
+    found: list[tuple[int, int]] = []
+    for position, frames in windows:
+        if found and position <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], position + frames))
         else:
-            lengths.append((entry.frames, 1))
-    return ShardRecord(index.shard, len(index.entries), index.bytes, index.sha256, tuple(lengths))
+            found.append((position, position + frames))
+    return found
 
 
 def index_name(shard: str) -> str:
