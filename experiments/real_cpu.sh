@@ -29,7 +29,7 @@ start() { # uncompressed memory, 192 px, short clips: where teacher and students
 
 teacher() {
     start
-    train teacher model=lite_teacher stage=real_video weights=runs/real/start/weights.pt
+    train teacher model=lite_teacher stage=real_video weights=runs/real/start/weights.pt load_parts=equal_shapes
     score teacher lite_teacher
 }
 

@@ -28,7 +28,7 @@ from edgetam_pl.evaluation.clips import Clip
 from edgetam_pl.evaluation.reporting import page
 from edgetam_pl.evaluation.vos import evaluate_vos, repeat_first_mask
 from edgetam_pl.exporting import ExportRefused
-from edgetam_pl.exporting import run as export_packages
+from edgetam_pl.exporting import export as export_packages
 from edgetam_pl.io.atomic import write_json
 from edgetam_pl.io.environment import versions
 

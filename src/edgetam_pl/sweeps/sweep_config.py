@@ -20,6 +20,8 @@ from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from yaml import YAMLError
 
+from edgetam_pl.io import resources
+
 FORMAT = 1
 """Version of sweep files that this code reads: trial.format=1."""
 
@@ -159,6 +161,7 @@ def read_sweep(path: Path, extra: list[str] | None = None) -> Sweep:
     Raises:
         ValueError: no such file, unknown keys, or a command that is not that of a trial of this version.
     """
+    path = _found(path)
     given = _mapping(path)
     unknown = sorted(given.keys() - _KEYS)
     if unknown:
@@ -204,6 +207,13 @@ def _words(path: Path, command: object) -> list[str]:
         given = f"is for version {versions[0]}" if versions else "does not say for which version it is"
         raise ValueError(f"{path} {given}; this is version {FORMAT} of sweep files. {cure}")
     return words
+
+
+def _found(path: Path) -> Path:
+    """The file, or, where there is none and its path is one of ours, the one that comes with the package."""
+    below = Path(*path.parts[1:]) if path.parts[:1] == (resources.EXPERIMENTS,) else path
+    packaged = resources.find(resources.EXPERIMENTS, str(below)) if not path.is_absolute() else None
+    return path if path.is_file() or packaged is None else packaged
 
 
 def _mapping(path: Path) -> dict[str, Any]:

@@ -43,6 +43,7 @@ from edgetam_pl.training.preemption import TRY_AGAIN, AtomicCheckpoints, StopOnS
 from edgetam_pl.training.teacher_cache import TeacherFeatureCache
 from edgetam_pl.training.throughput import Throughput
 from edgetam_pl.training.track_batch import Teacher
+from edgetam_pl.training.trainer import require_devices, trainer_arguments
 from edgetam_pl.training.validation import NEVER, ValidateEvery, Validation
 from edgetam_pl.training.wandb_runs import finish, git_state, keep_artifacts, make_logger
 
@@ -59,6 +60,7 @@ def run(cfg: TrainConfig) -> Path:
     if cfg.launcher.kind == "slurm":
         submit(cfg, train_in_job)
         return Path(cfg.out) / "weights.pt"
+    require_devices(cfg.trainer)
     check_data(cfg)
     cfg = with_accumulation(cfg)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its hints say nothing of this run
@@ -186,7 +188,7 @@ def fit_phase(
             "check_val_every_n_epoch": None,
             "limit_val_batches": 1.0 if cfg.validation.every else 0,
             "plugins": [AtomicCheckpoints()],
-            **cfg.trainer,
+            **trainer_arguments(cfg.trainer),
         },
         callbacks=[progressive, *callbacks(cfg, index)],
     )
