@@ -27,7 +27,7 @@ memory() { # stage 2, first part, 128 px: many short clips teach reading the mem
 }
 
 video() { # stage 2, second part, 256 px: 4 and 8 frames, clicks with corrections
-    train video stage=real_video weights="$RUNS/memory/weights.pt" ${VIDEO:-}
+    train video stage=real_video weights="$RUNS/memory/weights-64.pt" load_parts=equal_shapes ${VIDEO:-}
 }
 
 long() { # 16 frames, encoder frozen

@@ -86,8 +86,8 @@ def evaluate(*words: str, **settings: Any) -> Report:
     return report
 
 
-def export(*words: str, **settings: Any) -> ExportReport:
-    """Write packages for a phone, as `edgetam export`; returns what the gate measured.
+def export(*words: str, **settings: Any) -> ExportReport | None:
+    """Write packages for a phone, as `edgetam export`; returns what the gate measured, or None after a dry run.
 
     Raises:
         ValueError: unsuitable weights, an unsupported target, missing extras.

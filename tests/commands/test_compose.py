@@ -15,7 +15,7 @@ import torch
 import edgetam_pl.commands.compose as compose_module
 from edgetam_pl import config
 from edgetam_pl.build import build_model
-from edgetam_pl.commands.compose import CONFIGS, EXPERIMENTS, composed
+from edgetam_pl.commands.compose import CONFIGS, EXPERIMENTS, composed, model_config, model_for
 from edgetam_pl.commands.main import field_docs
 from edgetam_pl.config import EvaluateConfig, ModelConfig, TrainConfig, choices
 from edgetam_pl.losses.distill import DISTANCES
@@ -23,6 +23,7 @@ from edgetam_pl.sweeps import local
 from edgetam_pl.sweeps.sweep_config import read_sweep
 from edgetam_pl.training.fit import build_module, check
 from edgetam_pl.training.step import STAGES
+from edgetam_pl.weights import CARD, write
 
 GROUPS = ("model", "stage", "data", "trainer", "logger", "launcher")
 ENTRIES = ("train", "plan", "evaluate", "bench", "export", "shards", "show", "trial")
@@ -241,3 +242,51 @@ def test_examples_in_docstrings_are_right(module: ModuleType) -> None:
     result = doctest.testmod(module)
     assert result.attempted
     assert not result.failed
+
+
+@pytest.mark.parametrize("scale", ["toy", "small"])
+def test_a_model_without_a_counterpart_at_a_scale_is_refused(scale: str) -> None:
+    with pytest.raises(ValueError, match=rf"scale={scale} has no counterpart of model=edgetam_global, .*those of edgetam, "):
+        compose(f"scale={scale}", "model=edgetam_global")
+
+
+def test_a_scale_takes_the_papers_variant_and_models_of_its_own() -> None:
+    cfg = compose("scale=toy", "model=edgetam_paper")
+    assert (cfg.model.name, cfg.model.compressor.self_attention_2d) == ("toy", "paper")
+    assert compose("scale=toy", "model=toy_teacher").model.name == "toy_teacher"
+    assert compose("scale=full", "model=edgetam_global").model.name == "edgetam_global"
+
+
+# ---------------------------------------------------------------------- the model that weights record
+
+
+def recorded(path: Path, cfg: config.ModelConfig) -> Path:
+    """A file with a card; its tensors do not matter here."""
+    write({"model": {"w": torch.zeros(1)}, CARD: {"model": dataclasses.asdict(cfg)}}, path)
+    return path
+
+
+@pytest.mark.parametrize("command", ["evaluate", "export", "bench", "train"])
+def test_weights_that_say_their_model_need_no_other_word(tmp_path: Path, command: str) -> None:
+    cfg = dataclasses.replace(model_config("toy"), name="mine", image_size=192)
+    path = recorded(tmp_path / "x = [1].pt", cfg)
+    schema = getattr(config, f"{command.capitalize()}Config")
+    found = composed(schema, command=command, overrides=[f"weights={path}"])[0]
+    assert found.model == cfg
+    assert composed(schema, command=command, overrides=[f"weights={path}", "model=lite"])[0].model.name == "lite"
+    # a setting on top of the recorded model, not of the default one
+    changed = composed(schema, command=command, overrides=[f"weights={path}", "model.dropout=0.3"])[0].model
+    assert changed == dataclasses.replace(cfg, dropout=0.3)
+
+
+def test_parts_of_weights_do_not_choose_the_model(tmp_path: Path) -> None:
+    path = recorded(tmp_path / "a.pt", model_config("toy"))
+    assert compose(f"weights={path}", "load_parts=images").model.name == "edgetam"
+
+
+def test_a_model_is_the_named_one_or_the_recorded_one_or_edgetam(tmp_path: Path) -> None:
+    path = recorded(tmp_path / "a.pt", model_config("toy"))
+    names = [
+        model_for(name, weights).name for name, weights in ((None, path), ("lite", path), (None, "random"), (None, None))
+    ]
+    assert names == ["toy", "lite", "edgetam", "edgetam"]

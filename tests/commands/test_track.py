@@ -229,3 +229,11 @@ def test_the_released_predictor_is_one_flag() -> None:
     assert released.binarize_prompted_memory
     assert released.fill_holes_area == 8
     assert options_of(argparse.Namespace(released=False, bf16=True)).autocast == torch.bfloat16
+
+
+def test_weights_that_record_their_model_need_no_other_word(tmp_path: Path) -> None:
+    cfg = composed(BenchConfig, command="bench", overrides=["model=toy", "model.image_size=64"])[0].model
+    save_official(build_model(cfg), tmp_path / "own.pt", {"model": cfg})
+    assert load_tracker(None, str(tmp_path / "own.pt")).image_size == 64
+    with pytest.raises(ValueError, match=r"model.image_size is 128, recorded is 64"):
+        load_tracker("toy", str(tmp_path / "own.pt"))

@@ -155,6 +155,12 @@ def test_f5_sources_are_drawn_by_their_weights() -> None:
     assert (Schedule([3.0, 1.0], seed=0, steps=100).sources == drawn[:100]).all()  # a longer phase begins alike
 
 
+def test_f5_batches_of_one_optimiser_step_are_of_one_source() -> None:
+    drawn = Schedule([1.0, 1.0, 2.0], seed=0, steps=400, together=4).sources.reshape(100, 4)
+    assert (drawn == drawn[:, :1]).all()
+    assert (drawn[:, 0] == Schedule([1.0, 1.0, 2.0], seed=0, steps=100).sources).all()  # however many batches make a step
+
+
 def test_f6_the_loader_has_no_length_and_gives_exactly_its_steps(clips: Path) -> None:
     made = loader(video(clips), steps=9)
     assert not hasattr(made, "__len__")
@@ -241,10 +247,10 @@ def test_f7_clips_too_short_for_the_phase_are_left_out_before_training_and_none_
 ) -> None:
     long = tmp_path / "mixed"
     run(ShardsConfig(source="toy", out=str(long), clips=3, frames=9, size=32, window=6, stride=6, processes=1))
-    made = loader(video(long), frames=6, steps=6)  # 9 frames: windows 0-5 and 3-8
-    assert len({k for b in made for k in names(b)}) == 6
-    with pytest.raises(ValueError, match=r"No clip of 'clips' .* has 7 frames; the longest has 6"):
-        loader(video(long), frames=7)
+    made = loader(video(long), frames=7, steps=6)  # 9 frames: windows 0-5 and 3-8, which a clip may be read across
+    assert len({k.rpartition("-")[0] for b in made for k in names(b)}) == 3
+    with pytest.raises(ValueError, match=r"No clip of 'clips' .* has 10 frames; the longest has 9"):
+        loader(video(long), frames=10)
 
 
 def break_shards(folder: Path, out: Path, count: int) -> Path:

@@ -14,7 +14,6 @@ import simplejpeg
 import webdataset
 
 from edgetam_pl.data import sample as schema
-from edgetam_pl.data.clips import choose
 from edgetam_pl.data.sample import Header, Sample
 from edgetam_pl.data.shards import load_index
 from edgetam_pl.data.tars import read_members, split_name
@@ -263,55 +262,6 @@ def test_a_mask_of_another_size_is_refused() -> None:
     with pytest.raises(BadSampleError) as caught:
         rle.parse(counts, (6, 9))
     assert caught.value.cause is Cause.MASK_SIZE
-
-
-# -------------------------------------------------------------------------------------------------------------- clips
-
-
-def header(tracks: list[str]) -> Header:
-    """Tracks as strings: x where the object is seen."""
-    count = len(tracks[0])
-    masks = tuple(tuple("x" if c == "x" else None for c in track) for track in tracks)
-    names = tuple(map(str, range(len(tracks))))
-    return Header("k", "s", "v", "video", tuple(range(count)), (4, 4), (4, 4), names, masks)
-
-
-def test_the_first_frame_of_a_clip_always_shows_a_chosen_object() -> None:
-    window = header(["...xx.....", "......x..."])
-    starts = set()
-    for seed in range(200):
-        choice = choose(window, np.random.default_rng(seed), num_frames=4, max_objects=3, reverse=0.5, train=True)
-        assert choice.objects
-        assert all(window.masks[o][choice.frames[0]] for o in choice.objects)
-        assert np.abs(np.diff(choice.frames)).tolist() == [1, 1, 1]
-        starts.add((choice.frames[0], choice.frames[0] > choice.frames[-1]))
-    assert starts == {(3, False), (4, False), (6, False), (3, True), (4, True), (6, True)}
-
-
-def test_objects_that_appear_later_are_never_chosen_and_the_rest_are_drawn_evenly() -> None:
-    window = header(["xxxx", "xxxx", "xxxx", ".xxx"])
-    counts = np.zeros(4)
-    for seed in range(600):
-        choice = choose(window, np.random.default_rng(seed), num_frames=4, max_objects=2, reverse=0.0, train=True)
-        assert len(choice.objects) == 2
-        counts[list(choice.objects)] += 1
-    assert counts[3] == 0
-    assert (np.abs(counts[:3] - 400) < 60).all()
-
-
-def test_validation_takes_the_first_stretch_and_the_first_objects() -> None:
-    window = header([".xxxxx", ".xxxxx", "..xxxx"])
-    choice = choose(window, np.random.default_rng(0), num_frames=3, max_objects=1, reverse=1.0, train=False)
-    assert choice.frames == (1, 2, 3)
-    assert choice.objects == (0,)
-    assert choice.label(window) == "k@1"
-
-
-def test_a_window_too_short_or_without_objects_is_named() -> None:
-    for window, frames, cause in ((header(["xx"]), 3, Cause.TOO_SHORT), (header(["..x"]), 2, Cause.NO_OBJECT)):
-        with pytest.raises(BadSampleError) as caught:
-            choose(window, np.random.default_rng(0), num_frames=frames, max_objects=1, reverse=0.0, train=True)
-        assert caught.value.cause is cause
 
 
 def test_a_tar_is_read_by_its_structure_and_a_broken_header_in_the_middle_is_no_end(tmp_path: Path) -> None:

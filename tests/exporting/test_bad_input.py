@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -95,4 +96,21 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it(tmp_path: Pa
     monkeypatch.setattr("importlib.import_module", absent)
     with pytest.raises(ValueError, match=r"coremltools is not installed.*pip install 'edgetam-pl\[export\]'"):
         export_packages(filled_model(tiny()), tmp_path / "out", ExportConfig(model=tiny()))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_checks_and_names_the_packages_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg = ExportConfig(model=tiny(), weights="random", out=str(tmp_path / "out"), dry_run=True)
+    assert run(cfg) is None
+    assert "coreml fp16 of" in (said := capsys.readouterr().out)
+    assert "track_step" in said.lower().replace("trackstep", "track_step")
+    for change, message in (
+        ({"system": "ios12"}, "system=ios12"),
+        ({"backend": "tflite"}, "tflite"),
+        ({"size": 120}, "120"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(replace(cfg, **change))  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []

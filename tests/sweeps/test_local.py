@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -222,3 +223,37 @@ def test_another_sweep_does_not_share_a_folder(tmp_path: Path) -> None:
         pass
     with pytest.raises(ValueError, match="another command"), local.own_folder(other, tmp_path):
         pass
+
+
+def test_what_trials_would_not_find_is_said_before_the_first_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [
+        "edgetam", "trial", "trial.format=1", "experiment=tab3a_perceiver", "scale=toy", "evaluate.dataset=folder",
+        f"evaluate.root={tmp_path / 'no_data'}", "${args_no_hyphens}",
+    ]  # fmt: skip
+    file = sweep_file(tmp_path / "s.yaml", command=command, parameters={"seed": {"values": [1]}})
+    here = tmp_path / "empty"
+    here.mkdir()
+    for words, missing in (
+        ((f"weights={tmp_path / 'no.pt'}",), "no checkpoint at weights="),
+        (("weights=null", "load_parts=all", f"data.sources.0.shards={tmp_path / 'no_shards'}"), "no folder of shards"),
+    ):
+        assert cli.main(["sweep", str(file), *words, "--out", str(tmp_path / "out")]) == 2
+        assert missing in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_data_set_is_said_before_the_first_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgetam_pl.training.check.check_data", lambda cfg: None)  # what the training reads is there
+    plan = local.check(read_sweep(sweep_file(tmp_path / "s.yaml")))[0]
+    local.check_needs([plan])
+    absent = replace(plan.evaluate, dataset="folder", root=str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match=r"There is no folder .*nowhere"):
+        local.check_needs([plan, replace(plan, evaluate=absent)])
+
+
+def test_a_sweep_file_of_the_package_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read_sweep(Path("experiments/sweeps/latents.yaml")).name == "latents"
+    (tmp_path / "experiments" / "sweeps").mkdir(parents=True)
+    sweep_file(tmp_path / "experiments" / "sweeps" / "latents.yaml", name="mine")
+    assert read_sweep(Path("experiments/sweeps/latents.yaml")).name == "mine"

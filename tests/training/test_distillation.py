@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 
 import pytest
+import steps
 import torch
 from torch import Tensor
 from zoo import toy
@@ -17,6 +18,7 @@ from edgetam_pl.training.distillation import Distillation
 from edgetam_pl.training.step import StepOptions, teacher_features, teacher_outputs, track_student
 from edgetam_pl.training.track_batch import Teacher, encode_frames, per_object, track_objects
 from edgetam_pl.types import FrameOutput, ImageFeatures, Recall, VideoBatch
+from edgetam_pl.weights import PARTS
 
 S, FRAMES = 64, 6
 SMALL = {"image_size": S, "trunk_args": {"embed_dim": [8, 16, 24, 32], "depth": [1, 1, 1, 1]}}
@@ -144,3 +146,12 @@ def _diary(model: TrackAnything) -> list[tuple[list[int], list[int], int]]:
 
     model.attend = noted  # type: ignore[method-assign]
     return calls
+
+
+def test_what_stage_1_trains_is_what_stage_2_takes_over() -> None:
+    """Every parameter with a gradient in stage 1 is one of load_parts=images: without memory its own embedding is added."""
+    module = steps.module_of(1, name="image")
+    found = steps.gradients(module, steps.taken(module, steps.clips(1)))
+    moved = {name for name, gradient in found.items() if gradient.abs().max() > 0}
+    assert "memory_attention.no_memory" in moved
+    assert not [name for name in moved if not name.startswith(PARTS["images"])]

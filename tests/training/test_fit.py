@@ -14,7 +14,7 @@ import torch
 from trainings import SMALL, config, losses, training
 
 from edgetam_pl import weights
-from edgetam_pl.build import build_model
+from edgetam_pl.build import build_model, load_model
 from edgetam_pl.config import PhaseConfig, StageConfig
 from edgetam_pl.inference.onednn import OneDnnLinear
 from edgetam_pl.training import fit
@@ -318,3 +318,17 @@ def test_f21_phases_that_the_shards_cannot_feed_are_refused_before_anything_is_b
     with pytest.raises(ValueError, match=named):
         fit.run(training(shards, tmp_path / "run", "data.sources.1.weight=0", *words, phases=phases))
     assert not (tmp_path / "run").exists()
+
+
+def test_the_final_weights_say_their_model_and_training(whole: Path) -> None:
+    found = weights.contents(whole / "weights.pt")
+    assert found.card is not None
+    assert [phase["frames"] for phase in found.card["training"]["phases"]] == [2, 4]
+    assert (found.card["training"]["stage"], found.card["steps_done"]) == ("video", 7)
+    assert found.card["data"].keys() == {source.name for source in config("toy", "data=toy").data.sources}
+    assert {"commit", "version", "teacher", "started_from"} <= found.card.keys()
+    recorded = weights.recorded_config(whole / "weights.pt")
+    assert recorded is not None
+    assert recorded.image_size == 64
+    model = load_model(recorded, whole / "weights.pt")  # no other word is needed
+    assert all(torch.equal(tensor, found.state[weights.official_name(n)]) for n, tensor in model.state_dict().items())

@@ -159,6 +159,8 @@ def expand(overrides: list[str]) -> list[str]:
             words.append(f"{key}={shipped.weights()}")
         else:
             words.append(word)
+    for word in words:
+        scale.check(word)
     words = [*scale.words, *(other for word in words for other in scale.replace.get(word, (word,)))]
     words = [
         other
@@ -178,6 +180,22 @@ class Scale:
     """Word -> words: a model, stage or data set by its counterpart at this size."""
     words: tuple[str, ...] = ()
     """Words that hold unless others are given."""
+    name: str = "full"
+
+    def check(self, word: str) -> None:
+        """Refuse a model that has no counterpart at this size, since it would keep its own.
+
+        Raises:
+            ValueError: naming the models that have one.
+        """
+        known = [key.removeprefix("model=") for key in self.replace if key.startswith("model=")]
+        own = [one for others in self.replace.values() for one in others]
+        value = word.removeprefix("model=")
+        if known and word.startswith("model=") and word not in (*self.replace, *own) and not value.startswith(self.name):
+            raise ValueError(
+                f"scale={self.name} has no counterpart of model={value}, which would keep its full size. It has those of "
+                f"{', '.join(known)}; or leave scale out."
+            )
 
     @classmethod
     def read(cls, name: str) -> Scale:
@@ -188,7 +206,7 @@ class Scale:
                 f"experiments/scales/{name}.yaml has {', '.join(sorted(unknown))}; known: latents, replace, words."
             )
         replace = {word: tuple(others) for word, others in entries.get("replace", {}).items()}
-        return cls(entries.get("latents", 256), replace, tuple(_words_of(entries.get("words", {}))))
+        return cls(entries.get("latents", 256), replace, tuple(_words_of(entries.get("words", {}))), name)
 
 
 def latents(given: str, *, of_256: int = 256) -> tuple[str, ...]:

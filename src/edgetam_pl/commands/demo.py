@@ -30,7 +30,7 @@ from edgetam_pl.evaluation.clips import Clip
 from edgetam_pl.evaluation.reporting import page
 from edgetam_pl.evaluation.vos import evaluate_vos, repeat_first_mask
 from edgetam_pl.exporting import ExportRefused
-from edgetam_pl.exporting import run as export_packages
+from edgetam_pl.exporting import export as export_packages
 from edgetam_pl.interactive.example_clip import CLIP, FRAMES, example_clip
 from edgetam_pl.io import shipped
 from edgetam_pl.io.atomic import atomic_path, write_json

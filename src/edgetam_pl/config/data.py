@@ -71,6 +71,9 @@ class DataConfig:
     read_timeout: float = 30.0
     """Seconds that a read from a server may take, and one more for each megabyte, before it is tried again. A shard is left
     out after four attempts."""
+    antialias: bool = False
+    """Shrink frames as SAM 2's training does (Pillow, antialiased) before they are warped, not by the warp itself, which
+    skips pixels where a frame is larger than the input. Costs processor time in the workers: docs/training.md."""
     max_skips: float = 0.05
     """Stop when more than this share of samples (of at least 100) is broken."""
 

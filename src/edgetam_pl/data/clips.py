@@ -1,18 +1,23 @@
-"""Which frames and which objects of a window become a training clip (after SAM 2's sampler)."""
+"""Which frames and which objects of a video become a training clip (after SAM 2's sampler)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
 
+from edgetam_pl.data import sample as schema
+from edgetam_pl.data.index import stretches
 from edgetam_pl.data.sample import Header
 from edgetam_pl.io.errors import BadSampleError, Cause
 
 
 @dataclass(frozen=True)
 class ClipSelection:
-    """Positions of the chosen frames in the window, in playing order, and of the chosen objects."""
+    """Positions of the chosen frames under their header, in playing order, and of the chosen objects."""
 
     frames: tuple[int, ...]
     objects: tuple[int, ...]
@@ -23,29 +28,88 @@ class ClipSelection:
         return f"{header.key}@{header.frames[self.frames[0]]}{arrow}"
 
 
+@dataclass(frozen=True)
+class Video:
+    """The stored windows of one video, which may overlap, as one row of frames."""
+
+    name: str
+    windows: Sequence[tuple[int, int]]
+    """(position of the first frame in the video, frames), rising."""
+    header: Callable[[int], Header]
+    """Of window number i; asked only for windows that matter."""
+
+    def at(self, position: int) -> tuple[int, int]:
+        """(window, frame in it) of a position: the last window that has it, since it reaches furthest."""
+        number = bisect_right(self.windows, position, key=lambda window: window[0]) - 1
+        return number, position - self.windows[number][0]
+
+    def cut(self, start: int, num_frames: int) -> tuple[Header, list[tuple[int, int]]]:
+        """A header of these frames alone, and (window, frame in it) of each. The fewest windows are used.
+
+        Raises:
+            BadSampleError: the windows do not fit together.
+        """
+        # frames from the window that has the first one, then from the one that has the first frame after it
+        places: list[tuple[int, int]] = []
+        while len(places) < num_frames:
+            window, frame = self.at(start + len(places))
+            last = min(self.windows[window][1], frame + num_frames - len(places))
+            places += [(window, t) for t in range(frame, last)]
+        used = [(self.header(window), [t for _, t in run]) for window, run in groupby(places, key=lambda place: place[0])]
+        first = used[0][0]
+        if any(header.size != first.size for header, _ in used):
+            raise BadSampleError(Cause.IMAGE_SIZE, f"{first.key}: frames of several sizes in one clip")
+        # objects by their names: a later window may have others
+        names = tuple(dict.fromkeys(name for header, _ in used for name in header.objects))
+        tracks = [dict(zip(header.objects, header.masks)) for header, _ in used]
+        masks = tuple(
+            tuple(track[name][t] if name in track else None for track, (_, frames) in zip(tracks, used) for t in frames)
+            for name in names
+        )
+        numbers = tuple(header.frames[t] for header, frames in used for t in frames)
+        header = replace(first, frames=numbers, objects=names, masks=masks)
+        if len(used) > 1:
+            schema.check(header)
+        return header, places
+
+
+@dataclass(frozen=True)
+class ChosenClip:
+    """What a clip is made of."""
+
+    header: Header
+    """Of its frames alone, in the video's order."""
+    selection: ClipSelection
+    places: list[tuple[int, int]]
+    """(window, frame in it) of each frame of the header."""
+
+
 def choose(
-    header: Header, rng: np.random.Generator, *, num_frames: int, max_objects: int, reverse: float, train: bool
-) -> ClipSelection:
+    video: Video, rng: np.random.Generator, *, num_frames: int, max_objects: int, reverse: float, train: bool
+) -> ChosenClip:
     """Consecutive frames whose first one shows something, and at most `max_objects` of the objects seen there.
 
-    Training draws among all such stretches, played backwards with probability `reverse`; otherwise the first stretch and
-    the first objects are taken. Objects that appear later are never chosen.
+    Training draws among all such starts of the video, each as likely as any other, played backwards with probability
+    `reverse`; otherwise the first stretch and the first objects are taken. Objects that appear later are never chosen.
 
     Raises:
         BadSampleError: TOO_SHORT, or NO_OBJECT when no stretch begins with an object.
     """
-    spare = header.num_frames - num_frames
-    if spare < 0:
-        raise BadSampleError(Cause.TOO_SHORT, f"{header.key} has {header.num_frames} frames; {num_frames} are needed")
-    backwards = train and num_frames > 1 and rng.random() < reverse
-    starts = [s for s in range(spare + 1) if header.visible(s + num_frames - 1 if backwards else s)]
+    starts = [s for begin, end in stretches(video.windows) for s in range(begin, end - num_frames + 1)]
     if not starts:
-        raise BadSampleError(Cause.NO_OBJECT, f"{header.key} shows no object where a clip of {num_frames} frames may begin")
-    start = starts[rng.integers(len(starts))] if train else starts[0]
-    frames = tuple(range(start, start + num_frames))
-    if backwards:
-        frames = frames[::-1]
+        longest = max(end - begin for begin, end in stretches(video.windows))
+        raise BadSampleError(Cause.TOO_SHORT, f"{video.name} has {longest} frames; {num_frames} are needed")
+    backwards = train and num_frames > 1 and rng.random() < reverse
+    # SAM 2 draws again where nothing is seen; here no start is tried twice
+    for number in rng.permutation(len(starts)) if train else range(len(starts)):
+        window, frame = video.at(starts[number] + (num_frames - 1 if backwards else 0))
+        if video.header(window).visible(frame):
+            break
+    else:
+        raise BadSampleError(Cause.NO_OBJECT, f"{video.name} shows no object where a clip of {num_frames} frames may begin")
+    header, places = video.cut(starts[number], num_frames)
+    frames = tuple(range(num_frames))[:: -1 if backwards else 1]
     seen = header.visible(frames[0])
     if len(seen) > max_objects:
         seen = sorted(rng.choice(seen, max_objects, replace=False).tolist()) if train else seen[:max_objects]
-    return ClipSelection(frames, tuple(seen))
+    return ChosenClip(header, ClipSelection(frames, tuple(seen)), places)

@@ -78,7 +78,9 @@ class Slots:
         return slot[:size]
 
 
-def collate(clips: Sequence[Clip], *, image_size: int, source: str, slots: Slots | None = None) -> PackedBatch:
+def collate(
+    clips: Sequence[Clip], *, image_size: int, source: str, slots: Slots | None = None, antialias: bool = False
+) -> PackedBatch:
     """A batch of uint8 frames and masks at S x S, still packed; clips of one length.
 
     With `slots` it lies in one of these, otherwise in memory of its own.
@@ -94,7 +96,7 @@ def collate(clips: Sequence[Clip], *, image_size: int, source: str, slots: Slots
     memory = torch.empty(sum(sizes), dtype=torch.uint8) if slots is None else slots.take(sum(sizes))
     frames, planes = (part.view(*shape, image_size, image_size) for part, shape in zip(memory.split(sizes), shapes))
     # every clip is drawn straight into its place
-    renderer = _renderer(image_size)
+    renderer = _renderer(image_size, antialias)
     first = 0
     for b, clip in enumerate(clips):
         last = first + planes_of(counts[b])
@@ -116,6 +118,6 @@ def collate(clips: Sequence[Clip], *, image_size: int, source: str, slots: Slots
 
 
 @lru_cache(maxsize=2)
-def _renderer(side: int) -> Renderer:
+def _renderer(side: int, antialias: bool) -> Renderer:
     """One a process and size: its buffers outlive the batch, so that their pages are not asked for again and again."""
-    return Renderer(side)
+    return Renderer(side, antialias=antialias)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from typing import Any
 
 from edgetam_pl.data.sample import MAX_FRAMES
@@ -36,6 +38,9 @@ class Entry:
     frames: int
     objects: int
     members: tuple[Member, ...]
+    position: int | None = None
+    """Of its first frame among the stored ones of its video, whose windows follow one another: 0 begins the next video. None
+    (a tar of unknown origin, or of an earlier version): a video by itself."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,8 @@ class Index:
                 key, frames = str(e["key"]), _whole(e["frames"], MAX_FRAMES)
                 if at > total or key in entries or len({member.suffix for member in members}) < len(members):
                     raise ValueError(f"{key} ends after the tar's {total} bytes, or is there twice")
-                entries[key] = Entry(key, frames, _whole(e["objects"]), tuple(members))
+                position = None if e.get("position") is None else _whole(e["position"])
+                entries[key] = Entry(key, frames, _whole(e["objects"]), tuple(members), position)
             fields = {key: raw[key] for key in ("shard", "sha256", "settings")}
             skipped = {str(cause): _whole(count) for cause, count in raw["skipped"].items()}
             notes = tuple(str(note) for note in raw["notes"])
@@ -103,6 +109,9 @@ class ShardRecord:
     bytes: int
     sha256: str
     lengths: tuple[tuple[int, int], ...]  # (frames, how many samples in a row have that many), in tar order
+    videos: tuple[tuple[int, int, int], ...] = ()
+    """(frames of the longest stretch without a gap, windows, how many videos in a row have so many), in tar order. Empty in
+    shards of earlier versions: each window is then a video by itself."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +160,8 @@ def _record(raw: dict[str, Any]) -> ShardRecord:
         raise ValueError(f"a shard is called {name!r:.60}")
     if sum(times for _, times in lengths) != samples or samples * 1024 > total:  # a sample is a header and a member at least
         raise ValueError(f"{name} has {samples} samples in {total} bytes, of lengths {lengths[:4]}")
-    return ShardRecord(name, samples, total, str(raw["sha256"]), lengths)
+    videos = tuple((_whole(n), _whole(w), _whole(times)) for n, w, times in raw.get("videos", ()))
+    return ShardRecord(name, samples, total, str(raw["sha256"]), lengths, videos)
 
 
 def _whole(value: Any, most: int = 1 << 40) -> int:
@@ -163,13 +173,37 @@ def _whole(value: Any, most: int = 1 << 40) -> int:
 
 def record_of(index: Index) -> ShardRecord:
     """The manifest's line for a shard."""
-    lengths: list[tuple[int, int]] = []
-    for entry in index.entries:
-        if lengths and lengths[-1][0] == entry.frames:
-            lengths[-1] = (entry.frames, lengths[-1][1] + 1)
+    lengths = tuple((frames, len(list(run))) for frames, run in groupby(entry.frames for entry in index.entries))
+    videos: tuple[tuple[int, int, int], ...] = ()
+    if any(entry.position is not None for entry in index.entries):
+        shapes = [(max(end - begin for begin, end in stretches(v)), len(v)) for v in _windows_by_video(index.entries)]
+        videos = tuple((*shape, len(list(run))) for shape, run in groupby(shapes))
+    return ShardRecord(index.shard, len(index.entries), index.bytes, index.sha256, lengths, videos)
+
+
+def _windows_by_video(entries: Sequence[Entry]) -> list[list[tuple[int, int]]]:
+    """(position, frames) of every window, video by video."""
+    videos: list[list[tuple[int, int]]] = []
+    for entry in entries:
+        if not entry.position or not videos:  # 0 or None
+            videos.append([])
+        videos[-1].append((entry.position or 0, entry.frames))
+    return videos
+
+
+def stretches(windows: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Positions [begin, end) that windows (position, frames), in rising order, cover without a gap.
+
+    >>> stretches([(0, 32), (16, 32), (60, 10)])
+    [(0, 48), (60, 70)]
+    """
+    found: list[tuple[int, int]] = []
+    for position, frames in windows:
+        if found and position <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], position + frames))
         else:
-            lengths.append((entry.frames, 1))
-    return ShardRecord(index.shard, len(index.entries), index.bytes, index.sha256, tuple(lengths))
+            found.append((position, position + frames))
+    return found
 
 
 def index_name(shard: str) -> str:

@@ -1,7 +1,8 @@
 """Batches for training, resumable to the sample: which sample is drawn is a pure function of (seed, source, position).
 
-All ranks draw the same source at a step, from one order that is cut among them, so they stay in step and in the same
-epoch. Workers only share the work: their number changes nothing, and a run is resumed by counting batches.
+A video is drawn first, each once an epoch, then one of its starts, each as likely as any other. All ranks draw the same
+source in all batches of an optimiser step, from one order that is cut among them: they stay in step and in the same epoch.
+Workers only share the work: their number changes nothing, and a run is resumed by counting batches.
 """
 
 from __future__ import annotations
@@ -163,8 +164,13 @@ def build_loader(
     rank: int,
     world_size: int,
     train: bool,
+    accumulate: int = 1,
 ) -> ShardLoader:
     """The loader of one phase on one rank.
+
+    Args:
+        steps: batches of the phase.
+        accumulate: batches of one optimiser step, which are all of one source (as in SAM 2's training).
 
     Raises:
         ValueError: no source, no shards, none long enough, or fewer samples than ranks need for one batch.
@@ -183,9 +189,20 @@ def build_loader(
         _open(source, number, (num_frames, batch, max_objects), seed=seed, window=window, world_size=world_size)
         for number, source in enumerate(cfg.sources)
     ]
-    schedule = Schedule([source.weight for source in cfg.sources], seed=seed, steps=steps)
+    schedule = Schedule([source.weight for source in cfg.sources], seed=seed, steps=steps, together=accumulate)
     augmentation = cfg.augment if train else None
-    dataset = Steps(sources, schedule, image_size, augmentation, cfg.augment.reverse, seed, rank, world_size, train)
+    dataset = Steps(
+        sources,
+        schedule,
+        image_size,
+        augmentation,
+        cfg.augment.reverse,
+        seed,
+        rank,
+        world_size,
+        train,
+        antialias=cfg.antialias,
+    )
     return ShardLoader(dataset, count=steps, workers=cfg.workers, max_skips=cfg.max_skips, read_timeout=cfg.read_timeout)
 
 
@@ -198,33 +215,37 @@ def _open(
     video = source.kind == "video"
     num_frames, batch, max_objects = shape[0] if video else 1, source.batch or shape[1], source.max_objects or shape[2]
     shards = ShardSet(source.shards, name=source.name)
-    lengths = shards.lengths()
-    enough = lengths >= num_frames
-    firsts = np.concatenate([[0], np.cumsum(shards.counts)])[:-1]
-    counts, usable, starts = shards.counts, None, firsts
+    frames, windows, counts = shards.videos()
+    enough = frames >= num_frames
+    usable = None
+    # where each video's windows lie in its shard
+    firsts = np.cumsum(windows) - windows
+    shard_of = np.repeat(np.arange(len(counts)), counts)
+    firsts -= (np.cumsum(shards.counts) - shards.counts)[shard_of].astype(firsts.dtype)
+    whole = bool((windows == 1).all()) and bool(enough.all())
+    where = None if whole else np.stack([firsts, windows], axis=1).astype(np.int32)
     if not enough.all():
         if not enough.any():
             raise ValueError(
-                f"No clip of {source.name!r} ({source.shards}) has {num_frames} frames; the longest has {lengths.max()}. "
+                f"No clip of {source.name!r} ({source.shards}) has {num_frames} frames; the longest has {frames.max()}. "
                 f"Use a phase with fewer frames, or build shards from longer videos (window={num_frames} or more)."
             )
         left_out = int((~enough).sum())
-        _LOG.info(
-            "%s: %d of %d windows have fewer than %d frames: left out", source.name, left_out, len(lengths), num_frames
-        )
-        # only the samples that are long enough are counted and ordered
+        _LOG.info("%s: %d of %d videos have fewer than %d frames: left out", source.name, left_out, len(frames), num_frames)
+        # only videos that are long enough are counted and ordered
         usable = np.flatnonzero(enough)
-        shard_of = np.repeat(np.arange(len(shards.counts)), shards.counts)
-        counts = np.bincount(shard_of[enough], minlength=len(shards.counts))
-        starts = np.concatenate([[0], np.cumsum(counts)])[:-1]
+        counts = np.bincount(shard_of[enough], minlength=len(counts))
+    # a few long videos feed many ranks: each then comes as often in an epoch as it has windows, at most
     total, needed = int(counts.sum()), batch * world_size
-    if total < needed:
+    samples = int(windows[enough].sum())
+    if samples < needed:
         raise ValueError(
-            f"{source.name!r} has {total} samples of {num_frames} frames, but {world_size} ranks of {batch} clips need "
+            f"{source.name!r} has {samples} samples of {num_frames} frames, but {world_size} ranks of {batch} clips need "
             f"{needed} for one step. Use fewer ranks, a smaller batch, or more data."
         )
-    order = Order(counts, seed=(seed, number, zlib.crc32(source.name.encode())), window=window)
-    return Source(source.name, video, shards, usable, starts, firsts, order, batch, max_objects, num_frames)
+    times = -(-needed // total)
+    order = Order(counts * times, seed=(seed, number, zlib.crc32(source.name.encode())), window=window)
+    return Source(source.name, video, shards, usable, counts, where, order, batch, max_objects, num_frames)
 
 
 def _unchanged(made: Any) -> Any:

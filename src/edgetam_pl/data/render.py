@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from edgetam_pl.data import augment
 from edgetam_pl.data import sample as schema
@@ -48,8 +49,8 @@ def planes_of(count: int) -> int:
 class Renderer:
     """Draws clips at one size, with buffers that are used again from frame to frame."""
 
-    def __init__(self, side: int) -> None:
-        self.side = side
+    def __init__(self, side: int, *, antialias: bool = False) -> None:
+        self.side, self.antialias = side, antialias
         self.buffers: dict[str, Pixels] = {}
 
     def clip(self, clip: Clip, frames: Pixels, planes: Pixels) -> None:
@@ -85,6 +86,9 @@ class Renderer:
         """Decode one frame and draw it into (3, S, S)."""
         picture = self._decoded(image, clip.header, clip.selection.frames[t])
         side = self.side
+        size = picture.shape[:2]
+        if self.antialias and max(size) > side:
+            picture = np.array(Image.fromarray(picture).resize((side, side), Image.Resampling.BILINEAR))
         fill = augment.FILL
         steps = params.colours[t] if params.colours else ()
         # colour commutes with the warp up to rounding: recolour where there are fewer pixels
@@ -95,7 +99,7 @@ class Renderer:
             # four channels are warped in half the time of three
             drawn: Any = cv2.warpAffine(
                 cv2.cvtColor(picture, cv2.COLOR_RGB2RGBA, dst=self._buffer("four", (*picture.shape[:2], 4))),
-                params.inverse(picture.shape[:2], (side, side)),
+                params.inverse(size, (side, side), stored=picture.shape[:2]),
                 (side, side),
                 dst=self._buffer("warped", (side, side, 4)),
                 flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,

@@ -14,7 +14,7 @@ import json
 import re
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,8 @@ class Sample:
 
     header: Header
     images: tuple[bytes, ...]  # JPEG, one a frame
+    position: int | None = field(default=None, compare=False)
+    """Of the first frame among those of its video that are stored; kept in the index, not in the sample. None: not known."""
 
 
 def image_suffix(frame: int) -> str:

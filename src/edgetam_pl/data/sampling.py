@@ -69,11 +69,13 @@ def _keep(cache: OrderedDict[Any, Any], key: Any, value: Any) -> None:
 
 
 class Schedule:
-    """Which source each step draws, the same on every rank, and how often each was drawn before."""
+    """Which source each batch is drawn from, the same on every rank, and how often each was drawn before. `together` batches
+    in a row, those of one optimiser step, are of one source."""
 
-    def __init__(self, weights: list[float], *, seed: int, steps: int) -> None:
+    def __init__(self, weights: list[float], *, seed: int, steps: int, together: int = 1) -> None:
         share = np.cumsum(weights) / np.sum(weights)
-        self.sources = np.searchsorted(share, np.random.default_rng((seed, 42)).random(steps), side="right")
-        self.sources = np.minimum(self.sources, len(weights) - 1).astype(np.int16)
+        drawn_at = np.random.default_rng((seed, 42)).random(-(-steps // together))
+        of_step = np.minimum(np.searchsorted(share, drawn_at, side="right"), len(weights) - 1)
+        self.sources = np.repeat(of_step, together)[:steps].astype(np.int16)
         drawn = self.sources[None] == np.arange(len(weights))[:, None]
         self.before = np.concatenate([np.zeros((len(weights), 1), np.int64), np.cumsum(drawn, axis=1)], axis=1)

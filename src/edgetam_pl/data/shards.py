@@ -68,10 +68,14 @@ class ShardSet:
     def __len__(self) -> int:
         return int(self.counts.sum())
 
-    def lengths(self) -> NDArray[np.int32]:
-        """Frames of every sample, in order (N,)."""
-        pairs = [pair for record in self.records for pair in record.lengths]
-        return np.repeat(np.array([n for n, _ in pairs], np.int32), [times for _, times in pairs])
+    def videos(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]:
+        """(frames of the longest stretch without a gap, windows) of every video or image, in order (V,) each, and how many
+        there are in each shard (shards,). Windows of earlier versions' shards count as videos."""
+        rows = [record.videos or [(frames, 1, times) for frames, times in record.lengths] for record in self.records]
+        counts = np.array([sum(times for _, _, times in row) for row in rows], np.int64)
+        flat = np.array([row for of_shard in rows for row in of_shard], np.int64).reshape(-1, 3)
+        frames, windows = (np.repeat(flat[:, column].astype(np.int32), flat[:, 2]) for column in (0, 1))
+        return frames, windows, counts
 
     def entry(self, shard: int, number: int) -> Entry:
         """What the index says of a sample. Raises BadSampleError when the index cannot be read."""

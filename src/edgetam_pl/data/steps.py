@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,11 @@ from torch.utils.data import Dataset, get_worker_info
 from edgetam_pl.config import AugmentConfig
 from edgetam_pl.data import sample as schema
 from edgetam_pl.data.augment import UNCHANGED, draw
-from edgetam_pl.data.clips import choose
+from edgetam_pl.data.clips import ChosenClip, Video, choose
 from edgetam_pl.data.collate import PackedBatch, Slots, collate
+from edgetam_pl.data.index import Entry
 from edgetam_pl.data.render import Clip
+from edgetam_pl.data.sample import Header
 from edgetam_pl.data.sampling import Order, Schedule
 from edgetam_pl.data.shards import ShardSet
 from edgetam_pl.io.errors import BadSampleError, Cause, ExplainedError
@@ -58,13 +62,21 @@ class Source:
     name: str
     video: bool
     shards: ShardSet
-    usable: NDArray[np.int64] | None  # numbers of the samples that are long enough; None: all
-    starts: NDArray[np.int64]  # first usable sample of each shard, in `usable`
-    firsts: NDArray[np.int64]  # first sample of each shard
-    order: Order
+    usable: NDArray[np.int64] | None  # numbers of the videos that are long enough; None: all
+    counts: NDArray[np.int64]  # usable videos of each shard
+    windows: NDArray[np.int32] | None  # (V, 2): each video's first sample in its shard, and how many; None: one each
+    order: Order  # of usable videos; it may hold each several times an epoch
     batch: int
     max_objects: int
     num_frames: int
+
+    def entries(self, shard: int, number: int) -> list[Entry]:
+        """The windows of usable video `number` of a shard, in the order of frames."""
+        before = int(self.counts[:shard].sum())
+        video = before + number % int(self.counts[shard])
+        video = video if self.usable is None else int(self.usable[video])
+        first, count = (number % int(self.counts[shard]), 1) if self.windows is None else self.windows[video]
+        return [self.shards.entry(shard, int(first) + i) for i in range(int(count))]
 
 
 @dataclass(eq=False)
@@ -84,6 +96,7 @@ class Steps(Dataset[Any]):
     since: int = 0
     unreadable: dict[str, str] = field(default_factory=dict)  # shards of this process that cannot be opened, and why
     slots: Slots | None = None  # of a worker process
+    antialias: bool = False  # how frames are shrunk
 
     def __post_init__(self) -> None:
         self.origin = [0] * len(self.sources)
@@ -122,7 +135,9 @@ class Steps(Dataset[Any]):
             drawn += tried
         while True:
             try:
-                batch = collate(clips, image_size=self.image_size, source=source.name, slots=self.slots)
+                batch = collate(
+                    clips, image_size=self.image_size, source=source.name, slots=self.slots, antialias=self.antialias
+                )
                 return WorkerBatch(batch, tuple(skips), drawn)
             except BadSampleError as error:  # rare: what the checksums cannot see
                 b = error.place
@@ -159,30 +174,42 @@ class Steps(Dataset[Any]):
         raise _exhausted(source, skips)
 
     def _read(self, source: Source, which: int, place: int, shard: int, number: int) -> Clip:
-        if source.usable is not None:
-            number = int(source.usable[source.starts[shard] + number] - source.firsts[shard])
-        entry = source.shards.entry(shard, number)
-        header = schema.decode_header(source.shards.read(shard, entry, ["json"])["json"])
+        entries = source.entries(shard, number)
         # one generator a sample, seeded by its place in the run, for the clip first and its augmentation next
         rng = np.random.default_rng((self.seed, which, place))
-        selection = choose(
-            header,
+        chosen = self._choose(source, shard, entries, rng)
+        # the images of each window at once
+        read: dict[tuple[int, int], bytes] = {}
+        for window, run in groupby(chosen.places, key=lambda place: place[0]):
+            names = {schema.image_suffix(t): (window, t) for _, t in run}
+            found = source.shards.read(shard, entries[window], list(names))
+            read |= {at: found[name] for name, at in names.items()}
+        header, selection = chosen.header, chosen.selection
+        images = tuple(read[chosen.places[t]] for t in selection.frames)
+        for t, image in zip(selection.frames, images):
+            schema.check_image(image, header, t)
+        augmentation, on_device = UNCHANGED, False
+        if self.augmentation is not None:
+            augmentation = draw(rng, self.augmentation, num_frames=source.num_frames, video=source.video)
+            on_device = self.augmentation.where == "device"
+        return Clip(header, selection, images, augmentation, on_device, source.shards.addresses[shard])
+
+    def _choose(self, source: Source, shard: int, entries: list[Entry], rng: np.random.Generator) -> ChosenClip:
+        """A clip of the video that has these windows; only their headers are read."""
+
+        @cache
+        def header(window: int) -> Header:
+            return schema.decode_header(source.shards.read(shard, entries[window], ["json"])["json"])
+
+        windows = [(entry.position or 0, entry.frames) for entry in entries]
+        return choose(
+            Video(entries[0].key, windows, header),
             rng,
             num_frames=source.num_frames,
             max_objects=source.max_objects,
             reverse=self.reverse if source.video else 0.0,
             train=self.train,
         )
-        names = [schema.image_suffix(t) for t in selection.frames]
-        found = source.shards.read(shard, entry, names)
-        for t, name in zip(selection.frames, names):
-            schema.check_image(found[name], header, t)
-        augmentation, on_device = UNCHANGED, False
-        if self.augmentation is not None:
-            augmentation = draw(rng, self.augmentation, num_frames=source.num_frames, video=source.video)
-            on_device = self.augmentation.where == "device"
-        images, address = tuple(found[name] for name in names), source.shards.addresses[shard]
-        return Clip(header, selection, images, augmentation, on_device, address)
 
 
 def _exhausted(source: Source, skips: list[Skip]) -> BrokenDataError:

@@ -40,7 +40,8 @@ def samples(
     cfg: ShardsConfig, item: str, kind: str, frames: Iterable[AnnotatedFrame | BadSampleError], skip: Skip
 ) -> Iterator[Sample]:
     """The windows of one video, or the one sample of an image. `skip(error)` is called for every frame that is left out."""
-    for window in _windows(_stored(cfg, frames, skip), cfg.window, cfg.stride):
+    origin: int | None = None
+    for position, window in _windows(_stored(cfg, frames, skip), cfg.window, cfg.stride):
         names = sorted({name for frame in window for name in frame.masks}, key=_numbers_first)
         if not names:
             skip(BadSampleError(Cause.NO_OBJECT, f"{item}: no object in frames {window[0].number} to {window[-1].number}"))
@@ -60,22 +61,25 @@ def samples(
             objects=tuple(names),
             masks=tuple(tuple(frame.masks.get(name) for frame in window) for name in names),
         )
-        yield Sample(header, tuple(frame.image for frame in window))
+        origin = position if origin is None else origin  # a video begins with the first window that is kept
+        yield Sample(header, tuple(frame.image for frame in window), position - origin)
 
 
-def _windows(frames: Iterator[_Stored], length: int, stride: int) -> Iterator[list[_Stored]]:
-    """Stretches of `length` frames, `stride` apart, the last one flush with the end; a shorter video is one stretch."""
+def _windows(frames: Iterator[_Stored], length: int, stride: int) -> Iterator[tuple[int, list[_Stored]]]:
+    """Stretches of `length` frames, `stride` apart, the last one flush with the end; a shorter video is one stretch. Each
+    with the position of its first frame."""
     held: deque[_Stored] = deque(maxlen=length)
     since = 0  # frames since the last window ended; before the first one, all frames
     first = True
-    for frame in frames:
+    count = 0
+    for count, frame in enumerate(frames, 1):
         held.append(frame)
         since += 1
         if len(held) == length and (first or since == stride):
-            yield list(held)
+            yield count - length, list(held)
             first, since = False, 0
     if held and (first or since):
-        yield list(held)
+        yield count - len(held), list(held)
 
 
 def _stored(cfg: ShardsConfig, frames: Iterable[AnnotatedFrame | BadSampleError], skip: Skip) -> Iterator[_Stored]:

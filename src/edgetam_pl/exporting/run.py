@@ -50,7 +50,22 @@ class ExportRefused(ValueError):
         self.report = report
 
 
-def run(cfg: ExportConfig) -> ExportReport:
+def run(cfg: ExportConfig) -> ExportReport | None:
+    """`edgetam export`: see `export`; with `dry_run` nothing is written, and there is no report.
+
+    Raises:
+        ValueError, ExportRefused: as `export`.
+    """
+    if not cfg.dry_run:
+        return export(cfg)
+    model, checkpoint, _ = load(cfg)
+    _, precision = suitable(cfg, Path(cfg.out))
+    parts = [part.name for part in flatten(prepared(model, fused_attention=cfg.attention == "fused"), cfg)]
+    print(f"{cfg.out}: {cfg.backend} {precision} of {cfg.model.name} ({checkpoint}): {', '.join(parts)}")
+    return None
+
+
+def export(cfg: ExportConfig) -> ExportReport:
     """Export the model that `cfg` names, print the report, and return it.
 
     Raises:
@@ -77,6 +92,24 @@ def load(cfg: ExportConfig) -> tuple[TrackAnything, str, str]:
     return model, Path(cfg.weights).name, sha256_of(cfg.weights)
 
 
+def suitable(cfg: ExportConfig, out: Path) -> tuple[Backend, str]:
+    """The backend and its precision, once everything that can be checked beforehand is.
+
+    Raises:
+        ValueError: the target or the folder is unsuitable, or a tool is missing.
+    """
+    backend = backend_of(cfg.backend)
+    precision = backend.precision(cfg)
+    for package in backend.needs:
+        require(package)
+    if min(cfg.gate.frames, cfg.gate.short_frames) < LEAST_FRAMES:
+        raise ValueError(
+            f"gate.frames and gate.short_frames must be at least {LEAST_FRAMES}; shorter rollouts show nothing."
+        )
+    _check_folder(out)
+    return backend, precision
+
+
 def export_packages(
     model: TrackAnything,
     out: str | Path,
@@ -98,15 +131,7 @@ def export_packages(
         ExportRefused: a comparison failed; `out` is as it was before, and `<out>.refused.json` holds the numbers.
     """
     out = Path(out)
-    backend = backend_of(cfg.backend)
-    precision = backend.precision(cfg)
-    for package in backend.needs:
-        require(package)
-    if min(cfg.gate.frames, cfg.gate.short_frames) < LEAST_FRAMES:
-        raise ValueError(
-            f"gate.frames and gate.short_frames must be at least {LEAST_FRAMES}; shorter rollouts show nothing."
-        )
-    _check_folder(out)
+    backend, precision = suitable(cfg, out)
     clock, verdict = Clock(), Verdict()
     original = prepared_reference(model)
     flat = flatten(prepared(model, fused_attention=cfg.attention == "fused"), cfg)

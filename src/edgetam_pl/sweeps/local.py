@@ -158,6 +158,29 @@ def check(sweep: Sweep) -> list[Plan]:
     return plans
 
 
+def check_needs(plans: list[Plan]) -> None:
+    """Refuse a sweep whose trials would not find what they read: checkpoints, shards, data sets. Each is looked at once.
+
+    Raises:
+        ValueError: naming the key and the file or folder.
+    """
+    from edgetam_pl.evaluation.datasets import open_data
+    from edgetam_pl.training.check import check_data
+
+    seen: set[str] = set()
+    for planned in plans:
+        cfg, scored = planned.train, planned.evaluate
+        files = cfg.weights, cfg.trunk_weights, cfg.teacher_weights
+        needs = repr((files, cfg.data, cfg.stage.phases, cfg.model.image_size))
+        if needs not in seen:
+            check_data(cfg)
+        sets = {(scored.dataset, scored.root)} | ({("folder", cfg.validation.root)} if cfg.validation.every else set())
+        for dataset, root in sets:
+            if repr((dataset, root)) not in seen:
+                open_data(dataset, root, split=scored.split if dataset == scored.dataset else None)
+        seen |= {needs, *(repr(one) for one in sets)}
+
+
 def main(argv: list[str]) -> int:
     """`edgetam sweep`: 0 when every trial finished or was stopped early, 1 when some failed, 75 when it, or
     trials of it and no more, were interrupted: the same command continues them."""
@@ -174,6 +197,7 @@ def main(argv: list[str]) -> int:
         from edgetam_pl.training.wandb_sweeps import serve
 
         return serve(sweep.raw, agents=args.jobs, count=args.count)
+    check_needs(plans)
     out = args.out or Path("runs/sweeps") / sweep.name
     with own_folder(sweep, out):
         least = plans[0].trial.min_free_gb
@@ -196,7 +220,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         description="Run the trials of a W&B sweep file here, without a server (--server: with one). The same command "
         "continues what was interrupted.",
     )
-    parser.add_argument("file", type=Path, help="for example experiments/sweeps/latents.yaml")
+    parser.add_argument("file", type=Path, help="for example experiments/sweeps/latents.yaml: yours, or ours")
     parser.add_argument("words", nargs="*", help="more words for every trial, for example scale=small evaluate.root=...")
     parser.add_argument("--out", type=Path, help="folder (default: runs/sweeps/NAME)")
     parser.add_argument("--jobs", type=int, default=1, help="trials at a time; with --server, agents")

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
+from edgetam_pl.io import resources
 from edgetam_pl.sweeps.trial import FORMAT
 
 ARGUMENTS = "${args_no_hyphens}"
@@ -170,6 +171,7 @@ def read_sweep(path: Path, extra: list[str] | None = None) -> Sweep:
     Raises:
         ValueError: no such file, unknown keys, or a command that is not that of a trial of this version.
     """
+    path = _found(path)
     given = _mapping(path)
     unknown = sorted(given.keys() - _KEYS)
     if unknown:
@@ -215,6 +217,13 @@ def _words(path: Path, command: object) -> list[str]:
         given = f"is for version {versions[0]}" if versions else "does not say for which version it is"
         raise ValueError(f"{path} {given}; this is version {FORMAT} of sweep files. {cure}")
     return words
+
+
+def _found(path: Path) -> Path:
+    """The file, or, where there is none and its path is one of ours, the one that comes with the package."""
+    below = Path(*path.parts[1:]) if path.parts[:1] == (resources.EXPERIMENTS,) else path
+    packaged = resources.find(resources.EXPERIMENTS, str(below)) if not path.is_absolute() else None
+    return path if path.is_file() or packaged is None else packaged
 
 
 def _mapping(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from edgetam_pl.data.loader import build_loader
 from edgetam_pl.losses.objective import Objective
 from edgetam_pl.training.optim import schedule_of
 from edgetam_pl.training.step import STAGES
+from edgetam_pl.training.trainer import trainer_arguments
 from edgetam_pl.types import VERBS
 from edgetam_pl.weights import PARTS
 
@@ -42,6 +43,7 @@ def check(cfg: TrainConfig) -> None:
     except ValueError as error:
         raise ValueError(f"stage.{error}") from error
     validate(cfg.model)
+    trainer_arguments(cfg.trainer)
     if not cfg.stage.phases:
         raise ValueError("stage.phases is empty; give at least one phase.")
     for number, phase in enumerate(cfg.stage.phases):

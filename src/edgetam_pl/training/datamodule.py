@@ -51,6 +51,7 @@ class ShardDataModule(L.LightningDataModule):
             batch=self.phase.batch,
             max_objects=self.stage.max_objects,
             steps=self.phase.steps * self.phase.accumulate,
+            accumulate=self.phase.accumulate,
             seed=self.seed + 1000 * self.phase_index,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,

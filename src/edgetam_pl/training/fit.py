@@ -51,6 +51,7 @@ from edgetam_pl.training.run_page import RunPage, write_files
 from edgetam_pl.training.teacher_cache import TeacherFeatureCache
 from edgetam_pl.training.throughput import Throughput
 from edgetam_pl.training.track_batch import Teacher
+from edgetam_pl.training.trainer import require_devices, trainer_arguments
 from edgetam_pl.training.validation import NEVER, ValidateEvery, Validation
 from edgetam_pl.training.wandb_runs import finish, git_state, keep_artifacts, make_logger, note
 
@@ -75,6 +76,7 @@ def run(cfg: TrainConfig) -> Path:
     if cfg.launcher.kind == "slurm":
         submit(cfg, train_in_job)
         return Path(cfg.out) / "weights.pt"
+    require_devices(cfg.trainer)
     check_data(cfg)
     cfg = with_validation(with_accumulation(cfg))
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its hints say nothing of this run
@@ -241,7 +243,7 @@ def fit_phase(
             "check_val_every_n_epoch": None,
             "limit_val_batches": 1.0 if cfg.validation.every else 0,
             "plugins": [AtomicCheckpoints()],
-            **cfg.trainer,
+            **trainer_arguments(cfg.trainer),
         },
         callbacks=[progressive, *callbacks(cfg, index)],
     )
