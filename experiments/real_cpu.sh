@@ -10,6 +10,7 @@
 set -euf
 RUNS=${RUNS:-runs/real}
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+SMALL="model.image_size=128 model.compressor.spatial_latents=16"
 quiet="logger=none trainer.enable_progress_bar=false logger.log_every=10 checkpoint_every=50 keep_checkpoints=1"
 
 train() { # NAME word...
@@ -19,11 +20,13 @@ train() { # NAME word...
 }
 
 images() { # stage 1, 128 px: what a click, a box or a mask means on one picture
-    train images stage=real_image model.image_size=128 trunk_weights="${TRUNK:?names the weights of EfficientNet-Lite0}" ${IMAGES:-}
+    train images stage=real_image $SMALL trunk_weights="${TRUNK:?names the weights of EfficientNet-Lite0}" ${IMAGES:-}
 }
 
 memory() { # stage 2, first part, 128 px: many short clips teach reading the memory
-    train memory stage=real_memory model.image_size=128 weights="$RUNS/images/weights.pt" ${MEMORY:-}
+    train memory stage=real_memory $SMALL weights="$RUNS/images/weights.pt" ${MEMORY:-}
+    # four times as many latents at 256 px: a window stays 2 x 2 tokens, which is what attention has learned to read
+    [ -f "$RUNS/memory/weights-64.pt" ] || python "$(dirname "$0")/resize_latents.py" "$RUNS/memory/weights.pt" 64 "$RUNS/memory/weights-64.pt"
 }
 
 video() { # stage 2, second part, 256 px: 4 and 8 frames, clicks with corrections

@@ -28,4 +28,4 @@ edgetam shards source=davis root="$DATA/davis16_train" out="$SHARDS/davis" name=
 edgetam shards source=images root="$sets/coco_train" out="$SHARDS/coco" name=coco short_side=288 max_area=0.7
 edgetam shards source=images root="$DATA/davis17_firstframes_dev" out="$SHARDS/davis_images" name=davis_images short_side=288
 edgetam shards source=pasted root="$sets/coco_train:$DATA/davis17_firstframes_dev:$sets/davis_frames" out="$SHARDS/pasted" name=pasted \
-    clips="${CLIPS:-1500}" frames=10 size=256 objects=5 twins=0.3 window=10 stride=10 group=50
+    clips="${CLIPS:-1000}" frames=16 size=256 objects=5 twins=0.3 window=16 stride=16 group=50

@@ -166,7 +166,8 @@ def _unlike_tar(index: Index, found: Sequence[Entry]) -> list[BadSampleError]:
     if len(index.entries) != len(found):
         return [BadSampleError(Cause.TAR, f"the index has {len(index.entries)} samples, the tar {len(found)}")]
     for said, there in zip(index.entries, found):
-        known = there if there.frames else replace(there, frames=said.frames, objects=said.objects)
+        known = replace(there, position=said.position)  # a tar does not say which stored frames came before
+        known = known if there.frames else replace(known, frames=said.frames, objects=said.objects)
         if said != known:
             return [BadSampleError(Cause.TAR, f"the index says of {said.key} what is not in the tar (at {there.key})")]
     return []
