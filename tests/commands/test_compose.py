@@ -271,17 +271,18 @@ def test_weights_that_say_their_model_need_no_other_word(tmp_path: Path, command
     cfg = dataclasses.replace(model_config("toy"), name="mine", image_size=192)
     path = recorded(tmp_path / "x = [1].pt", cfg)
     schema = getattr(config, f"{command.capitalize()}Config")
-    found = composed(schema, command=command, overrides=[f"weights={path}"])[0]
+    words = [f"weights={path}", *(["data=toy"] if command == "train" else [])]  # weights are not trained on toys unsaid
+    found = composed(schema, command=command, overrides=words)[0]
     assert found.model == cfg
-    assert composed(schema, command=command, overrides=[f"weights={path}", "model=lite"])[0].model.name == "lite"
+    assert composed(schema, command=command, overrides=[*words, "model=lite"])[0].model.name == "lite"
     # a setting on top of the recorded model, not of the default one
-    changed = composed(schema, command=command, overrides=[f"weights={path}", "model.dropout=0.3"])[0].model
+    changed = composed(schema, command=command, overrides=[*words, "model.dropout=0.3"])[0].model
     assert changed == dataclasses.replace(cfg, dropout=0.3)
 
 
 def test_parts_of_weights_do_not_choose_the_model(tmp_path: Path) -> None:
     path = recorded(tmp_path / "a.pt", model_config("toy"))
-    assert compose(f"weights={path}", "load_parts=images").model.name == "edgetam"
+    assert compose(f"weights={path}", "load_parts=images", "data=toy").model.name == "edgetam"
 
 
 def test_a_model_is_the_named_one_or_the_recorded_one_or_edgetam(tmp_path: Path) -> None:

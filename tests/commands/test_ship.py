@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 import edgetam_pl as et
 from edgetam_pl.commands import ship
+from edgetam_pl.commands.compose import model_config
 from edgetam_pl.evaluation.clips import Clip
 from edgetam_pl.evaluation.reporting.page import write_report
 from edgetam_pl.evaluation.vos import repeat_first_mask
@@ -24,13 +26,13 @@ def test_what_is_shipped_is_the_run_rounded_to_half_and_statistics_are_kept(
     content = torch.load(run, weights_only=True)
     statistics = next(name for name in content["model"] if name.endswith("running_var"))
     content["model"][statistics].fill_(1e-9)  # below what fp16 has
-    content |= {"edgetam_pl": {"model": {"name": "lite"}}, "optimizer_states": [torch.zeros(1000, 1000)]}
+    content |= {"edgetam_pl": {"model": asdict(model_config("lite"))}, "optimizer_states": [torch.zeros(1000, 1000)]}
     torch.save(content, run)
     ship.ship(run, tmp_path, scores={}, beside={})
 
     shipped = torch.load(tmp_path / "lite.pt", weights_only=True)
     assert shipped.keys() == {"model", "edgetam_pl"}
-    assert shipped["edgetam_pl"] == {"model": {"name": "lite"}}
+    assert shipped["edgetam_pl"] == {"model": asdict(model_config("lite"))}
     assert (tmp_path / "lite.pt").stat().st_size <= ship.MOST_BYTES
     loaded, trained = et.load_model("lite", tmp_path / "lite.pt"), et.load_model("lite", run)
     for (name, tensor), original in zip(loaded.state_dict().items(), trained.state_dict().values(), strict=True):
@@ -53,7 +55,7 @@ def test_the_cards_numbers_are_those_of_the_evaluations(tmp_path: Path, monkeypa
     masks = np.zeros((4, 1, 32, 32), bool)
     for t in range(4):
         masks[t, 0, 4 + t : 20 + t, 4:20] = True
-    report = repeat_first_mask([Clip.of_arrays("a", np.zeros((4, 32, 32, 3), np.uint8), masks)], pictures=False)
+    report = repeat_first_mask([Clip.of_arrays("a", np.zeros((4, 32, 32, 3), np.uint8), masks)])
     write_report(report, tmp_path / "scores" / "chair-mask")
     words = [
         "--scores",
