@@ -20,8 +20,8 @@ from edgetam_pl.io.pictures import read_picture
 
 SHIPPED = Path(__file__).resolve().parents[1] / "src" / "edgetam_pl" / "shipped"
 
-CROP = (slice(0, 320), slice(0, 480))
-"""Rows and columns of the chair's 480 x 720 frames that are kept: both chairs, at their own resolution."""
+CROP = (slice(0, 200), slice(150, 450))
+"""Rows and columns that are kept of 480 x 720, at their own resolution: the object is not small there."""
 CLIP_QUALITY, PICTURE_QUALITY, SHORT_SIDE = 82, 82, 240
 CC_BY = 4
 """The number of CC BY 2.0 in COCO's table of licences; checked below."""
@@ -35,8 +35,8 @@ EXAMPLE_TEXT = """\
 Frames" (Bekuzarov, Bermudez, Lee, Li; ICCV 2023), https://github.com/max810/XMem2, licensed under CC BY 4.0
 (https://creativecommons.org/licenses/by/4.0/), which comes without warranties.
 
-Changed: cropped to the upper left 480 x 320 pixels of frames of 720 x 480 and encoded again; masks cropped likewise.
-Object 1 is the farther chair. No model of this project is trained on this clip, but for the student of `make demo`, which
+Changed: cropped to 300 x 200 pixels around the farther chair (object 1), of frames of 720 x 480, and encoded again; masks
+cropped likewise. No model of this project is trained on this clip, but for the student of `make demo`, which
 sees its first half.
 """
 

@@ -77,7 +77,7 @@ def test_the_example_button_opens_the_shipped_clip_and_a_line_names_the_model(mo
     assert (event, inputs) == ("click", None)
     visit, picture, slider, film = handler()
     assert [one.kind for one in outputs] == ["State", "Image", "Slider", "Video"]
-    assert picture.shape == (320, 480, 3)
+    assert picture.shape == (200, 300, 3)
     assert (visit.video.count, slider.words[1], film) == (60, 59, None)
 
 

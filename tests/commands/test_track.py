@@ -170,7 +170,7 @@ def test_bad_input_is_refused_and_nothing_is_written(case: str, clip: Path, weig
 def test_without_weights_the_shipped_tracker_follows_the_example(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["example", "--point", "265,63", "--out", str(tmp_path / "chair.mp4"), "--frames", "2", "--quiet"]
+    words = ["example", "--point", "115,63", "--out", str(tmp_path / "chair.mp4"), "--frames", "2", "--quiet"]
     shipped_stub.take_away(tmp_path, monkeypatch)
     with pytest.raises(ValueError, match="holds no shipped weights"):
         main(words)
@@ -178,7 +178,7 @@ def test_without_weights_the_shipped_tracker_follows_the_example(
     shipped_stub.put_in_place(tmp_path / "package", monkeypatch)
     assert main(words) == 0
     record = json.loads((tmp_path / "chair.json").read_text())
-    assert (record["model"], record["weights"], record["size"]) == ("lite", "lite.pt", [320, 480])
+    assert (record["model"], record["weights"], record["size"]) == ("lite", "lite.pt", [200, 300])
     assert capsys.readouterr().err.count("the shipped tracker lite") == 1
 
 

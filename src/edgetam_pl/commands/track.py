@@ -36,7 +36,7 @@ EPILOG = """\
 Coordinates are pixels of the video; @FRAME is the frame that a prompt is for, 0 if left out. --object N says which object
 the prompts after it are about (1 until then); a PNG of several objects prompts each of them by its number.
 
-  edgetam track example --point 265,63 --out chair_tracked.mp4
+  edgetam track example --point 115,63 --out chair_tracked.mp4
   edgetam track dog.mp4 --point 640,360 --weights edgetam.pt --out dog_tracked.mp4
   edgetam track street.mp4 --box 10,20,200,300 --object 2 --point 700,400@5 --negative 650,380@5 --weights edgetam.pt
 """

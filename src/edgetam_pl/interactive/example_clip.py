@@ -43,7 +43,7 @@ class ExampleClip(NamedTuple):
 
 
 def example_clip() -> ExampleClip:
-    """The clip: 60 frames of 320 x 480 pixels, one object.
+    """The clip: 60 frames of 200 x 300 pixels, one object.
 
     Raises:
         BadSampleError: a file of it cannot be read.
