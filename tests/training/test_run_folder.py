@@ -412,6 +412,19 @@ def test_a_run_goes_on_from_the_newest_whole_checkpoint_as_if_nothing_had_been(
     assert "nothing to do" in capsys.readouterr().out
 
 
+def test_an_export_that_is_still_due_is_all_that_is_done(copied: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a finished run, or one that was stopped while it exported."""
+    exported: list[str] = []
+    monkeypatch.setattr(fit, "export_quietly", lambda model, cfg: exported.append(cfg.out))
+    before = contents(Path(copied.out))
+    fit.run(replace(copied, export_on_end=True))
+    assert exported == [f"{copied.out}/packages"]
+    assert contents(Path(copied.out)) == before
+    shutil.rmtree(checkpoints(copied))  # from its weights, then
+    fit.run(replace(copied, export_on_end=True))
+    assert len(exported) == 2
+
+
 def test_two_processes_do_not_train_in_one_folder(slim_copied: TrainConfig) -> None:
     before = contents(Path(slim_copied.out))
     with (

@@ -97,7 +97,8 @@ def go_on(start: Start) -> None:
     export_due = cfg.export_on_end and not (out / SUMMARY).is_file()
     if start.finished and not is_rank_zero():
         return
-    if start.finished and start.weights_are_whole() and not (export_due or start.changes):
+    whole = start.finished and start.weights_are_whole()
+    if whole and not (export_due or start.changes):
         say(f"{out} was finished before, with these settings; there is nothing to do.")
         return
     early = bool(cfg.validation.patience) and ended_early(out)
@@ -109,7 +110,8 @@ def go_on(start: Start) -> None:
     if (early or not progress.inside) and (begins_from := progress.checkpoint or (start.finished and out / WEIGHTS)):
         weights.load_into(module.student, begins_from)
     if start.finished:
-        finish_run(start, module)
+        if not whole:
+            finish_run(start, module)
         if export_due:
             export_at_end(module.student, export_config(cfg))
         return
@@ -137,9 +139,8 @@ def go_on(start: Start) -> None:
 def finish_run(start: Start, module: Distillation) -> None:
     """Save the weights and write down that the run is finished, on rank 0."""
     if is_rank_zero():
-        if start.progress.checkpoint is not None or not start.finished:
-            note(start.out, weights=save_weights(module.student, start.out, module.full_card))
-            write_files(start.cfg, live=False)
+        note(start.out, weights=save_weights(module.student, start.out, module.full_card))
+        write_files(start.cfg, live=False)
         start.finish()
 
 
