@@ -55,7 +55,7 @@ class RunPage(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: Distillation) -> None:  # type: ignore[override]
         path = self.out / "validation" / "repeat.json"
         if trainer.is_global_zero and pl_module.validation is not None and not path.is_file():
-            write_json(path, {"jf": repeat_first_mask(pl_module.validation.clips, pictures=False).jf})
+            write_json(path, {"jf": repeat_first_mask(pl_module.validation.clips).jf})
         self._write(trainer)
 
     def on_train_batch_end(
