@@ -6,7 +6,7 @@ no error: `available` says why a peer cannot take part.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from unittest.mock import patch
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgetam_pl.weights import official_of_huggingface  # and edgetam_pl declares what torchvision needs when imported
+from edgetam_pl.weights import to_huggingface  # and edgetam_pl declares what torchvision needs when imported
 
 PACKAGES = {"edgetam-dimos": ("sam2",), "huggingface": ("transformers", "tokenizers", "regex")}
 """What each peer imports."""
@@ -68,32 +68,15 @@ def track_with_package(weights: Path, images: Tensor, click: tuple[float, float]
 
 def track_with_huggingface(weights: Path, images: Tensor, click: tuple[float, float], *, device: str) -> Iterator[Tensor]:
     """The same by `EdgeTamVideoModel`, enlarged to S x S as its processor does."""
-    from transformers import (
-        EdgeTamVideoConfig,
-        EdgeTamVideoInferenceSession,
-        EdgeTamVideoModel,
-        EdgeTamVisionConfig,
-        TimmWrapperConfig,
-    )
+    from transformers import EdgeTamVideoInferenceSession, EdgeTamVideoModel
+
+    from edgetam_pl.exporting.transformers_layout import edgetam_config
 
     side = images.shape[-1]
-    backbone = TimmWrapperConfig(
-        architecture="repvit_m1.dist_in1k", model_args={"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]}
-    )
-    config = EdgeTamVideoConfig(
-        vision_config=EdgeTamVisionConfig(
-            backbone_config=backbone, backbone_feature_sizes=[[side // 4] * 2, [side // 8] * 2, [side // 16] * 2]
-        ),
-        prompt_encoder_config={"image_size": side},
-        mask_decoder_config={"dynamic_multimask_via_stability": False},
-        image_size=side,
-        memory_attention_rope_feat_sizes=[side // 16] * 2,
-        enable_temporal_pos_encoding_for_object_pointers=False,
-        enable_occlusion_spatial_embedding=False,
-    )
+    config = edgetam_config(side)
     model = EdgeTamVideoModel(config).eval().to(device)
     official = torch.load(weights, map_location="cpu", weights_only=True)["model"]
-    model.load_state_dict(huggingface_state(official, model.state_dict()))
+    model.load_state_dict(to_huggingface(official, model.state_dict()))
     session = EdgeTamVideoInferenceSession(
         video=images.to(device), video_height=side, video_width=side, inference_device=device, dtype=torch.float32
     )
@@ -103,17 +86,6 @@ def track_with_huggingface(weights: Path, images: Tensor, click: tuple[float, fl
     session.obj_with_new_inputs = [1]
     for answer in model.propagate_in_video_iterator(session, start_frame_idx=0):
         yield F.interpolate(answer.pred_masks.float(), (side, side), mode="bilinear", align_corners=False)[0, 0]
-
-
-def huggingface_state(official: dict[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
-    """An official state dict under Hugging Face's names, which are given: what shares a matrix there comes apart."""
-    state = dict(official)
-    for name, tensor in official.items():
-        if ".to_kv." in name:
-            state |= {name.replace("to_kv", part): half for part, half in zip(("to_k", "to_v"), tensor.chunk(2))}
-    points = [official[f"sam_prompt_encoder.point_embeddings.{label}.weight"] for label in range(4)]
-    state["sam_prompt_encoder.point_embed.weight"] = torch.cat(points)
-    return {name: state[official_of_huggingface(name)] for name in names}
 
 
 def _package_size(side: int) -> list[str]:

@@ -37,6 +37,7 @@ from edgetam_pl.weights import (
     recorded_config,
     save_official,
     seems_to_be,
+    to_huggingface,
 )
 
 
@@ -343,10 +344,7 @@ def test_hugging_faces_names_are_the_official_ones(name: str) -> None:
     assert {key: list(tensor.shape) for key, tensor in found.items() if key not in extra} == official
 
 
-def test_hugging_faces_file_of_edgetam_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
-    from peers import huggingface_state
-
+def test_hugging_faces_file_of_edgetam_is_read(tmp_path: Path) -> None:
     model, other = tiny(0), tiny(1)
     packed = (Path(__file__).parent / "parity" / "fixtures" / "huggingface_names.json.gz").read_bytes()
     names = json.loads(gzip.decompress(packed))["edgetam"]
@@ -354,7 +352,7 @@ def test_hugging_faces_file_of_edgetam_is_read(tmp_path: Path, monkeypatch: pyte
     known = [name for name in names if re.sub(r"to_[kv]\.", "to_kv.", official_of_huggingface(name)) in official]
     points = "prompt_encoder.point_embed.weight"
     save_file(
-        {n: t.contiguous().clone() for n, t in huggingface_state(official, [*known, points]).items()},
+        {n: t.contiguous().clone() for n, t in to_huggingface(official, [*known, points]).items()},
         tmp_path / "m.safetensors",
     )
     load_into(other, tmp_path / "m.safetensors")

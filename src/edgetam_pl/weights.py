@@ -444,6 +444,21 @@ def from_huggingface(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
+def to_huggingface(state: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+    """A state dict in official names under Hugging Face's `names`: the opposite of `from_huggingface`.
+
+    Raises:
+        KeyError: a name that speaks of no tensor of this state.
+    """
+    known = dict(state)
+    for name, tensor in state.items():
+        if ".to_kv." in name:
+            known |= {name.replace("to_kv", part): half for part, half in zip(("to_k", "to_v"), tensor.chunk(2))}
+    points = [state[f"sam_prompt_encoder.point_embeddings.{label}.weight"] for label in range(4)]
+    known["sam_prompt_encoder.point_embed.weight"] = torch.cat(points)
+    return {name: known[official_of_huggingface(name)].contiguous().clone() for name in names}
+
+
 def official_of_huggingface(name: str) -> str:
     """The official name of one of Hugging Face's.
 

@@ -39,12 +39,15 @@ def main(argv: list[str]) -> int:
         "convert", help="official file to our checkpoint, or the other way; strict, nothing is left out or made up"
     )
     change.add_argument("source", type=Path, metavar="IN", help="checkpoint to read, in any layout")
-    change.add_argument("target", type=Path, metavar="OUT", help="file to write")
+    change.add_argument("target", type=Path, metavar="OUT", help="file to write (transformers: folder)")
     change.add_argument(
         "--model", nargs="+", default=[], metavar=("NAME", "model.KEY=VALUE"),
         help="configs/model/NAME.yaml, and settings on top of it (default: what our checkpoint says)",
     )  # fmt: skip
-    change.add_argument("--to", choices=["official", "ours"], help="layout of OUT (default: the one that IN does not have)")
+    change.add_argument(
+        "--to", choices=["official", "ours", "transformers"],
+        help="layout of OUT (default: the one of the first two that IN does not have)",
+    )  # fmt: skip
     args = parser.parse_args(argv)
     if args.command == "inspect":
         print(inspect(args.file, keys=args.keys))
@@ -83,6 +86,10 @@ def convert(source: Path, target: Path, *, model: Sequence[str] = (), to: str | 
     """
     found = weights.contents(source)
     cfg = _config(source, found, model)
+    if to == "transformers":
+        from edgetam_pl.exporting.transformers_layout import save_for_transformers
+
+        return f"{save_for_transformers(source, target, cfg)}: {cfg.name}, for Transformers' EdgeTamVideoModel"
     built = weights.load_into(build_model(cfg), source)  # the card is not compared: --model says what it should be
     official = found.layout != "official" if to is None else to == "official"
     card = dict(found.card or {}) | {"model": dataclasses.asdict(cfg), "version": VERSION}

@@ -52,7 +52,8 @@ class BestWeights(L.Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Distillation) -> None:  # type: ignore[override]
         """Before a moving average gives the trained weights back, and before the score is known."""
         if trainer.is_global_zero:
-            weights.save_official(pl_module.student, self._candidate, pl_module.full_card)
+            card = {**pl_module.full_card, "chosen": "the best by validation"}
+            weights.save_official(pl_module.student, self._candidate, card)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Distillation) -> None:  # type: ignore[override]
         assert pl_module.validation is not None
@@ -115,12 +116,13 @@ def ended_early(out: Path) -> bool:
 
 
 def save_weights(model: TrackAnything, out: Path, card: dict[str, Any]) -> str:
-    """Write weights.pt, and last.pt where the best are not the last; what they are, in words. On rank 0."""
+    """Write weights.pt, and last.pt where there are best ones; what they are, in words, which the cards in them say too. On
+    rank 0."""
     best, found = out / "checkpoints" / "best.pt", read_best(out)
     if found is None or not best.is_file():
         weights.save_official(model, out / "weights.pt", card)
         return "weights.pt: the last weights; nothing was validated, so that no better ones are known"
-    weights.save_official(model, out / "last.pt", card)
+    weights.save_official(model, out / "last.pt", {**card, "chosen": "the last"})
     with atomic_path(out / "weights.pt") as draft:
         shutil.copyfile(best, draft)
     return f"weights.pt: the best by validation, of step {found['step']}, J&F {found['jf']:.1f}; last.pt: the last"

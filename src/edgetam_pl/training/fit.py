@@ -101,7 +101,7 @@ def go_on(start: Start) -> None:
     if whole and not (export_due or start.changes):
         say(f"{out} was finished before, with these settings; there is nothing to do.")
         return
-    early = bool(cfg.validation.patience) and ended_early(out)
+    early = is_over(cfg)
     if early and (out / WEIGHTS).is_file():
         say(f"{out} was ended before, as validation got no better; with validation.patience=0 it goes on.")
         return
@@ -123,7 +123,7 @@ def go_on(start: Start) -> None:
     logger = make_logger(cfg, out)
     try:
         for index in range(progress.phase, len(cfg.stage.phases)):
-            if early or (cfg.validation.patience and ended_early(out)):
+            if is_over(cfg):
                 break
             resume = progress.checkpoint if progress.inside and index == progress.phase else None
             fit_phase(cfg, module, datamodule, index, logger=logger, resume=resume)
@@ -134,6 +134,11 @@ def go_on(start: Start) -> None:
     finally:
         os.environ.pop(LAUNCHER)
         finish(logger)
+
+
+def is_over(cfg: TrainConfig) -> bool:
+    """Was this run ended because validation got no better, and is it to stay so?"""
+    return bool(cfg.validation.patience) and ended_early(Path(cfg.out))
 
 
 def finish_run(start: Start, module: Distillation) -> None:
@@ -264,7 +269,7 @@ def fit_phase(
         ) from error
     if trainer.interrupted:
         raise KeyboardInterrupt
-    if trainer.global_step < phase.steps and not (cfg.validation.patience and ended_early(Path(cfg.out))):
+    if trainer.global_step < phase.steps and not is_over(cfg):
         limits = "".join(f", trainer.{key}={cfg.trainer[key]}" for key in LIMITS if key in cfg.trainer)
         raise ValueError(
             f"Phase {index + 1} ended after step {trainer.global_step} of {phase.steps}{limits}; where it ended was saved, "

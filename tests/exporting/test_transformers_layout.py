@@ -1,0 +1,43 @@
+"""A checkpoint as Transformers reads it, and back: every tensor, and nothing that Transformers misses or does not know."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from smallest import SMALL
+
+from edgetam_pl import weights
+from edgetam_pl.build import build_model
+from edgetam_pl.commands.compose import model_config
+from edgetam_pl.commands.main import main
+from edgetam_pl.exporting.transformers_layout import save_for_transformers
+
+
+def test_edgetam_is_read_by_transformers_and_by_us(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    cfg = model_config("edgetam", "model.image_size=256")
+    torch.manual_seed(0)
+    weights.save_official(build_model(cfg), tmp_path / "edgetam.pt")
+    words = ["--model", "edgetam", "model.image_size=256", "--to", "transformers"]
+    assert main(["weights", "convert", str(tmp_path / "edgetam.pt"), str(tmp_path / "folder"), *words]) == 0
+    assert json.loads((tmp_path / "folder" / "config.json").read_text())["image_size"] == 256
+
+    _, said = transformers.EdgeTamVideoModel.from_pretrained(tmp_path / "folder", output_loading_info=True)
+    assert not said["missing_keys"]
+    assert not said["unexpected_keys"]
+    assert not said["mismatched_keys"]
+
+    back = weights.load_into(build_model(cfg), tmp_path / "folder" / "model.safetensors")
+    original = weights.load_into(build_model(cfg), tmp_path / "edgetam.pt")
+    assert all(torch.equal(value, back.state_dict()[name]) for name, value in original.state_dict().items())
+
+
+def test_another_architecture_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    cfg = model_config("toy", *SMALL)
+    weights.save_official(build_model(cfg), tmp_path / "toy.pt")
+    with pytest.raises(ValueError, match="toy is no EdgeTAM as Transformers knows it"):
+        save_for_transformers(tmp_path / "toy.pt", tmp_path / "folder", cfg)
