@@ -57,7 +57,7 @@ def test_shards_and_evaluation_read_the_lists(tmp_path: Path, capsys: pytest.Cap
     (root / "masks" / "lost").mkdir()
     assert main(["split", str(root)]) == 0
     said = capsys.readouterr().out
-    assert "forgotten has no masks" in said
+    assert "forgotten: forgotten.mp4 has no folder" in said
     assert "lost has masks and no video" in said
     assert "train.txt: 3 videos of" in said
     train = open_layout(ShardsConfig(source="videos", root=str(root), split="train")).names()

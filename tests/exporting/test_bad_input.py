@@ -107,7 +107,7 @@ def test_a_dry_run_checks_and_names_the_packages_and_writes_nothing(
     assert "coreml fp16 of" in (said := capsys.readouterr().out)
     assert "track_step" in said.lower().replace("trackstep", "track_step")
     for change, message in (
-        ({"system": "ios12"}, "system=ios12"),
+        ({"system": "ios12"}, "system is ios12"),
         ({"backend": "tflite"}, "tflite"),
         ({"size": 120}, "120"),
     ):

@@ -37,7 +37,7 @@ SMALL = (
 def words(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     root = tmp_path_factory.mktemp("shards")
     for kind, frames in (("video", 4), ("image", 1)):
-        said = [f"out={root / kind}", "clips=4", f"frames={frames}", "size=64", "processes=1"]
+        said = ["source=toy", f"out={root / kind}", "clips=4", f"frames={frames}", "size=64", "processes=1"]
         build_shards(composed(ShardsConfig, command="shards", overrides=said)[0])
     shards = (f"data.sources.0.shards={root / 'video'}", f"data.sources.1.shards={root / 'image'}")
     return ("trial.format=1", "experiment=tab3b_global", "scale=toy", "latents=64/64", *SMALL, *shards)

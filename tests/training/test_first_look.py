@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import warnings
 from pathlib import Path
@@ -32,6 +33,7 @@ def test_a_short_run_is_clean_and_has_curves_and_panels(
             raise Stopped
         return original(self, batch, batch_idx)  # type: ignore[arg-type]
 
+    gc.collect()  # files that other tests left open say so when they are collected
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         with monkeypatch.context() as patch:

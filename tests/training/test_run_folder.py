@@ -415,7 +415,7 @@ def test_a_run_goes_on_from_the_newest_whole_checkpoint_as_if_nothing_had_been(
 def test_an_export_that_is_still_due_is_all_that_is_done(copied: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a finished run, or one that was stopped while it exported."""
     exported: list[str] = []
-    monkeypatch.setattr(fit, "export_quietly", lambda model, cfg: exported.append(cfg.out))
+    monkeypatch.setattr(fit, "export_at_end", lambda model, cfg: exported.append(cfg.out))
     before = contents(Path(copied.out))
     fit.run(replace(copied, export_on_end=True))
     assert exported == [f"{copied.out}/packages"]

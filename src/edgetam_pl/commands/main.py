@@ -246,6 +246,7 @@ EXTRAS = {
     "onnxruntime": "export",
     "sklearn": "export",
     "gradio": "demo",
+    "transformers": "transformers",
 }
 """Module -> the extra that installs it."""
 

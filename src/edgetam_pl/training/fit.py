@@ -144,7 +144,10 @@ def is_over(cfg: TrainConfig) -> bool:
 def finish_run(start: Start, module: Distillation) -> None:
     """Save the weights and write down that the run is finished, on rank 0."""
     if is_rank_zero():
-        note(start.out, weights=save_weights(module.student, start.out, module.full_card))
+        card = module.full_card
+        if start.finished and start.found is not None:  # nothing was trained now: it is as far as its checkpoint
+            card |= {"phase": start.found.phase, "steps_done": start.found.steps_done}
+        note(start.out, weights=save_weights(module.student, start.out, card))
         write_files(start.cfg, live=False)
         start.finish()
 

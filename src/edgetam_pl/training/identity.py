@@ -103,7 +103,7 @@ class Identity:
             then, now = before.settings.get(key), self.settings.get(key)
             if key not in before.settings and key.rpartition(".")[0] in groups:
                 then = _defaults().get(re.sub(r"\[\d+\]", "[0]", key))
-            if then != now:
+            if then != now or key not in self.settings:
                 found.append(Change(key, then, now))
         return found
 

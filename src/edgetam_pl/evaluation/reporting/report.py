@@ -38,6 +38,12 @@ METRICS: list[tuple[Callable[[], Metric], Callable[[ObjectScore], tuple[Any, ...
 """What a report tells of its rows: a metric whose `compute` gives numbers by name, and what its `update` takes of each row,
 column by column; None of a row that the metric does not count. The numbers join the headline under their names."""
 
+
+def _alone() -> bool:
+    """All rows of a report are here. Other ranks may not compute it, and would be waited for."""
+    return False
+
+
 _SHOWN_OTHERWISE = {"j", "f", "jf", "g", "j_seen", "j_unseen", "f_seen", "f_unseen"}
 
 
@@ -71,6 +77,7 @@ class Report:
         for kind, taken in METRICS:
             if columns := list(zip(*(of_row for row in self.rows if (of_row := taken(row)) is not None))):
                 metric = kind()
+                metric.distributed_available_fn = _alone
                 metric.update(*columns)
                 found |= {name: float(value) for name, value in metric.compute().items()}
         return found
