@@ -113,7 +113,7 @@ def test_two_ranks_share_the_clips_of_a_validation_and_find_what_one_finds(runs:
 def test_f19_two_ranks_are_one_run(runs: Runs) -> None:
     out = runs.root / "whole"
     assert {path.name for path in out.iterdir()} == {
-        "checkpoints", "curves.jsonl", "run.json", "wandb", "weights.pt"
+        "checkpoints", "curves.jsonl", "report.html", "run.json", "wandb", "weights.pt"
     }  # fmt: skip
     found = list((out / "wandb").glob("offline-run-*"))
     assert len(found) == 1
