@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -40,9 +41,11 @@ def gone(group: int) -> bool:
 
 
 def started(script: str, *arguments: str) -> subprocess.Popen[str]:
-    """A program in a group of its own, that says a line when it is ready."""
+    """A program in a group of its own, that says a line when it is ready. It hears Ctrl-C also where these tests run in the
+    background of a shell, which has its jobs ignore it."""
     command = [sys.executable, "-c", script, *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    hears = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hears)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process

@@ -42,7 +42,10 @@ def test_a_short_run_is_clean_and_has_curves_and_panels(
                 fit.run(cfg)
         capsys.readouterr()
         fit.run(cfg)
-    assert [str(one.message) for one in seen] == []
+    # readers of earlier tests may be collected meanwhile, and their open files then say so
+    said = [(one.category, str(one.message)) for one in seen]
+    ours = [text for kind, text in said if kind is not ResourceWarning or str(tmp_path) in text or str(shards) in text]
+    assert ours == []
     bar = capsys.readouterr().out
     assert re.search(r"3/5 \[\d\d:\d\d<", bar), bar
     assert re.search(r"4/5 \[\d\d:\d\d<\d\d:\d\d", bar), bar
