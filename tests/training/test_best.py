@@ -10,6 +10,7 @@ import torch
 from trainings import losses, training
 
 from edgetam_pl.training import fit
+from edgetam_pl.training.best import read_best
 from edgetam_pl.training.validation import Validation
 
 ONE = "{frames:2,steps:6,batch:1}"
@@ -110,3 +111,10 @@ def test_times_spreads_validations_evenly(shards: Path, tmp_path: Path, monkeypa
     fit.run(training(shards, tmp_path, "validation.times=3", "validation.root=toy:7:1", phases=ONE))
     lines = [json.loads(line) for line in (tmp_path / "validation" / "jf.jsonl").read_text().splitlines()]
     assert [(line["progress/step"], line["val/jf"]) for line in lines] == [(2, 1), (4, 2), (6, 3)]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"step": 3}'])
+def test_a_damaged_record_of_the_best_is_named_with_the_cure(tmp_path: Path, text: str) -> None:
+    (tmp_path / "best.json").write_text(text)
+    with pytest.raises(ValueError, match=r"best\.json is damaged .* the best line of validation/jf\.jsonl"):
+        read_best(tmp_path)

@@ -20,7 +20,7 @@ from edgetam_pl.exporting.report import ExportReport, PackageRow
 from edgetam_pl.exporting.run import ExportRefused
 from edgetam_pl.io import stop
 from edgetam_pl.training import fit
-from edgetam_pl.training.export_at_end import SUMMARY, export_at_end
+from edgetam_pl.training.export_at_end import SUMMARY, export_at_end, is_exported
 
 RUN = import_module("edgetam_pl.exporting.run")  # the module; the package's attribute of that name is the function
 
@@ -65,6 +65,15 @@ def test_an_export_that_fails_is_told_and_not_raised(tmp_path: Path, monkeypatch
     told = {"refused": "TrackStep, frame 7", "disk": "No space left", "bug": "a converter's own mistake"}[problem]
     assert told in summary["message"]
     assert "Traceback" in summary["traceback"]
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[]", "3", '{"passed": false}', '{"passed": "yes"}'])
+def test_a_refused_export_and_a_damaged_summary_leave_the_export_due(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / SUMMARY).write_text(text)
+    assert not is_exported(tmp_path)
+    (tmp_path / SUMMARY).write_text('{"passed": true}')
+    assert is_exported(tmp_path)
 
 
 def test_only_rank_zero_exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

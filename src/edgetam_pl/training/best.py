@@ -104,9 +104,22 @@ def with_validation(cfg: TrainConfig) -> TrainConfig:
 
 
 def read_best(out: Path) -> dict[str, Any] | None:
-    """best.json of a run: step, J&F, and where training was ended early (or None); None where nothing was validated."""
+    """best.json of a run: step, J&F, and where training was ended early (or None); None where nothing was validated.
+
+    Raises:
+        ValueError: it is damaged.
+    """
     path = out / "best.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_bytes())
+        return {key: found[key] for key in ("step", "jf", "ended")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error!r:.60}), so which weights are the best is not known. Write into it "
+            '{"step": STEP, "jf": SCORE, "ended": null}, the best line of validation/jf.jsonl.'
+        ) from error
 
 
 def ended_early(out: Path) -> bool:

@@ -20,6 +20,14 @@ SUMMARY = "export_summary.json"
 """Written beside the packages' folder: what became of the export, whether it passed or not."""
 
 
+def is_exported(run: Path) -> bool:
+    """Were this run's packages made and passed? A refused export is tried again, and so is one whose summary is damaged."""
+    try:
+        return json.loads((run / SUMMARY).read_bytes())["passed"] is True
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 @rank_zero_only
 def export_at_end(model: TrackAnything, cfg: ExportConfig, logger: Logger | None = None) -> None:
     """Export a trained model to `cfg.out`, unless that is done. On rank 0 alone, when weights.pt is written.
@@ -32,7 +40,7 @@ def export_at_end(model: TrackAnything, cfg: ExportConfig, logger: Logger | None
         stop.Stopped: a signal came.
     """
     summary = Path(cfg.out).with_name(SUMMARY)
-    if summary.is_file() and json.loads(summary.read_text())["passed"]:
+    if is_exported(summary.parent):
         return
     stop.at_once("before its packages were made")
     made = _export(model, cfg)

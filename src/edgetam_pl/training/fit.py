@@ -40,7 +40,7 @@ from edgetam_pl.training.check import check, check_data, with_accumulation
 from edgetam_pl.training.curves import Curves
 from edgetam_pl.training.datamodule import ShardDataModule
 from edgetam_pl.training.distillation import Distillation
-from edgetam_pl.training.export_at_end import SUMMARY, export_at_end
+from edgetam_pl.training.export_at_end import export_at_end, is_exported
 from edgetam_pl.training.launch import requeue, submit
 from edgetam_pl.training.panels import MaskPanels
 from edgetam_pl.training.phases import ProgressiveFrames
@@ -94,7 +94,7 @@ def run(cfg: TrainConfig) -> Path:
 def go_on(start: Start) -> None:
     """Train what is left to train, from where the run stands, and leave its weights."""
     cfg, out, progress = start.cfg, start.out, start.progress
-    export_due = cfg.export_on_end and not (out / SUMMARY).is_file()
+    export_due = cfg.export_on_end and not is_exported(out)
     if start.finished and not is_rank_zero():
         return
     whole = start.finished and start.weights_are_whole()
