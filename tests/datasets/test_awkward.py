@@ -1,6 +1,7 @@
 """Small awkward inputs that people have: every row of what is right, in shards, evaluation, scores and tracking.
 
-Object 1 is red and object 2 green in every picture, and the top left corner is white.
+Object 1 is red and object 2 green in every picture, and the top left corner is white. The inputs are made here
+(tests/support/awkward_inputs.py); where shared data is there, the same is asked of those that lie in it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from awkward_inputs import make_awkward_inputs
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -33,9 +35,11 @@ from edgetam_pl.io.pictures import read_picture
 from edgetam_pl.io.video import VideoFile, decoded_frames, open_video
 
 
-@pytest.fixture
-def awkward(shared: Path) -> Path:
-    root = shared / "data" / "awkward"
+@pytest.fixture(scope="module", params=["made", "shared"])
+def awkward(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if request.param == "made":
+        return make_awkward_inputs(tmp_path_factory.mktemp("made") / "awkward")
+    root = request.getfixturevalue("shared") / "data" / "awkward"
     if not root.is_dir():
         pytest.skip(f"no awkward inputs at {root}")
     return root
@@ -235,7 +239,7 @@ def test_a_list_with_a_byte_order_mark_is_read_whole(
         open_data("folder", awkward / "bom", split=str(tmp_path / "list.txt"))
 
 
-def test_linked_folders_of_sav_and_sa1b_are_followed(tmp_path: Path, shared: Path) -> None:
+def test_linked_folders_of_sav_and_sa1b_are_followed(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     (tmp_path / "sav").mkdir()
     (tmp_path / "store" / "sav_1.mp4").touch()
@@ -244,9 +248,14 @@ def test_linked_folders_of_sav_and_sa1b_are_followed(tmp_path: Path, shared: Pat
     layout = open_layout(ShardsConfig(source="sav", root=str(tmp_path / "sav")))
     assert layout.names() == ["sav_000/sav_1"]
     (tmp_path / "sa1b").mkdir()
-    (tmp_path / "sa1b" / "images").symlink_to(shared / "data" / "coco_dev" / "images")
-    (tmp_path / "sa1b" / "part").symlink_to(shared / "data" / "coco_dev" / "sa1b_json")
-    assert len(open_layout(ShardsConfig(source="sa1b", root=str(tmp_path / "sa1b"))).names()) > 30
+    for kind in ("pictures", "annotations"):
+        (tmp_path / "elsewhere" / kind).mkdir(parents=True)
+    (tmp_path / "elsewhere" / "pictures" / "sa_1.jpg").touch()
+    (tmp_path / "elsewhere" / "annotations" / "sa_1.json").touch()
+    (tmp_path / "sa1b" / "images").symlink_to(tmp_path / "elsewhere" / "pictures")
+    (tmp_path / "sa1b" / "part").symlink_to(tmp_path / "elsewhere" / "annotations")
+    (name,) = open_layout(ShardsConfig(source="sa1b", root=str(tmp_path / "sa1b"))).names()
+    assert name.endswith("sa_1")
 
 
 # ---------------------------------------------------------------------- label maps
