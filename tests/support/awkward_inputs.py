@@ -7,7 +7,6 @@ object 2 green. `tests/datasets/test_awkward.py` says what is right of each inpu
 from __future__ import annotations
 
 import hashlib
-import io
 import struct
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -215,7 +214,8 @@ def with_void(labels: Labels) -> Labels:
 def _save_dithered(path: Path, labels: Labels) -> None:
     """What PIL makes of a coloured mask that is converted to a palette."""
     palette = Image.new("P", (1, 1))
-    palette.putpalette([step for r in range(4) for g in range(4) for b in range(2) for step in (r * 85, g * 85, b * 255)] * 8)
+    steps = [step for r in range(4) for g in range(4) for b in range(2) for step in (r * 85, g * 85, b * 255)]
+    palette.putpalette(steps * 8)
     path.parent.mkdir(parents=True, exist_ok=True)
     coloured = np.zeros((*labels.shape, 3), np.uint8)
     coloured[labels == 1], coloured[labels == 2] = (128, 0, 0), (0, 128, 0)
