@@ -31,7 +31,7 @@ class Kill:
     moment: str
     """startup | training | checkpoint | boundary."""
     whom: str
-    """launcher | rank."""
+    """launcher | rank | everybody: every process of the run, as SLURM does it."""
     later: float
     """Seconds after the moment."""
 
@@ -78,8 +78,10 @@ class Run:
             time.sleep(0.05)
         if target is None:
             return None
+        targets = [*self._processes()] if kill.whom == "everybody" else [target]
         try:
-            os.kill(target, kill.number)
+            for process in targets:
+                os.kill(process, kill.number)
         except ProcessLookupError:
             return None
         return self.end()
@@ -114,7 +116,7 @@ class Run:
     def _target(self, whom: str) -> int | None:
         """The process to kill: the launcher; or a rank that it started, once there is one."""
         while self.process.poll() is None:
-            if whom == "launcher":
+            if whom != "rank":
                 return self.process.pid
             ranks = [pid for pid, line in self._processes().items() if "commands.main train" in line]
             if ranks := sorted(pid for pid in ranks if pid != self.process.pid):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -10,14 +11,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from trainings import training
+from kills import Kill, Run
+from trainings import SMALL, training, words_of
 from wandb_files import history
 
 from edgetam_pl.io import stop
+from edgetam_pl.io.deaf import MACHINES
 from edgetam_pl.training import fit
-from edgetam_pl.training.curves import STEP
+from edgetam_pl.training.curves import STEP, read_lines
+from edgetam_pl.training.wandb_runs import git_state
 from edgetam_pl.types import VideoBatch
 
+SHIELDED = sys.platform == "linux" and platform.machine() in MACHINES
 PHASE = "{frames:2,steps:3,batch:1,distil:false}"
 
 
@@ -31,19 +36,25 @@ def steps(out: Path) -> list[int]:
     return [int(line[STEP]) for line in history(out / "wandb") if STEP in line]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_to_every_process_of_a_job_costs_no_line(
-    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
 ) -> None:
-    """SLURM signals W&B's service too, which ends at once. The lines before, this step's and those after the next start are
-    in the pieces, and W&B's own step is the run's, so that the pieces fit together."""
+    """SLURM signals W&B's service too, which hears none; one that is gone is started again. The lines before, this step's
+    and those after the next start are in the pieces, and W&B's own step is the run's, so that the pieces fit together."""
     cfg = training(shards, tmp_path, "logger=wandb", phases=PHASE)
     original = fit.Distillation.training_step
 
     def training_step(self: fit.Distillation, batch: VideoBatch, batch_idx: int) -> torch.Tensor:
         if self.steps_done == 1:
-            for process in (service(), os.getpid()):
-                os.kill(process, signal.SIGTERM)
-            os.waitpid(service(), 0)
+            os.kill(service(), number)
+            os.kill(os.getpid(), signal.SIGTERM)
+            if number == signal.SIGKILL:
+                os.waitpid(service(), 0)
         return original(self, batch, batch_idx)
 
     with monkeypatch.context() as patch:
@@ -51,7 +62,7 @@ def test_a_signal_to_every_process_of_a_job_costs_no_line(
         with pytest.raises(SystemExit) as end:
             fit.run(cfg)
     assert end.value.code == stop.TRY_AGAIN
-    assert "logged again" in capsys.readouterr().out
+    assert ("logged again" in capsys.readouterr().out) == (number == signal.SIGKILL or not SHIELDED)
     assert steps(tmp_path) == [1, 2]
     fit.run(cfg)
     assert steps(tmp_path) == [1, 2, 3]
@@ -63,8 +74,32 @@ def test_a_signal_to_every_process_of_a_job_costs_no_line(
     assert f"Would sync {len(pieces)} run(s)" in said.stdout + said.stderr
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are looked for in /proc")
+def test_a_training_of_which_every_process_is_told_to_stop_logs_all_its_steps(shards: Path, tmp_path: Path) -> None:
+    """As SLURM does it, from outside and without asking who is who; and none of them is left."""
+    phases = "{frames:2,steps:2000,batch:1,distil:false}"
+    words = [*SMALL, *words_of(shards, tmp_path / "run", phases), "model=toy", "stage=toy_video", "logger=wandb"]
+    run = Run(
+        [word for word in words if not word.startswith("out=") and word != "logger=none"], tmp_path / "run", "lightning"
+    )
+    told = run.suffer(Kill(signal.SIGTERM, "training", "everybody", 1.0))
+    assert told == stop.TRY_AGAIN, run.log.read_text()[-3000:]
+    assert run.left() == []
+    trained = [int(line[STEP]) for line in read_lines(tmp_path / "run" / "curves.jsonl")]
+    assert len(trained) > 1
+    assert steps(tmp_path / "run") == trained == [*range(1, len(trained) + 1)]
+
+
 def test_a_disabled_logger_writes_no_run(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     fit.run(training(shards, tmp_path, "logger=wandb", phases="{frames:2,steps:1,batch:1,distil:false}"))
     assert (tmp_path / "curves.jsonl").is_file()
     assert not (tmp_path / "wandb").exists()
+
+
+def test_files_that_differ_from_the_commit_are_named_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(words: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(words, 0, " M src/a.py\n M src/b.py\n" if "status" in words else "x\n")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert git_state() == {"commit": "x", "branch": "x", "changed": ["src/a.py", "src/b.py"]}

@@ -28,6 +28,7 @@ from edgetam_pl.io.atomic import write_json
 from edgetam_pl.io.environment import versions
 from edgetam_pl.training.curves import STEP, read_lines
 from edgetam_pl.training.tensorboard import tensorboard_logger
+from edgetam_pl.training.wandb_service import out_of_reach
 
 RECORD = "run.json"
 
@@ -67,8 +68,8 @@ class ForgivingLogger(WandbLogger):
     """Lightning's, whose errors are printed once and never end a training. W&B's own step is the step of the whole run, so
     that the pieces of a resumed run fit together and a line that is logged twice is one.
 
-    A cluster sends its signals to every process of a job. W&B's service ends on SIGTERM and SIGINT, whatever its parent
-    does, and takes with it what it has not written; so it is started again and given the last lines once more.
+    A cluster sends its signals to every process of a job; W&B's service does not hear them (`wandb_service`). Should it be
+    gone all the same, it has taken with it what it had not written; it is started again and given the last lines once more.
     """
 
     def __init__(self, **named: Any) -> None:
@@ -78,7 +79,8 @@ class ForgivingLogger(WandbLogger):
 
     def begin(self) -> None:
         """Begin the run, or another piece of it; everything is drawn against the step of the whole run."""
-        self.experiment.define_metric(STEP)
+        with out_of_reach():
+            self.experiment.define_metric(STEP)
         self.experiment.define_metric("*", step_metric=STEP)
 
     @rank_zero_only
@@ -186,7 +188,7 @@ def git_state() -> dict[str, Any]:
 
     def git(*words: str) -> str:
         done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, timeout=20, check=True)
-        return done.stdout.strip()
+        return done.stdout.rstrip()
 
     try:
         changed = [line[3:] for line in git("status", "--porcelain", "--untracked-files=no").splitlines()]
