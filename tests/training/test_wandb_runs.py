@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 from kills import Kill, Run
-from trainings import SMALL, training, words_of
+from lightning.pytorch.utilities import rank_zero_only
+from trainings import SMALL, config, training, words_of
 from wandb_files import history
 
 from edgetam_pl.io import stop
 from edgetam_pl.io.deaf import MACHINES
 from edgetam_pl.training import fit
 from edgetam_pl.training.curves import STEP, read_lines
-from edgetam_pl.training.wandb_runs import git_state
+from edgetam_pl.training.wandb_runs import ForgivingLogger, git_state, make_logger, run_record
 from edgetam_pl.types import VideoBatch
 
 SHIELDED = sys.platform == "linux" and platform.machine() in MACHINES
@@ -103,3 +104,33 @@ def test_files_that_differ_from_the_commit_are_named_whole(monkeypatch: pytest.M
 
     monkeypatch.setattr(subprocess, "run", run)
     assert git_state() == {"commit": "x", "branch": "x", "changed": ["src/a.py", "src/b.py"]}
+
+
+@pytest.mark.parametrize(
+    "content", [b"\0garbage", b"[]", b'{"run_id": 5}', b'{"run_id": "other", "changes": 3}', b"[" * 100_000]
+)
+def test_other_ranks_neither_read_nor_believe_run_json_and_rank_zero_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    cfg = config("toy", f"out={tmp_path}", "logger=wandb")
+    (tmp_path / "run.json").write_bytes(content)
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    assert isinstance(make_logger(cfg, tmp_path), ForgivingLogger)
+    assert run_record(cfg, tmp_path)["run_id"] == ""
+    assert (tmp_path / "run.json").read_bytes() == content
+    monkeypatch.setattr(rank_zero_only, "rank", 0)
+    with pytest.raises(ValueError, match=r"run\.json (cannot be read as JSON|does not say of which run it is)"):
+        make_logger(cfg, tmp_path)
+
+
+def test_a_damaged_run_json_beside_the_weights_that_a_run_begins_from_costs_its_group_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "before").mkdir()
+    (tmp_path / "before" / "run.json").write_text("{")
+    (tmp_path / "before" / "weights.pt").touch()
+    cfg = config("toy", f"out={tmp_path / 'now'}", f"weights={tmp_path / 'before' / 'weights.pt'}")
+    (tmp_path / "now").mkdir()
+    record = run_record(cfg, tmp_path / "now")
+    assert record["pipeline"] == f"now-{record['run_id']}"
+    assert "before/run.json cannot be read as JSON" in capsys.readouterr().out

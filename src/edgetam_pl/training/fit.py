@@ -46,7 +46,8 @@ from edgetam_pl.training.panels import MaskPanels
 from edgetam_pl.training.phases import ProgressiveFrames
 from edgetam_pl.training.preemption import AtomicCheckpoints, StopOnSignal
 from edgetam_pl.training.quiet import silence_expected
-from edgetam_pl.training.run_folder import LOCK, WEIGHTS, Start, is_rank_zero, say, survey
+from edgetam_pl.training.record import is_rank_zero
+from edgetam_pl.training.run_folder import LOCK, WEIGHTS, Start, say, survey
 from edgetam_pl.training.run_page import RunPage, write_files
 from edgetam_pl.training.teacher_cache import TeacherFeatureCache
 from edgetam_pl.training.throughput import Throughput

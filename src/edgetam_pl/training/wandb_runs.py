@@ -6,7 +6,6 @@ refused upload costs pictures on a web page and nothing else: it is printed once
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
@@ -27,10 +26,9 @@ from edgetam_pl.config import TrainConfig
 from edgetam_pl.io.atomic import write_json
 from edgetam_pl.io.environment import versions
 from edgetam_pl.training.curves import STEP, read_lines
+from edgetam_pl.training.record import RECORD, is_rank_zero, record_of
 from edgetam_pl.training.tensorboard import tensorboard_logger
 from edgetam_pl.training.wandb_service import out_of_reach
-
-RECORD = "run.json"
 
 EMPTY = 7
 """Bytes of an offline piece that holds nothing."""
@@ -138,13 +136,18 @@ def mode() -> str:
 
 
 def run_record(cfg: TrainConfig, out: Path) -> dict[str, Any]:
-    """run.json: written once, by rank 0, and read on every resume, so that a run keeps its identity.
+    """run.json: written once, by rank 0, and read on every resume, so that a run keeps its identity. Other ranks do not read
+    it: rank 0 may be mending it.
 
     The id is the one that W&B's agent chose, where there is one.
+
+    Raises:
+        ValueError: what lies there is no record.
     """
-    path = out / RECORD
-    if path.is_file():
-        return {"git": {}, "pipeline": pipeline_of(cfg, out.name), **json.loads(path.read_text())}
+    if not is_rank_zero():
+        return {"run_id": "", "pipeline": "", "git": {}}
+    if found := record_of(out):
+        return {"git": {}, **found, "pipeline": found.get("pipeline") or pipeline_of(cfg, out.name)}
     run_id = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
     record = {
         "run_id": run_id,
@@ -154,18 +157,19 @@ def run_record(cfg: TrainConfig, out: Path) -> dict[str, Any]:
         "command": sys.argv[1:],
         "config": asdict(cfg),
     }
-    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        write_json(path, record)
+    write_json(out / RECORD, record)
     return record
 
 
 def pipeline_of(cfg: TrainConfig, own: str) -> str:
     """The pipeline of the run whose weights this one starts from, so that all stages of one carry one name; else `own`."""
-    before = Path(cfg.weights).parent / RECORD if cfg.weights else None
-    if before is None or not before.is_file():
+    before = Path(cfg.weights).parent if cfg.weights else None
+    try:
+        record = {} if before is None else record_of(before)
+    except ValueError as error:  # only a name of a group is lost
+        print(f"{error} This run is not grouped with that one.", flush=True)
         return own
-    record = json.loads(before.read_text())
-    return str(record.get("pipeline") or f"{before.parent.name}-{record.get('run_id', '')}")
+    return str(record.get("pipeline") or f"{before.name}-{record['run_id']}") if before and record else own
 
 
 def tags_of(cfg: TrainConfig) -> list[str]:
@@ -178,8 +182,7 @@ def tags_of(cfg: TrainConfig) -> list[str]:
 def note(out: Path, **facts: Any) -> None:
     """Print facts of a run, and keep them in its run.json. On rank 0."""
     print("\n".join(str(value) for value in facts.values()))
-    path = out / RECORD
-    write_json(path, {**(json.loads(path.read_text()) if path.is_file() else {}), **facts})
+    write_json(out / RECORD, {**record_of(out), **facts})
 
 
 def git_state() -> dict[str, Any]:
