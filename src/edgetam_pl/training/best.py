@@ -27,6 +27,8 @@ from edgetam_pl.training.curves import STEP, read_lines
 if TYPE_CHECKING:
     from edgetam_pl.training.distillation import Distillation
 
+WEIGHTS = "weights.pt"
+"""The result of a run."""
 SCORE = "val/jf"
 """What is monitored: J&F of validation, 0 ... 100."""
 
@@ -133,9 +135,9 @@ def save_weights(model: TrackAnything, out: Path, card: dict[str, Any]) -> str:
     rank 0."""
     best, found = out / "checkpoints" / "best.pt", read_best(out)
     if found is None or not best.is_file():
-        weights.save_official(model, out / "weights.pt", card)
+        weights.save_official(model, out / WEIGHTS, card)
         return "weights.pt: the last weights; nothing was validated, so that no better ones are known"
     weights.save_official(model, out / "last.pt", {**card, "chosen": "the last"})
-    with atomic_path(out / "weights.pt") as draft:
+    with atomic_path(out / WEIGHTS) as draft:
         shutil.copyfile(best, draft)
     return f"weights.pt: the best by validation, of step {found['step']}, J&F {found['jf']:.1f}; last.pt: the last"

@@ -18,6 +18,7 @@ from edgetam_pl.config import TrainConfig
 from edgetam_pl.io.atomic import write_json
 from edgetam_pl.io.hashing import sha256_of
 from edgetam_pl.training import optim
+from edgetam_pl.training.best import WEIGHTS
 from edgetam_pl.training.checkpoints import Checkpoint, DamagedError, check_file, newest_whole
 from edgetam_pl.training.identity import BEGINNING, MODEL_MAY_CHANGE, Change, Identity, in_words
 from edgetam_pl.training.phases import Progress, progress_from
@@ -25,7 +26,6 @@ from edgetam_pl.training.record import RECORD, Record, is_rank_zero
 from edgetam_pl.training.wandb_runs import run_record
 
 LOCK = "run.lock"
-WEIGHTS = "weights.pt"
 OVERRIDE = "accept_changes=true"
 
 DRAFT = re.compile(r"\.partial\..+|\..+\.ckpt\.\d+")
@@ -89,8 +89,9 @@ class Start:
             )
         return saved is not None
 
-    def begin(self) -> str:
-        """Write down what begins now, on rank 0, which holds the folder; returns the run's id. Old drafts are removed."""
+    def begin(self, *, trains: bool) -> str:
+        """Write down what begins now, on rank 0, which holds the folder; returns the run's id. Old drafts are removed. A run
+        that `trains` is not finished any more."""
         path = self.out / RECORD
         if not is_rank_zero():
             return self.run_id or ""  # checkpoints are written by rank 0
@@ -110,7 +111,7 @@ class Start:
             }
             content |= {"changes": [*content.get("changes", []), change], "config": asdict(self.cfg)}
         content["identity"] = dict(self.identity.settings)
-        if not self.finished:
+        if trains:
             content.pop("finished", None)
         if self.record is None or content != self.record.content:
             write_json(path, content)

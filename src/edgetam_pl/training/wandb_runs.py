@@ -25,7 +25,9 @@ import edgetam_pl
 from edgetam_pl.config import TrainConfig
 from edgetam_pl.io.atomic import write_json
 from edgetam_pl.io.environment import versions
+from edgetam_pl.training.best import WEIGHTS
 from edgetam_pl.training.curves import STEP, read_lines
+from edgetam_pl.training.export_at_end import PACKAGES
 from edgetam_pl.training.record import RECORD, is_rank_zero, record_of
 from edgetam_pl.training.tensorboard import tensorboard_logger
 from edgetam_pl.training.wandb_service import out_of_reach
@@ -245,7 +247,7 @@ def keep_artifacts(cfg: TrainConfig, logger: Logger | None) -> None:
     if not cfg.logger.artifacts or not isinstance(logger, WandbLogger) or rank_zero_only.rank != 0:  # type: ignore[attr-defined]
         return
     out = Path(cfg.out)
-    kinds = {"model": out / "weights.pt", "packages": out / "packages"}
+    kinds = {"model": out / WEIGHTS, "packages": out / PACKAGES}
     for kind, path in kinds.items():
         if not path.exists():
             continue
