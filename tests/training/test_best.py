@@ -11,6 +11,7 @@ from trainings import losses, training
 
 from edgetam_pl.training import fit
 from edgetam_pl.training.best import read_best
+from edgetam_pl.training.curves import STEP, read_lines
 from edgetam_pl.training.validation import Validation
 
 ONE = "{frames:2,steps:6,batch:1}"
@@ -118,3 +119,22 @@ def test_a_damaged_record_of_the_best_is_named_with_the_cure(tmp_path: Path, tex
     (tmp_path / "best.json").write_text(text)
     with pytest.raises(ValueError, match=r"best\.json is damaged .* the best line of validation/jf\.jsonl"):
         read_best(tmp_path)
+
+
+@pytest.mark.parametrize("at", [2, 3, 4, 6])
+def test_a_run_that_ends_inside_a_validation_makes_up_for_it(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """Inside a phase, at the end of one, at the beginning of the next and at the end of the run: the checkpoint of that step
+    may be there already. Step 4's is the best."""
+    scores = [30.0, 50.0, 40.0, 60.0, 20.0, 10.0]
+    cfg = training(shards, tmp_path, *WORDS, "checkpoint_every=1", "validation.patience=5", phases=TWO)
+    scored(monkeypatch, scores[: at - 1])
+    with pytest.raises(Broken):
+        fit.run(cfg)
+    scored(monkeypatch, scores[at - 1 :])
+    fit.run(cfg)
+    lines = read_lines(tmp_path / "validation" / "jf.jsonl")
+    assert [(line[STEP], line["val/jf"]) for line in lines] == [*enumerate(scores, start=1)]
+    assert json.loads((tmp_path / "best.json").read_text()) == {"step": 4, "jf": 60, "ended": None}
+    assert list(losses(tmp_path)) == [1, 2, 3, 4, 5, 6]

@@ -53,7 +53,7 @@ from edgetam_pl.training.teacher_cache import TeacherFeatureCache
 from edgetam_pl.training.throughput import Throughput
 from edgetam_pl.training.track_batch import Teacher
 from edgetam_pl.training.trainer import require_devices, trainer_arguments
-from edgetam_pl.training.validation import NEVER, ValidateEvery, Validation
+from edgetam_pl.training.validation import NEVER, ValidateEvery, ValidateOwed, Validation
 from edgetam_pl.training.wandb_runs import finish, git_state, keep_artifacts, make_logger, note
 
 LIMITS = ("max_steps", "max_epochs", "max_time", "limit_train_batches", "overfit_batches", "fast_dev_run")
@@ -313,6 +313,8 @@ def callbacks(cfg: TrainConfig, index: int) -> list[Callback]:
         chosen.append(RunPage(cfg))
     if cfg.stage.ema:
         chosen.append(EMAWeightAveraging(decay=cfg.stage.ema))
+    if cfg.validation.every:
+        chosen.append(ValidateOwed(cfg.validation.every, out / "validation" / "jf.jsonl"))
     return [*chosen, StopOnSignal(folder, index + 1)]  # the last, so that the others have written what they know
 
 

@@ -28,7 +28,7 @@ from edgetam_pl.io.atomic import atomic_path
 from edgetam_pl.metrics.jf import JF
 from edgetam_pl.tracking.frame_tracker import evaluating
 from edgetam_pl.tracking.step import VideoModel
-from edgetam_pl.training.curves import STEP, keep_lines, write_line
+from edgetam_pl.training.curves import STEP, keep_lines, read_lines, write_line
 from edgetam_pl.training.wandb_runs import suppress_wandb_errors
 
 if TYPE_CHECKING:
@@ -163,6 +163,23 @@ class ValidateEvery(L.Callback):
         due = step != self.last and step % self.every == 0  # batches of one optimiser step belong together
         self.last = step
         trainer.val_check_batch = 1 if due else NEVER
+
+
+class ValidateOwed(L.Callback):
+    """Validates before the first step where a run was killed after a checkpoint and before the validation of the same step
+    was done. Comes after all callbacks that validation speaks to."""
+
+    def __init__(self, every: int, path: Path) -> None:
+        self.every, self.path = every, path
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Distillation) -> None:  # type: ignore[override]
+        step = pl_module.steps_done
+        done = {line.get(STEP) for line in read_lines(self.path)}
+        if trainer.strategy.broadcast(step > 0 and step % self.every == 0 and step not in done):
+            # as Lightning's own loop does it after a batch
+            trainer.validating = True
+            trainer.fit_loop.epoch_loop.val_loop.run()
+            trainer.training = True
 
 
 def gathered(items: list[Item]) -> list[Item]:
