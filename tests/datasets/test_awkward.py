@@ -168,6 +168,28 @@ def test_two_files_of_one_number_are_an_error_that_names_both(awkward: Path, tmp
         open_data("folder", tmp_path / "in").clip("vid")
 
 
+def test_a_mask_whose_name_says_no_frame_is_an_error_that_names_it(awkward: Path, tmp_path: Path) -> None:
+    """Counting the files would give masks to frames that they do not belong to."""
+    shutil.copytree(awkward / "own_videos" / "mac", tmp_path / "in")
+    masks = tmp_path / "in" / "masks" / "a"
+    for t in (1, 2, 3, 4, 6, 7):
+        (masks / f"{t:05d}.png").unlink()
+    shutil.copy(masks / "00005.png", masks / "legend.png")
+    with pytest.raises(ValueError, match=r"legend\.png has no number in its name, and 2 files beside it have one"):
+        built("videos", tmp_path / "in", tmp_path / "out")
+    with pytest.raises(ValueError, match=r"legend\.png has no number"):
+        open_data("videos", tmp_path / "in").clip("a")
+    for t in (0, 5):
+        (masks / f"{t:05d}.png").rename(masks / f"{'ab'[t // 5]}.png")
+    with pytest.raises(ValueError, match=r"masks without numbers \(a\.png, b\.png, legend\.png\): of which frames"):
+        built("videos", tmp_path / "in", tmp_path / "again")
+    shutil.copytree(awkward / "void", tmp_path / "folders")
+    frames = tmp_path / "folders" / "JPEGImages" / "vid"
+    shutil.copy(frames / "00001.jpg", frames / "cover.jpg")
+    with pytest.raises(ValueError, match=r"cover\.jpg has no number in its name"):
+        built("davis", tmp_path / "folders", tmp_path / "out2")
+
+
 def test_masks_with_a_suffix_after_the_number_are_eight_frames(awkward: Path, tmp_path: Path) -> None:
     check_stored(built("videos", awkward / "own_videos" / "suffix", tmp_path / "out"), frames=8)
 

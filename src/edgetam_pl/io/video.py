@@ -136,7 +136,8 @@ class VideoFile:
 
     Any frame can be asked for; in order is fastest. Frame t is the t-th that is shown, as `decoded_frames` counts.
     Where every packet has a time of its own, times are read first, without decoding, and going back is a seek to the key
-    frame before; otherwise (raw streams, times that occur twice) frames are counted once, and going back starts at frame 0.
+    frame before; otherwise (raw streams, times that occur twice, streams that were cut before a key frame) frames are
+    counted once, and going back starts at frame 0.
     """
 
     def __init__(self, path: Path, *, kept: int = 24) -> None:
@@ -145,11 +146,9 @@ class VideoFile:
         self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
         self._open()
         self.rate = Fraction(self._stream.average_rate or 25)
-        times = _packet_times(path)
-        known = sorted({time for time in times if time is not None})
-        self._times = known if known and len(known) == len(times) else None
+        self._times = _times(path)
         self._number = {time: t for t, time in enumerate(self._times or ())}
-        self.count = len(times) if self._times else sum(1 for _ in _shown(path))
+        self.count = len(self._times) if self._times else sum(1 for _ in _shown(path))
         if not self.count:
             raise _undecodable(path, "it holds no frames")
         self.size = self[0].shape[0], self[0].shape[1]
@@ -234,8 +233,19 @@ def decoded_frames(path: Path, wanted: Iterable[int]) -> Iterator[tuple[int, np.
 
 
 def count_frames(path: Path) -> int:
-    """How many pictures a video file holds, counted by its packets. Raises BadSampleError as `decoded_frames` does."""
-    return len(_packet_times(path))
+    """How many pictures a video file shows, by the times of its packets where they tell. Raises BadSampleError as
+    `decoded_frames` does."""
+    return len(_times(path) or ()) or sum(1 for _ in _shown(path))
+
+
+def _times(path: Path) -> list[int] | None:
+    """Times of all frames, in order, where every packet has one of its own and the first of them is shown; else None."""
+    times = _packet_times(path)
+    known = sorted({time for time in times if time is not None})
+    if not known or len(known) < len(times):
+        return None
+    first = next(_shown(path), None)  # a stream that was cut begins with frames that nothing can be decoded from
+    return known if first is not None and first.pts == known[0] else None
 
 
 def _packet_times(path: Path) -> list[int | None]:
