@@ -249,3 +249,15 @@ def test_a_stream_that_was_cut_before_a_key_frame_begins_with_the_first_that_is_
     for t in (0, 9, 4, 0, 7):
         assert np.array_equal(video[t], in_order[t])
     assert np.abs(in_order[0].astype(int) - picture(6)).mean() < 10  # the key frame
+
+
+def test_a_folder_with_two_frames_of_one_number_or_a_frame_of_another_size_is_refused_by_name(tmp_path: Path) -> None:
+    for name, size in (("1.png", (32, 48)), ("2.png", (32, 48)), ("3.png", (16, 48))):
+        cv2.imwrite(str(tmp_path / name), np.zeros((*size, 3), np.uint8))
+    video = open_video(tmp_path)
+    assert video[1].shape == (32, 48, 3)
+    with pytest.raises(ValueError, match=r"3\.png is 16 x 48 pixels .* the first frame 1\.png 32 x 48"):
+        video[2]
+    cv2.imwrite(str(tmp_path / "2.jpg"), np.zeros((32, 48, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"2\.jpg and 2\.png both have the frame number 2"):
+        open_video(tmp_path)

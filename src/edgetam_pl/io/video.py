@@ -22,7 +22,7 @@ from torch import Tensor
 
 from edgetam_pl.io.atomic import atomic_path
 from edgetam_pl.io.errors import BadSampleError, Cause
-from edgetam_pl.io.folders import files_in, natural
+from edgetam_pl.io.folders import files_in, numbered
 from edgetam_pl.io.frames import EndOfVideo, Frames
 from edgetam_pl.io.pictures import PICTURE_FILES, picture_size, read_picture
 
@@ -76,10 +76,15 @@ class Stills:
 
 
 class ImageFolder:
-    """A folder of images, in the order of the numbers in their names (1.jpg, 2.jpg, 10.jpg)."""
+    """A folder of images, in the order of the numbers in their names (1.jpg, 2.jpg, 10.jpg), as shards and evaluation have
+    them.
+
+    Raises:
+        ValueError: no images, or two of one number, or a frame of another size than the first; they are named.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._paths = sorted(files_in(path, PICTURE_FILES), key=lambda entry: natural(entry.name))
+        self._paths = list(numbered(files_in(path, PICTURE_FILES)).values())
         if not self._paths:
             raise ValueError(f"The folder {path} holds no images; expected files ending in {', '.join(PICTURE_FILES)}.")
         self.size = picture_size(self._paths[0])
@@ -89,7 +94,14 @@ class ImageFolder:
         return len(self._paths)
 
     def __getitem__(self, t: int) -> np.ndarray:
-        return read_picture(self._paths[t])
+        picture = read_picture(self._paths[t])
+        if picture.shape[:2] != self.size:
+            raise BadSampleError(
+                Cause.IMAGE,
+                f"{self._paths[t]} is {picture.shape[0]} x {picture.shape[1]} pixels (height x width), the first frame "
+                f"{self._paths[0].name} {self.size[0]} x {self.size[1]}; the frames of a video have one size.",
+            )
+        return picture
 
 
 class Stream:
