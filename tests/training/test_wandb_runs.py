@@ -20,7 +20,7 @@ from edgetam_pl.io import stop
 from edgetam_pl.io.deaf import MACHINES
 from edgetam_pl.training import fit
 from edgetam_pl.training.curves import STEP, read_lines
-from edgetam_pl.training.wandb_runs import ForgivingLogger, git_state, make_logger, run_record
+from edgetam_pl.training.wandb_runs import ForgivingLogger, git_state, make_logger, mode, run_record
 from edgetam_pl.types import VideoBatch
 
 SHIELDED = sys.platform == "linux" and platform.machine() in MACHINES
@@ -96,6 +96,30 @@ def test_a_disabled_logger_writes_no_run(shards: Path, tmp_path: Path, monkeypat
     fit.run(training(shards, tmp_path, "logger=wandb", phases="{frames:2,steps:1,batch:1,distil:false}"))
     assert (tmp_path / "curves.jsonl").is_file()
     assert not (tmp_path / "wandb").exists()
+
+
+@pytest.mark.parametrize(
+    ("environment", "found"),
+    [
+        ({}, "offline"),
+        ({"WANDB_MODE": ""}, "offline"),
+        ({"WANDB_MODE": "online"}, "online"),
+        ({"WANDB_MODE": "run"}, "online"),
+        ({"WANDB_MODE": "dryrun"}, "offline"),
+        ({"WANDB_MODE": "online", "WANDB_DISABLED": "true"}, "disabled"),
+    ],
+)
+def test_wandbs_own_words_mean_what_they_mean_there(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], found: str
+) -> None:
+    monkeypatch.delenv("WANDB_MODE")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert mode() == found
+    monkeypatch.delenv("WANDB_DISABLED", raising=False)
+    monkeypatch.setenv("WANDB_MODE", "onlin")
+    with pytest.raises(ValueError, match="WANDB_MODE=onlin is unknown; use online, offline or disabled"):
+        mode()
 
 
 def test_files_that_differ_from_the_commit_are_named_whole(monkeypatch: pytest.MonkeyPatch) -> None:

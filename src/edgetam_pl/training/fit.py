@@ -54,7 +54,7 @@ from edgetam_pl.training.throughput import Throughput
 from edgetam_pl.training.track_batch import Teacher
 from edgetam_pl.training.trainer import require_devices, trainer_arguments
 from edgetam_pl.training.validation import NEVER, ValidateEvery, ValidateOwed, Validation
-from edgetam_pl.training.wandb_runs import finish, git_state, keep_artifacts, make_logger, note
+from edgetam_pl.training.wandb_runs import finish, git_state, keep_artifacts, make_logger, mode, note
 
 LIMITS = ("max_steps", "max_epochs", "max_time", "limit_train_batches", "overfit_batches", "fast_dev_run")
 """Arguments of Trainer that end a phase before its steps are done."""
@@ -74,6 +74,8 @@ def run(cfg: TrainConfig) -> Path:
     """
     follow_launcher()
     check(cfg)
+    if cfg.logger.kind == "wandb":
+        mode()  # refuses an unknown one
     if cfg.launcher.kind == "slurm":
         submit(cfg, train_in_job)
         return Path(cfg.out) / WEIGHTS
@@ -117,6 +119,8 @@ def go_on(start: Start) -> None:
         if export_due:
             export_at_end(module.student, export_config(cfg))
         return
+    if module.validation is not None:
+        module.validation.hold_clips()
     datamodule = ShardDataModule(
         cfg.data, stage=cfg.stage, image_size=cfg.model.image_size, seed=cfg.seed, validation=module.validation
     )

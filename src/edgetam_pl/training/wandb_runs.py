@@ -132,9 +132,18 @@ def finish(logger: Logger | None) -> None:
 
 
 def mode() -> str:
-    """online, offline or disabled: what WANDB_MODE says, and offline where it says nothing of these."""
-    said = os.environ.get("WANDB_MODE", "offline")
-    return said if said in ("online", "disabled") else "offline"
+    """online, offline or disabled: what WANDB_MODE and WANDB_DISABLED say, offline where they say nothing.
+
+    Raises:
+        ValueError: WANDB_MODE is another word.
+    """
+    if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes", "on"):
+        return "disabled"
+    said = os.environ.get("WANDB_MODE") or "offline"
+    known = {"run": "online", "dryrun": "offline", "shared": "online"}  # W&B's own older words
+    if (chosen := known.get(said, said)) not in ("online", "offline", "disabled"):
+        raise ValueError(f"WANDB_MODE={said} is unknown; use online, offline or disabled.")
+    return chosen
 
 
 def run_record(cfg: TrainConfig, out: Path) -> dict[str, Any]:
