@@ -485,3 +485,19 @@ def test_images_take_along_what_stage_1_trains(tmp_path: Path) -> None:
     taken = {name for name, tensor in fresh.state_dict().items() if not torch.equal(tensor, before[name])}
     assert "memory_attention.no_memory" in taken
     assert not [n for n in taken if n.startswith(("memory_encoder", "compressor", "memory_attention.blocks"))]
+
+
+def test_weights_with_a_changed_bit_or_numbers_that_are_not_finite_are_not_used(tmp_path: Path) -> None:
+    model, path = toy(), tmp_path / "weights.pt"
+    save_official(model, path)
+    data = bytearray(path.read_bytes())
+    tensor = max(model.state_dict().values(), key=torch.numel)
+    data[data.index(tensor.numpy().tobytes()) + 5] ^= 64
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"weights\.pt is truncated or damaged: .* differs from its checksum"):
+        load_into(toy(), path)
+    with torch.no_grad():
+        tensor.view(-1)[7] = float("nan")
+    save_official(model, path)
+    with pytest.raises(ValueError, match=r"weights\.pt holds numbers that are not finite in 1 tensors: "):
+        load_into(toy(), path)

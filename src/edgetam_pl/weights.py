@@ -22,6 +22,7 @@ from torch import Tensor
 
 from edgetam_pl.config import CompressorConfig, ModelConfig
 from edgetam_pl.io.atomic import atomic_path, room_for
+from edgetam_pl.io.torch_files import damage_in
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.model.trunks import classifier_names, is_classifier
 
@@ -489,6 +490,8 @@ def load_file(path: Path, *, mmap: bool = False) -> object:
     with path.open("rb") as file:
         head = file.read(512)
     _refuse_other_files(path, head)
+    if head[:2] == b"PK" and not mmap and (damage := damage_in(path)):
+        raise ValueError(f"{path} is truncated or damaged: {damage}. Copy it again and compare its size.")
     try:
         if head[8:9] == b"{":  # safetensors: eight bytes of a length, then JSON
             from safetensors.torch import load_file as load_safetensors
@@ -570,6 +573,12 @@ def _require(
         if name in expected and tuple(tensor.shape) != expected[name]
     ]
     if not (missing or unexpected or reshaped):
+        broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+        if broken:
+            raise ValueError(
+                f"{path} holds numbers that are not finite in {len(broken)} tensors: {_first(broken)}. What wrote it had "
+                "gone wrong before; take weights of an earlier step."
+            )
         return
     kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
     lists = "; ".join(f"{len(names)} {kind}: {_first(names)}" for kind, names in kinds if names)

@@ -1,6 +1,7 @@
 """Small awkward inputs that people have: every row of what is right, in shards, evaluation, scores and tracking.
 
-Object 1 is red and object 2 green in every picture, and the top left corner is white.
+Object 1 is red and object 2 green in every picture, and the top left corner is white. The inputs are made here
+(tests/support/awkward_inputs.py); where shared data is there, the same is asked of those that lie in it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from awkward_inputs import make_awkward_inputs
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -33,9 +35,11 @@ from edgetam_pl.io.pictures import read_picture
 from edgetam_pl.io.video import VideoFile, decoded_frames, open_video
 
 
-@pytest.fixture
-def awkward(shared: Path) -> Path:
-    root = shared / "data" / "awkward"
+@pytest.fixture(scope="module", params=["made", "shared"])
+def awkward(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if request.param == "made":
+        return make_awkward_inputs(tmp_path_factory.mktemp("made") / "awkward")
+    root = request.getfixturevalue("shared") / "data" / "awkward"
     if not root.is_dir():
         pytest.skip(f"no awkward inputs at {root}")
     return root
@@ -164,6 +168,28 @@ def test_two_files_of_one_number_are_an_error_that_names_both(awkward: Path, tmp
         open_data("folder", tmp_path / "in").clip("vid")
 
 
+def test_a_mask_whose_name_says_no_frame_is_an_error_that_names_it(awkward: Path, tmp_path: Path) -> None:
+    """Counting the files would give masks to frames that they do not belong to."""
+    shutil.copytree(awkward / "own_videos" / "mac", tmp_path / "in")
+    masks = tmp_path / "in" / "masks" / "a"
+    for t in (1, 2, 3, 4, 6, 7):
+        (masks / f"{t:05d}.png").unlink()
+    shutil.copy(masks / "00005.png", masks / "legend.png")
+    with pytest.raises(ValueError, match=r"legend\.png has no number in its name, and 2 files beside it have one"):
+        built("videos", tmp_path / "in", tmp_path / "out")
+    with pytest.raises(ValueError, match=r"legend\.png has no number"):
+        open_data("videos", tmp_path / "in").clip("a")
+    for t in (0, 5):
+        (masks / f"{t:05d}.png").rename(masks / f"{'ab'[t // 5]}.png")
+    with pytest.raises(ValueError, match=r"masks without numbers \(a\.png, b\.png, legend\.png\): of which frames"):
+        built("videos", tmp_path / "in", tmp_path / "again")
+    shutil.copytree(awkward / "void", tmp_path / "folders")
+    frames = tmp_path / "folders" / "JPEGImages" / "vid"
+    shutil.copy(frames / "00001.jpg", frames / "cover.jpg")
+    with pytest.raises(ValueError, match=r"cover\.jpg has no number in its name"):
+        built("davis", tmp_path / "folders", tmp_path / "out2")
+
+
 def test_masks_with_a_suffix_after_the_number_are_eight_frames(awkward: Path, tmp_path: Path) -> None:
     check_stored(built("videos", awkward / "own_videos" / "suffix", tmp_path / "out"), frames=8)
 
@@ -235,7 +261,7 @@ def test_a_list_with_a_byte_order_mark_is_read_whole(
         open_data("folder", awkward / "bom", split=str(tmp_path / "list.txt"))
 
 
-def test_linked_folders_of_sav_and_sa1b_are_followed(tmp_path: Path, shared: Path) -> None:
+def test_linked_folders_of_sav_and_sa1b_are_followed(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     (tmp_path / "sav").mkdir()
     (tmp_path / "store" / "sav_1.mp4").touch()
@@ -244,9 +270,14 @@ def test_linked_folders_of_sav_and_sa1b_are_followed(tmp_path: Path, shared: Pat
     layout = open_layout(ShardsConfig(source="sav", root=str(tmp_path / "sav")))
     assert layout.names() == ["sav_000/sav_1"]
     (tmp_path / "sa1b").mkdir()
-    (tmp_path / "sa1b" / "images").symlink_to(shared / "data" / "coco_dev" / "images")
-    (tmp_path / "sa1b" / "part").symlink_to(shared / "data" / "coco_dev" / "sa1b_json")
-    assert len(open_layout(ShardsConfig(source="sa1b", root=str(tmp_path / "sa1b"))).names()) > 30
+    for kind in ("pictures", "annotations"):
+        (tmp_path / "elsewhere" / kind).mkdir(parents=True)
+    (tmp_path / "elsewhere" / "pictures" / "sa_1.jpg").touch()
+    (tmp_path / "elsewhere" / "annotations" / "sa_1.json").touch()
+    (tmp_path / "sa1b" / "images").symlink_to(tmp_path / "elsewhere" / "pictures")
+    (tmp_path / "sa1b" / "part").symlink_to(tmp_path / "elsewhere" / "annotations")
+    (name,) = open_layout(ShardsConfig(source="sa1b", root=str(tmp_path / "sa1b"))).names()
+    assert name.endswith("sa_1")
 
 
 # ---------------------------------------------------------------------- label maps

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from awkward_inputs import picture
 
 from edgetam_pl.io.frames import EndOfVideo, Frames
 from edgetam_pl.io.label_png import davis_palette, read_label_map, write_labels
@@ -227,3 +228,36 @@ def test_an_array_is_a_video_in_memory() -> None:
     assert isinstance(video, Stills)
     assert (video.size, video.count) == ((32, 48), 3)
     assert open_video(grey_frames(1)[0]).count == 1
+
+
+def test_a_stream_that_was_cut_before_a_key_frame_begins_with_the_first_that_is_shown(tmp_path: Path) -> None:
+    """Recordings and pieces of broadcasts: the same frames for `track`, evaluation and shards."""
+    path = tmp_path / "cut.ts"
+    with av.open(str(path), "w", format="mpegts") as container:
+        stream = container.add_stream("libx264", rate=25, options={"bf": "0", "g": "6", "crf": "18"})
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        packets = []
+        for t in range(16):
+            packets += stream.encode(av.VideoFrame.from_ndarray(picture(t), format="rgb24"))
+        for packet in [*packets, *stream.encode(None)][3:]:
+            container.mux(packet)
+    in_order = dict(decoded_frames(path, range(100)))
+    assert list(in_order) == list(range(10))
+    assert count_frames(path) == 10
+    video = VideoFile(path, kept=2)
+    assert video.count == 10
+    for t in (0, 9, 4, 0, 7):
+        assert np.array_equal(video[t], in_order[t])
+    assert np.abs(in_order[0].astype(int) - picture(6)).mean() < 10  # the key frame
+
+
+def test_a_folder_with_two_frames_of_one_number_or_a_frame_of_another_size_is_refused_by_name(tmp_path: Path) -> None:
+    for name, size in (("1.png", (32, 48)), ("2.png", (32, 48)), ("3.png", (16, 48))):
+        cv2.imwrite(str(tmp_path / name), np.zeros((*size, 3), np.uint8))
+    video = open_video(tmp_path)
+    assert video[1].shape == (32, 48, 3)
+    with pytest.raises(ValueError, match=r"3\.png is 16 x 48 pixels .* the first frame 1\.png 32 x 48"):
+        video[2]
+    cv2.imwrite(str(tmp_path / "2.jpg"), np.zeros((32, 48, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"2\.jpg and 2\.png both have the frame number 2"):
+        open_video(tmp_path)

@@ -29,9 +29,9 @@ class Kill:
 
     number: signal.Signals
     moment: str
-    """startup | training | checkpoint | boundary."""
+    """startup | training | checkpoint | boundary | export."""
     whom: str
-    """launcher | rank."""
+    """launcher | rank | everybody: every process of the run, as SLURM does it."""
     later: float
     """Seconds after the moment."""
 
@@ -39,7 +39,7 @@ class Kill:
     def drawn(rng: random.Random) -> Kill:
         return Kill(
             rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1]),
-            rng.choice(["startup", "training", "training", "checkpoint", "boundary"]),
+            rng.choice(["startup", "training", "training", "checkpoint", "boundary", "export"]),
             rng.choice(["launcher", "rank"]),
             rng.uniform(0, 1.5) if rng.random() < 0.5 else 0.0,
         )
@@ -53,10 +53,12 @@ class Run:
     out: Path
     by: str
     """lightning | torchrun."""
+    program: tuple[str, ...] = ("-m", "edgetam_pl.commands.main")
+    """What python runs."""
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def __post_init__(self) -> None:
-        train = ["-m", "edgetam_pl.commands.main", "train", *self.words, f"out={self.out}"]
+        train = [*self.program, "train", *self.words, f"out={self.out}"]
         ranks = ["-m", "edgetam_pl.training.torchrun", "--standalone", "--nproc-per-node=2"]
         command = [sys.executable, *(ranks if self.by == "torchrun" else []), *train]
         environment = {**os.environ, MARK: self.mark, "OMP_NUM_THREADS": "1", "WANDB_SILENT": "true"}
@@ -78,8 +80,10 @@ class Run:
             time.sleep(0.05)
         if target is None:
             return None
+        targets = [*self._processes()] if kill.whom == "everybody" else [target]
         try:
-            os.kill(target, kill.number)
+            for process in targets:
+                os.kill(process, kill.number)
         except ProcessLookupError:
             return None
         return self.end()
@@ -102,6 +106,7 @@ class Run:
                 kill.moment == "startup"
                 or (kill.moment == "training" and self._lines() > self.lines)
                 or (kill.moment == "checkpoint" and drafts)
+                or (kill.moment == "export" and any(self.out.glob(".partial.*/packages")))
                 or (kill.moment == "boundary" and {path.name for path in folder.glob("*-done.ckpt")} - done)
             ):
                 return True
@@ -114,9 +119,9 @@ class Run:
     def _target(self, whom: str) -> int | None:
         """The process to kill: the launcher; or a rank that it started, once there is one."""
         while self.process.poll() is None:
-            if whom == "launcher":
+            if whom != "rank":
                 return self.process.pid
-            ranks = [pid for pid, line in self._processes().items() if "commands.main train" in line]
+            ranks = [pid for pid, line in self._processes().items() if " train " in line]
             if ranks := sorted(pid for pid in ranks if pid != self.process.pid):
                 return ranks[-1]
             time.sleep(0.02)

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from trainings import losses, training
+from trainings import changed_in, losses, training
+from zoo import toy
 
 from edgetam_pl.training import fit
-from edgetam_pl.training.best import read_best
+from edgetam_pl.training.best import read_best, save_weights
+from edgetam_pl.training.curves import STEP, read_lines
 from edgetam_pl.training.validation import Validation
+from edgetam_pl.weights import official_name
 
 ONE = "{frames:2,steps:6,batch:1}"
 TWO = "{frames:2,steps:3,batch:1},{frames:2,steps:3,batch:1}"
@@ -118,3 +121,54 @@ def test_a_damaged_record_of_the_best_is_named_with_the_cure(tmp_path: Path, tex
     (tmp_path / "best.json").write_text(text)
     with pytest.raises(ValueError, match=r"best\.json is damaged .* the best line of validation/jf\.jsonl"):
         read_best(tmp_path)
+
+
+@pytest.mark.parametrize("at", [2, 3, 4, 6])
+def test_a_run_that_ends_inside_a_validation_makes_up_for_it(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """Inside a phase, at the end of one, at the beginning of the next and at the end of the run: the checkpoint of that step
+    may be there already. Step 4's is the best."""
+    scores = [30.0, 50.0, 40.0, 60.0, 20.0, 10.0]
+    cfg = training(shards, tmp_path, *WORDS, "checkpoint_every=1", "validation.patience=5", phases=TWO)
+    scored(monkeypatch, scores[: at - 1])
+    with pytest.raises(Broken):
+        fit.run(cfg)
+    scored(monkeypatch, scores[at - 1 :])
+    fit.run(cfg)
+    lines = read_lines(tmp_path / "validation" / "jf.jsonl")
+    assert [(line[STEP], line["val/jf"]) for line in lines] == [*enumerate(scores, start=1)]
+    assert json.loads((tmp_path / "best.json").read_text()) == {"step": 4, "jf": 60, "ended": None}
+    assert list(losses(tmp_path)) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"damaged"])
+def test_best_weights_that_are_lost_are_said_to_be(tmp_path: Path, content: bytes | None) -> None:
+    (tmp_path / "best.json").write_text('{"step": 7, "jf": 50.0, "ended": null}')
+    (tmp_path / "checkpoints").mkdir()
+    if content is not None:
+        (tmp_path / "checkpoints" / "best.pt").write_bytes(content)
+    model = toy()
+    said = save_weights(model, tmp_path, {})
+    assert "the last weights; the best by validation, of step 7, are lost: " in said
+    kept = weights_of(tmp_path / "weights.pt")
+    assert all(torch.equal(kept[official_name(name)], tensor) for name, tensor in model.state_dict().items())
+    (tmp_path / "best.json").write_text('{"step": 7, "jf": "much", "ended": null}')
+    with pytest.raises(ValueError, match=r"best\.json is damaged"):
+        save_weights(model, tmp_path, {})
+
+
+def test_other_clips_are_refused_since_scores_could_not_be_compared(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also lines of results that hold no score are not believed to be one."""
+    cfg = training(shards, tmp_path, *WORDS, "checkpoint_every=1", phases=ONE.replace("steps:6", "steps:3"))
+    scored(monkeypatch, [30])
+    with pytest.raises(Broken):
+        fit.run(cfg)
+    (tmp_path / "validation" / "jf.jsonl").open("a").write('{"progress/step": 2}\n')
+    scored(monkeypatch, [50, 40])
+    with pytest.raises(ValueError, match=r"validated on other clips before \(1: .*than it would be now \(2: "):
+        fit.run(changed_in(cfg, validation__root="toy:7:2"))
+    fit.run(cfg)
+    assert read_best(tmp_path) == {"step": 2, "jf": 50, "ended": None}

@@ -1,10 +1,12 @@
 """A training of three phases on two ranks is killed at random moments, again and again, and ends as the undisturbed one.
 
-Two kills in the normal tests; `make test-kills` makes 50, with other moments at every KILL_SEED.
+Three kills in the normal tests, with a stand-in for the export; `make test-kills` makes 50, with other moments at every
+KILL_SEED, and exports packages.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -20,11 +22,14 @@ from trainings import SMALL
 from edgetam_pl.io.stop import TRY_AGAIN
 from edgetam_pl.training.curves import read_lines
 
-KILLS, SEED = int(os.environ.get("KILLS", "2")), int(os.environ.get("KILL_SEED", "0"))
+KILLS, SEED = int(os.environ.get("KILLS", "3")), int(os.environ.get("KILL_SEED", "0"))
 PHASES = (
     "{frames:2,steps:4,batch:1,distil:false},{frames:3,steps:3,batch:1,distil:false},"
     "{frames:4,steps:3,batch:1,freeze_encoder:true,distil:false}"
 )
+
+QUICK = str(Path(__file__).resolve().parents[1] / "support" / "quick_export.py")
+PROGRAM = (QUICK,) if KILLS < 10 else ("-m", "edgetam_pl.commands.main")
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked for in /proc")
 
@@ -37,6 +42,7 @@ def words(shards: Path) -> list[str]:
         "stage.optim.warmup=0", f"stage.phases=[{PHASES}]", "stage.prompts.point_prob=0.5", "stage.max_objects=2",
         "logger=none", "logger.log_every=1", "logger.panels_every=0", "checkpoint_every=1", "trainer.devices=2",
         "trainer.strategy=ddp_find_unused_parameters_true", "trainer.enable_progress_bar=false",
+        "export_on_end=true",
     ]  # fmt: skip
 
 
@@ -48,6 +54,12 @@ def curve(out: Path) -> list[dict[str, Any]]:
     ]
 
 
+def packages(out: Path) -> list[tuple[str, str]]:
+    """What was exported: names and digests."""
+    manifest = json.loads((out / "packages" / "manifest.json").read_text())
+    return [(part["name"], part["sha256"]) for part in manifest["parts"]]
+
+
 def legal(kill: Kill, status: int) -> bool:
     """0: it was done before the signal counted. A run that was told to stop says so; one that was killed never does."""
     if kill.number == signal.SIGKILL:
@@ -57,13 +69,14 @@ def legal(kill: Kill, status: int) -> bool:
 
 def test_a_training_that_is_killed_again_and_again_ends_as_the_undisturbed_one(words: list[str], tmp_path: Path) -> None:
     rng = random.Random(SEED)
-    whole = Run(words, tmp_path / "whole", "lightning")
+    whole = Run(words, tmp_path / "whole", "lightning", PROGRAM)
     assert whole.end() == 0, whole.log.read_text()[-3000:]
     assert whole.left() == []
     chosen = [
         Kill(signal.SIGKILL, "training", "launcher", 0.0),
         Kill(signal.SIGUSR1, "boundary", "rank", 0.0),
-        *(Kill.drawn(rng) for _ in range(KILLS - 2)),
+        Kill(signal.SIGKILL, "export", "launcher", 0.0),
+        *(Kill.drawn(rng) for _ in range(KILLS - 3)),
     ]
     counted, number = 0, 0
     while counted < len(chosen):
@@ -72,7 +85,7 @@ def test_a_training_that_is_killed_again_and_again_ends_as_the_undisturbed_one(w
         status: int | None = None
         while status != 0 and counted < len(chosen):
             kill, by = chosen[counted], ("torchrun", "lightning")[counted % 2]
-            run = Run(words, out, by)
+            run = Run(words, out, by, PROGRAM)
             status = run.suffer(kill)
             said = f"{counted + 1}. {kill.number.name}, {kill.whom}, {kill.moment} + {kill.later:.1f} s, {by}: {status}"
             print(said, flush=True)
@@ -83,7 +96,7 @@ def test_a_training_that_is_killed_again_and_again_ends_as_the_undisturbed_one(w
                 counted += 1
                 assert legal(kill, status), f"{said}\n{run.log.read_text()[-3000:]}"
             assert run.left() == [], said
-        last = Run(words, out, "lightning")
+        last = Run(words, out, "lightning", PROGRAM)
         assert last.end() == 0, last.log.read_text()[-3000:]
         assert last.left() == []
         assert curve(out) == curve(tmp_path / "whole"), said
@@ -91,4 +104,6 @@ def test_a_training_that_is_killed_again_and_again_ends_as_the_undisturbed_one(w
             torch.load(folder / "weights.pt", weights_only=True)["model"] for folder in (out, tmp_path / "whole")
         )
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs), said
+        assert packages(out) == packages(tmp_path / "whole"), said
         assert not list((out / "checkpoints").glob(".*")), said
+        assert not list(out.glob(".*")), said

@@ -305,7 +305,7 @@ def test_garbage_in_place_of_run_json_is_moved_aside_and_the_run_keeps_its_id(
     path.symlink_to("nowhere") if text is None else path.write_bytes(text)
     start = surveyed(slim_copied)
     assert start.finished
-    assert start.begin() == before["run_id"]
+    assert start.begin(trains=not start.finished) == before["run_id"]
     assert "it was moved to run.json.damaged" in capsys.readouterr().out
     assert os.path.lexists(path.with_name("run.json.damaged"))
     after = json.loads(path.read_text())
@@ -534,7 +534,7 @@ def test_changes_that_are_accepted_take_effect_are_said_and_recorded(
 def test_a_change_that_was_accepted_holds_until_the_next_checkpoint_says_so(slim_copied: TrainConfig) -> None:
     (checkpoints(slim_copied) / "phase2-done.ckpt").unlink()
     (checkpoints(slim_copied) / "phase2-step000002.ckpt").unlink()
-    surveyed(slim_copied, seed=7, accept_changes=True).begin()
+    surveyed(slim_copied, seed=7, accept_changes=True).begin(trains=True)
     assert surveyed(slim_copied, seed=7).changes == ()
     with pytest.raises(ValueError, match="seed: 7 there, 123 now"):
         surveyed(slim_copied)
@@ -552,7 +552,7 @@ def test_a_run_without_a_checkpoint_begins_anew_with_what_was_changed(
     record = json.loads((out / "run.json").read_text())
     del record["finished"]
     (out / "run.json").write_text(json.dumps(record))
-    surveyed(slim_copied, seed=7).begin()
+    surveyed(slim_copied, seed=7).begin(trains=True)
     assert "has no checkpoint yet: the run begins anew, with what was changed:\n  seed: 123 there" in capsys.readouterr().out
     assert json.loads((out / "run.json").read_text())["changes"][0]["keys"] == {"seed": [123, 7]}
 

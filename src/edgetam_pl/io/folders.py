@@ -97,9 +97,16 @@ def numbered(paths: Iterable[Path]) -> dict[int, Path]:
     """Files by their frame number, in its order.
 
     Raises:
-        BadSampleError: two files have one number; both are named.
+        BadSampleError: two files have one number, or one has none and others have; they are named.
     """
     files = list(paths)
+    odd = [path for path in files if not re.search(r"\d", path.stem)]
+    if odd and len(odd) < len(files):  # counting all of them would give each the number of another
+        raise BadSampleError(
+            Cause.ANNOTATION,
+            f"{odd[0]} has no number in its name, and {len(files) - len(odd)} files beside it have one: which frame is it? "
+            "Give it a number, or move it away.",
+        )
     found: dict[int, Path] = {}
     for number, path in zip(numbers_of([path.stem for path in files]), files):
         if number in found:

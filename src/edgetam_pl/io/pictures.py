@@ -49,7 +49,8 @@ def picture_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             height, width = image.height, image.width
-            turned = image.getexif().get(_ORIENTATION, 1) >= 5
+            # of a TIFF, PIL gives the size as it is shown
+            turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) >= 5
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BadSampleError(Cause.IMAGE, f"{path} cannot be read as an image ({error}).") from error
     return (width, height) if turned else (height, width)

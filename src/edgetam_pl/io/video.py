@@ -22,7 +22,7 @@ from torch import Tensor
 
 from edgetam_pl.io.atomic import atomic_path
 from edgetam_pl.io.errors import BadSampleError, Cause
-from edgetam_pl.io.folders import files_in, natural
+from edgetam_pl.io.folders import files_in, numbered
 from edgetam_pl.io.frames import EndOfVideo, Frames
 from edgetam_pl.io.pictures import PICTURE_FILES, picture_size, read_picture
 
@@ -76,10 +76,15 @@ class Stills:
 
 
 class ImageFolder:
-    """A folder of images, in the order of the numbers in their names (1.jpg, 2.jpg, 10.jpg)."""
+    """A folder of images, in the order of the numbers in their names (1.jpg, 2.jpg, 10.jpg), as shards and evaluation have
+    them.
+
+    Raises:
+        ValueError: no images, or two of one number, or a frame of another size than the first; they are named.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._paths = sorted(files_in(path, PICTURE_FILES), key=lambda entry: natural(entry.name))
+        self._paths = list(numbered(files_in(path, PICTURE_FILES)).values())
         if not self._paths:
             raise ValueError(f"The folder {path} holds no images; expected files ending in {', '.join(PICTURE_FILES)}.")
         self.size = picture_size(self._paths[0])
@@ -89,7 +94,14 @@ class ImageFolder:
         return len(self._paths)
 
     def __getitem__(self, t: int) -> np.ndarray:
-        return read_picture(self._paths[t])
+        picture = read_picture(self._paths[t])
+        if picture.shape[:2] != self.size:
+            raise BadSampleError(
+                Cause.IMAGE,
+                f"{self._paths[t]} is {picture.shape[0]} x {picture.shape[1]} pixels (height x width), the first frame "
+                f"{self._paths[0].name} {self.size[0]} x {self.size[1]}; the frames of a video have one size.",
+            )
+        return picture
 
 
 class Stream:
@@ -136,7 +148,8 @@ class VideoFile:
 
     Any frame can be asked for; in order is fastest. Frame t is the t-th that is shown, as `decoded_frames` counts.
     Where every packet has a time of its own, times are read first, without decoding, and going back is a seek to the key
-    frame before; otherwise (raw streams, times that occur twice) frames are counted once, and going back starts at frame 0.
+    frame before; otherwise (raw streams, times that occur twice, streams that were cut before a key frame) frames are
+    counted once, and going back starts at frame 0.
     """
 
     def __init__(self, path: Path, *, kept: int = 24) -> None:
@@ -145,11 +158,9 @@ class VideoFile:
         self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
         self._open()
         self.rate = Fraction(self._stream.average_rate or 25)
-        times = _packet_times(path)
-        known = sorted({time for time in times if time is not None})
-        self._times = known if known and len(known) == len(times) else None
+        self._times = _times(path)
         self._number = {time: t for t, time in enumerate(self._times or ())}
-        self.count = len(times) if self._times else sum(1 for _ in _shown(path))
+        self.count = len(self._times) if self._times else sum(1 for _ in _shown(path))
         if not self.count:
             raise _undecodable(path, "it holds no frames")
         self.size = self[0].shape[0], self[0].shape[1]
@@ -234,8 +245,19 @@ def decoded_frames(path: Path, wanted: Iterable[int]) -> Iterator[tuple[int, np.
 
 
 def count_frames(path: Path) -> int:
-    """How many pictures a video file holds, counted by its packets. Raises BadSampleError as `decoded_frames` does."""
-    return len(_packet_times(path))
+    """How many pictures a video file shows, by the times of its packets where they tell. Raises BadSampleError as
+    `decoded_frames` does."""
+    return len(_times(path) or ()) or sum(1 for _ in _shown(path))
+
+
+def _times(path: Path) -> list[int] | None:
+    """Times of all frames, in order, where every packet has one of its own and the first of them is shown; else None."""
+    times = _packet_times(path)
+    known = sorted({time for time in times if time is not None})
+    if not known or len(known) < len(times):
+        return None
+    first = next(_shown(path), None)  # a stream that was cut begins with frames that nothing can be decoded from
+    return known if first is not None and first.pts == known[0] else None
 
 
 def _packet_times(path: Path) -> list[int | None]:

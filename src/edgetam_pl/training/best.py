@@ -21,12 +21,15 @@ import lightning as L
 from edgetam_pl import weights
 from edgetam_pl.config import TrainConfig
 from edgetam_pl.io.atomic import atomic_path, write_json
+from edgetam_pl.io.torch_files import damage_in
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.training.curves import STEP, read_lines
 
 if TYPE_CHECKING:
     from edgetam_pl.training.distillation import Distillation
 
+WEIGHTS = "weights.pt"
+"""The result of a run."""
 SCORE = "val/jf"
 """What is monitored: J&F of validation, 0 ... 100."""
 
@@ -46,7 +49,7 @@ class BestWeights(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: Distillation) -> None:  # type: ignore[override]
         self.best, self.since = -math.inf, 0
         for line in read_lines(self.out / "validation" / "jf.jsonl"):
-            if line[STEP] <= pl_module.steps_done:
+            if isinstance(line.get(SCORE), int | float) and line.get(STEP, math.inf) <= pl_module.steps_done:
                 self._note(line[SCORE])
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Distillation) -> None:  # type: ignore[override]
@@ -113,8 +116,11 @@ def read_best(out: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_bytes())
-        return {key: found[key] for key in ("step", "jf", "ended")}
+        raw = json.loads(path.read_bytes())
+        found = {key: raw[key] for key in ("step", "jf", "ended")}
+        if not all(value is None or type(value) in (int, float) for value in found.values()):
+            raise TypeError(found)
+        return found
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is damaged ({error!r:.60}), so which weights are the best is not known. Write into it "
@@ -132,10 +138,13 @@ def save_weights(model: TrackAnything, out: Path, card: dict[str, Any]) -> str:
     """Write weights.pt, and last.pt where there are best ones; what they are, in words, which the cards in them say too. On
     rank 0."""
     best, found = out / "checkpoints" / "best.pt", read_best(out)
-    if found is None or not best.is_file():
-        weights.save_official(model, out / "weights.pt", card)
-        return "weights.pt: the last weights; nothing was validated, so that no better ones are known"
+    lost = damage_in(best) if best.is_file() else "not there"
+    if found is None or found["step"] is None or lost:
+        weights.save_official(model, out / WEIGHTS, card)
+        if found is None or found["step"] is None:
+            return f"{WEIGHTS}: the last weights; nothing was validated, so that no better ones are known"
+        return f"{WEIGHTS}: the last weights; the best by validation, of step {found['step']}, are lost: {best} is {lost}"
     weights.save_official(model, out / "last.pt", {**card, "chosen": "the last"})
-    with atomic_path(out / "weights.pt") as draft:
+    with atomic_path(out / WEIGHTS) as draft:
         shutil.copyfile(best, draft)
-    return f"weights.pt: the best by validation, of step {found['step']}, J&F {found['jf']:.1f}; last.pt: the last"
+    return f"{WEIGHTS}: the best by validation, of step {found['step']}, J&F {found['jf']:.1f}; last.pt: the last"

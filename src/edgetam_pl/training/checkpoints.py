@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edgetam_pl.io.torch_files import damage_in
 from edgetam_pl.training.identity import Identity
 
 CARD = "edgetam_pl"
@@ -30,9 +31,6 @@ PARTS = {
     "ShardDataModule": dict, "pytorch-lightning_version": str,
 }  # fmt: skip
 """What a resume needs beside the card."""
-
-FOLDER = 0x10
-"""Bit of a zip member's attributes."""
 
 UNREADABLE = (
     zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, OSError, EOFError, RuntimeError, ValueError, KeyError,
@@ -128,20 +126,8 @@ def check_file(path: Path) -> None:
     if not path.is_file():
         kind = "a link to nothing" if path.is_symlink() and not path.exists() else "no file"
         raise DamagedError(f"damaged ({kind})")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                # torch reads nothing, and says nothing, of a member that is marked as a folder
-                if member.compress_type != zipfile.ZIP_STORED or member.external_attr & FOLDER:
-                    raise DamagedError(f"damaged ({member.filename} is compressed or a folder, as torch.save writes none)")
-            bad = archive.testzip()
-    except DamagedError:
-        raise
-    except UNREADABLE as error:
-        size = path.stat().st_size
-        raise DamagedError(f"incomplete or no checkpoint ({size} bytes; {_first_line(error)})") from error
-    if bad is not None:
-        raise DamagedError(f"damaged ({bad} differs from its checksum)")
+    if damage := damage_in(path):
+        raise DamagedError(damage)
 
 
 def layout_of(checkpoint: Mapping[str, Any]) -> str:

@@ -35,25 +35,26 @@ from edgetam_pl.io.hashing import sha256_of
 from edgetam_pl.io.locks import folder_lock
 from edgetam_pl.io.processes import LAUNCHER, follow_launcher
 from edgetam_pl.training.activation_checkpointing import MemoryOptions
-from edgetam_pl.training.best import BestWeights, ended_early, save_weights, with_validation
+from edgetam_pl.training.best import WEIGHTS, BestWeights, ended_early, save_weights, with_validation
 from edgetam_pl.training.check import check, check_data, with_accumulation
 from edgetam_pl.training.curves import Curves
 from edgetam_pl.training.datamodule import ShardDataModule
 from edgetam_pl.training.distillation import Distillation
-from edgetam_pl.training.export_at_end import export_at_end, is_exported
+from edgetam_pl.training.export_at_end import PACKAGES, export_at_end, is_exported
 from edgetam_pl.training.launch import requeue, submit
 from edgetam_pl.training.panels import MaskPanels
 from edgetam_pl.training.phases import ProgressiveFrames
 from edgetam_pl.training.preemption import AtomicCheckpoints, StopOnSignal
 from edgetam_pl.training.quiet import silence_expected
-from edgetam_pl.training.run_folder import LOCK, WEIGHTS, Start, is_rank_zero, say, survey
+from edgetam_pl.training.record import is_rank_zero
+from edgetam_pl.training.run_folder import LOCK, Start, say, survey
 from edgetam_pl.training.run_page import RunPage, write_files
 from edgetam_pl.training.teacher_cache import TeacherFeatureCache
 from edgetam_pl.training.throughput import Throughput
 from edgetam_pl.training.track_batch import Teacher
 from edgetam_pl.training.trainer import require_devices, trainer_arguments
-from edgetam_pl.training.validation import NEVER, ValidateEvery, Validation
-from edgetam_pl.training.wandb_runs import finish, git_state, keep_artifacts, make_logger, note
+from edgetam_pl.training.validation import NEVER, ValidateEvery, ValidateOwed, Validation
+from edgetam_pl.training.wandb_runs import finish, git_state, keep_artifacts, make_logger, mode, note
 
 LIMITS = ("max_steps", "max_epochs", "max_time", "limit_train_batches", "overfit_batches", "fast_dev_run")
 """Arguments of Trainer that end a phase before its steps are done."""
@@ -73,9 +74,11 @@ def run(cfg: TrainConfig) -> Path:
     """
     follow_launcher()
     check(cfg)
+    if cfg.logger.kind == "wandb":
+        mode()  # refuses an unknown one
     if cfg.launcher.kind == "slurm":
         submit(cfg, train_in_job)
-        return Path(cfg.out) / "weights.pt"
+        return Path(cfg.out) / WEIGHTS
     require_devices(cfg.trainer)
     check_data(cfg)
     cfg = with_validation(with_accumulation(cfg))
@@ -95,26 +98,29 @@ def go_on(start: Start) -> None:
     """Train what is left to train, from where the run stands, and leave its weights."""
     cfg, out, progress = start.cfg, start.out, start.progress
     export_due = cfg.export_on_end and not is_exported(out)
-    if start.finished and not is_rank_zero():
-        return
-    whole = start.finished and start.weights_are_whole()
-    if whole and not (export_due or start.changes):
-        say(f"{out} was finished before, with these settings; there is nothing to do.")
-        return
     early = is_over(cfg)
-    if early and (out / WEIGHTS).is_file():
-        say(f"{out} was ended before, as validation got no better; with validation.patience=0 it goes on.")
+    over = start.finished or early
+    if over and not is_rank_zero():
+        return
+    whole = over and start.weights_are_whole()
+    if whole and not (export_due or start.changes):
+        if start.finished:
+            say(f"{out} was finished before, with these settings; there is nothing to do.")
+        else:
+            say(f"{out} was ended before, as validation got no better; with validation.patience=0 it goes on.")
         return
     module = build_module(cfg)
-    module.card["run"] = {"id": start.begin(), "settings": dict(start.identity.settings)}
+    module.card["run"] = {"id": start.begin(trains=not over), "settings": dict(start.identity.settings)}
     if (early or not progress.inside) and (begins_from := progress.checkpoint or (start.finished and out / WEIGHTS)):
         weights.load_into(module.student, begins_from)
-    if start.finished:
+    if over:
         if not whole:
-            finish_run(start, module)
+            finish_run(start, module, trained=False)
         if export_due:
             export_at_end(module.student, export_config(cfg))
         return
+    if module.validation is not None:
+        module.validation.hold_clips()
     datamodule = ShardDataModule(
         cfg.data, stage=cfg.stage, image_size=cfg.model.image_size, seed=cfg.seed, validation=module.validation
     )
@@ -127,7 +133,7 @@ def go_on(start: Start) -> None:
                 break
             resume = progress.checkpoint if progress.inside and index == progress.phase else None
             fit_phase(cfg, module, datamodule, index, logger=logger, resume=resume)
-        finish_run(start, module)
+        finish_run(start, module, trained=True)
         if cfg.export_on_end:
             export_at_end(module.student, export_config(cfg), logger)
         keep_artifacts(cfg, logger)
@@ -141,11 +147,12 @@ def is_over(cfg: TrainConfig) -> bool:
     return bool(cfg.validation.patience) and ended_early(Path(cfg.out))
 
 
-def finish_run(start: Start, module: Distillation) -> None:
-    """Save the weights and write down that the run is finished, on rank 0."""
+def finish_run(start: Start, module: Distillation, *, trained: bool) -> None:
+    """Save the weights and write down that the run is finished, on rank 0. Where nothing was `trained` now, the run is as
+    far as its checkpoint."""
     if is_rank_zero():
         card = module.full_card
-        if start.finished and start.found is not None:  # nothing was trained now: it is as far as its checkpoint
+        if not trained and start.found is not None:
             card |= {"phase": start.found.phase, "steps_done": start.found.steps_done}
         note(start.out, weights=save_weights(module.student, start.out, card))
         write_files(start.cfg, live=False)
@@ -310,11 +317,13 @@ def callbacks(cfg: TrainConfig, index: int) -> list[Callback]:
         chosen.append(RunPage(cfg))
     if cfg.stage.ema:
         chosen.append(EMAWeightAveraging(decay=cfg.stage.ema))
+    if cfg.validation.every:
+        chosen.append(ValidateOwed(cfg.validation.every, out / "validation" / "jf.jsonl"))
     return [*chosen, StopOnSignal(folder, index + 1)]  # the last, so that the others have written what they know
 
 
 def export_config(cfg: TrainConfig) -> ExportConfig:
-    return ExportConfig(model=cfg.model, out=str(Path(cfg.out) / "packages"))
+    return ExportConfig(model=cfg.model, out=str(Path(cfg.out) / PACKAGES))
 
 
 def often_enough(every: int, steps: int, *, times: int) -> int:

@@ -6,7 +6,6 @@ nothing); then rank 0, which holds the folder's lock, writes down what it begins
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -14,87 +13,29 @@ import sys
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-from lightning.pytorch.utilities import rank_zero_only
 
 from edgetam_pl.config import TrainConfig
 from edgetam_pl.io.atomic import write_json
 from edgetam_pl.io.hashing import sha256_of
 from edgetam_pl.training import optim
+from edgetam_pl.training.best import WEIGHTS
 from edgetam_pl.training.checkpoints import Checkpoint, DamagedError, check_file, newest_whole
 from edgetam_pl.training.identity import BEGINNING, MODEL_MAY_CHANGE, Change, Identity, in_words
 from edgetam_pl.training.phases import Progress, progress_from
-from edgetam_pl.training.wandb_runs import RECORD, run_record
+from edgetam_pl.training.record import RECORD, Record, is_rank_zero
+from edgetam_pl.training.wandb_runs import run_record
 
 LOCK = "run.lock"
-WEIGHTS = "weights.pt"
 OVERRIDE = "accept_changes=true"
 
 DRAFT = re.compile(r"\.partial\..+|\..+\.ckpt\.\d+")
 """Names of what a killed writer of checkpoints leaves, in this version and in earlier ones."""
 
 
-def is_rank_zero() -> bool:
-    """Is this the one process of the run that writes? Also known before any process group is."""
-    return rank_zero_only.rank == 0 and int(os.environ.get("NODE_RANK", 0)) == 0  # type: ignore[attr-defined]
-
-
 def say(text: str) -> None:
     """Print once a run, at once."""
     if is_rank_zero():
         print(text, flush=True)
-
-
-@dataclass(frozen=True)
-class Record:
-    """run.json."""
-
-    content: dict[str, Any]
-
-    @property
-    def run_id(self) -> str:
-        return self.content["run_id"]
-
-    @property
-    def identity(self) -> Identity | None:
-        """None: written before runs had one."""
-        return Identity(self.content["identity"]) if "identity" in self.content else None
-
-    @property
-    def accepted(self) -> list[tuple[str, Any]]:
-        """Keys that were changed on demand, and what they became."""
-        return [(key, both[1]) for change in self.content.get("changes", []) for key, both in change["keys"].items()]
-
-    @property
-    def weights_sha256(self) -> str | None:
-        """Of the weights.pt of a finished run; None: not finished, as far as this knows."""
-        return self.content.get("finished", {}).get("weights_sha256")
-
-    @classmethod
-    def read(cls, path: Path) -> Record | None:
-        """None: there is none.
-
-        Raises:
-            DamagedError: what lies there is no record; the message says why.
-        """
-        if not path.is_file():
-            if os.path.lexists(path):
-                raise DamagedError("is no file")
-            return None
-        try:
-            content = json.loads(path.read_bytes())
-        except (ValueError, OSError) as error:
-            raise DamagedError(f"cannot be read as JSON ({error})") from error
-        kinds = {"run_id": str, "identity": dict, "changes": list, "finished": dict}
-        wrong = isinstance(content, dict) and [
-            k for k, kind in kinds.items() if k in content and not isinstance(content[k], kind)
-        ]
-        if not isinstance(content, dict) or "run_id" not in content or wrong:
-            raise DamagedError("does not say of which run it is")
-        if not all(isinstance(one, dict) and isinstance(one.get("keys"), dict) for one in content.get("changes", [])):
-            raise DamagedError("holds changes that cannot be read")
-        return cls(content)
 
 
 @dataclass(frozen=True)
@@ -148,8 +89,9 @@ class Start:
             )
         return saved is not None
 
-    def begin(self) -> str:
-        """Write down what begins now, on rank 0, which holds the folder; returns the run's id. Old drafts are removed."""
+    def begin(self, *, trains: bool) -> str:
+        """Write down what begins now, on rank 0, which holds the folder; returns the run's id. Old drafts are removed. A run
+        that `trains` is not finished any more."""
         path = self.out / RECORD
         if not is_rank_zero():
             return self.run_id or ""  # checkpoints are written by rank 0
@@ -169,7 +111,7 @@ class Start:
             }
             content |= {"changes": [*content.get("changes", []), change], "config": asdict(self.cfg)}
         content["identity"] = dict(self.identity.settings)
-        if not self.finished:
+        if trains:
             content.pop("finished", None)
         if self.record is None or content != self.record.content:
             write_json(path, content)

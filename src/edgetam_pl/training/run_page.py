@@ -28,6 +28,7 @@ from edgetam_pl.io.atomic import write_json, write_text
 from edgetam_pl.io.overlay import colour_of
 from edgetam_pl.training.best import SCORE, read_best
 from edgetam_pl.training.curves import STEP, read_lines
+from edgetam_pl.training.record import record_of
 from edgetam_pl.training.validation import CLIPS
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def write_files(cfg: TrainConfig, *, live: bool) -> None:
 def write_page(out: Path, *, live: bool = False) -> Path:
     """report.html of a run directory, from curves.jsonl, validation/, panels/ and run.json; returns its path. `live`: it
     loads itself again every minute."""
-    record = json.loads((out / "run.json").read_text()) if (out / "run.json").is_file() else {}
+    record = record_of(out)
     config = record.get("config", {})
     curves = read_lines(out / "curves.jsonl")
     scores = read_lines(out / "validation" / "jf.jsonl")

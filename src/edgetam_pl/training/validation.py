@@ -5,6 +5,7 @@ Lightning runs it (`Distillation.validation_step`): every rank tracks its share 
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from functools import cached_property
@@ -24,11 +25,14 @@ from edgetam_pl.evaluation.protocols import clip_tracker, follow
 from edgetam_pl.evaluation.reporting.pictures import decode_jpeg
 from edgetam_pl.evaluation.scoring import ObjectScore, ScoreRule, mean_j_by_frame
 from edgetam_pl.evaluation.vos import clips_of, evaluate_clip
-from edgetam_pl.io.atomic import atomic_path
+from edgetam_pl.io.atomic import atomic_path, write_json
+from edgetam_pl.io.folders import some_of
 from edgetam_pl.metrics.jf import JF
 from edgetam_pl.tracking.frame_tracker import evaluating
 from edgetam_pl.tracking.step import VideoModel
-from edgetam_pl.training.curves import STEP, keep_lines, write_line
+from edgetam_pl.training.best import SCORE
+from edgetam_pl.training.curves import STEP, keep_lines, read_lines, write_line
+from edgetam_pl.training.record import is_rank_zero
 from edgetam_pl.training.wandb_runs import suppress_wandb_errors
 
 if TYPE_CHECKING:
@@ -41,6 +45,9 @@ WORST = 8
 
 CLIPS = "clips.jsonl"
 """J&F of each clip, a line a validation, beside jf.jsonl; worst/0.jpg, 1.jpg ... show the worst of the last one."""
+
+NAMES = "names.json"
+"""The clips that all validations of a run are of, beside jf.jsonl."""
 
 Item = TypeVar("Item")
 
@@ -92,6 +99,26 @@ class Validation:
     @cached_property
     def clips(self) -> list[Clip]:
         return clips_of(self.cfg.root, size=self.size, limit=self.cfg.clips, split=self.cfg.split)
+
+    def hold_clips(self) -> None:
+        """Note the names of the clips, on rank 0, at the first start of a run; later ones are of the same.
+
+        Raises:
+            ValueError: they are not, and scores of different clips do not tell which weights are the best.
+        """
+        path, now = self.path.with_name(NAMES), [clip.name for clip in self.clips]
+        try:
+            before = json.loads(path.read_bytes()) if path.is_file() else None
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error!r:.60}); move it away, and it is written anew.") from error
+        if before is not None and before != now and self.path.is_file():
+            raise ValueError(
+                f"This run was validated on other clips before ({len(before)}: {some_of(before)}) than it would be now "
+                f"({len(now)}: {some_of(now)}), and such scores do not tell which weights are the best. Give the "
+                f"validation.root, split and clips that it had, or move {path.parent} and best.json away to begin anew."
+            )
+        if before != now and is_rank_zero():
+            write_json(path, now)
 
     def indices(self, rank: int, world_size: int) -> list[int]:
         """Clips of a rank, by index. Equally many on each, for ranks validate in step; -1 where there are none left."""
@@ -163,6 +190,23 @@ class ValidateEvery(L.Callback):
         due = step != self.last and step % self.every == 0  # batches of one optimiser step belong together
         self.last = step
         trainer.val_check_batch = 1 if due else NEVER
+
+
+class ValidateOwed(L.Callback):
+    """Validates before the first step where a run was killed after a checkpoint and before the validation of the same step
+    was done. Comes after all callbacks that validation speaks to."""
+
+    def __init__(self, every: int, path: Path) -> None:
+        self.every, self.path = every, path
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Distillation) -> None:  # type: ignore[override]
+        step = pl_module.steps_done
+        done = {line.get(STEP) for line in read_lines(self.path) if SCORE in line}
+        if trainer.strategy.broadcast(step > 0 and step % self.every == 0 and step not in done):
+            # as Lightning's own loop does it after a batch
+            trainer.validating = True
+            trainer.fit_loop.epoch_loop.val_loop.run()
+            trainer.training = True
 
 
 def gathered(items: list[Item]) -> list[Item]:

@@ -6,7 +6,6 @@ refused upload costs pictures on a web page and nothing else: it is printed once
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
@@ -26,10 +25,12 @@ import edgetam_pl
 from edgetam_pl.config import TrainConfig
 from edgetam_pl.io.atomic import write_json
 from edgetam_pl.io.environment import versions
+from edgetam_pl.training.best import WEIGHTS
 from edgetam_pl.training.curves import STEP, read_lines
+from edgetam_pl.training.export_at_end import PACKAGES
+from edgetam_pl.training.record import RECORD, is_rank_zero, record_of
 from edgetam_pl.training.tensorboard import tensorboard_logger
-
-RECORD = "run.json"
+from edgetam_pl.training.wandb_service import out_of_reach
 
 EMPTY = 7
 """Bytes of an offline piece that holds nothing."""
@@ -67,8 +68,8 @@ class ForgivingLogger(WandbLogger):
     """Lightning's, whose errors are printed once and never end a training. W&B's own step is the step of the whole run, so
     that the pieces of a resumed run fit together and a line that is logged twice is one.
 
-    A cluster sends its signals to every process of a job. W&B's service ends on SIGTERM and SIGINT, whatever its parent
-    does, and takes with it what it has not written; so it is started again and given the last lines once more.
+    A cluster sends its signals to every process of a job; W&B's service does not hear them (`wandb_service`). Should it be
+    gone all the same, it has taken with it what it had not written; it is started again and given the last lines once more.
     """
 
     def __init__(self, **named: Any) -> None:
@@ -78,7 +79,8 @@ class ForgivingLogger(WandbLogger):
 
     def begin(self) -> None:
         """Begin the run, or another piece of it; everything is drawn against the step of the whole run."""
-        self.experiment.define_metric(STEP)
+        with out_of_reach():
+            self.experiment.define_metric(STEP)
         self.experiment.define_metric("*", step_metric=STEP)
 
     @rank_zero_only
@@ -130,19 +132,33 @@ def finish(logger: Logger | None) -> None:
 
 
 def mode() -> str:
-    """online, offline or disabled: what WANDB_MODE says, and offline where it says nothing of these."""
-    said = os.environ.get("WANDB_MODE", "offline")
-    return said if said in ("online", "disabled") else "offline"
+    """online, offline or disabled: what WANDB_MODE and WANDB_DISABLED say, offline where they say nothing.
+
+    Raises:
+        ValueError: WANDB_MODE is another word.
+    """
+    if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes", "on"):
+        return "disabled"
+    said = os.environ.get("WANDB_MODE") or "offline"
+    known = {"run": "online", "dryrun": "offline", "shared": "online"}  # W&B's own older words
+    if (chosen := known.get(said, said)) not in ("online", "offline", "disabled"):
+        raise ValueError(f"WANDB_MODE={said} is unknown; use online, offline or disabled.")
+    return chosen
 
 
 def run_record(cfg: TrainConfig, out: Path) -> dict[str, Any]:
-    """run.json: written once, by rank 0, and read on every resume, so that a run keeps its identity.
+    """run.json: written once, by rank 0, and read on every resume, so that a run keeps its identity. Other ranks do not read
+    it: rank 0 may be mending it.
 
     The id is the one that W&B's agent chose, where there is one.
+
+    Raises:
+        ValueError: what lies there is no record.
     """
-    path = out / RECORD
-    if path.is_file():
-        return {"git": {}, "pipeline": pipeline_of(cfg, out.name), **json.loads(path.read_text())}
+    if not is_rank_zero():
+        return {"run_id": "", "pipeline": "", "git": {}}
+    if found := record_of(out):
+        return {"git": {}, **found, "pipeline": found.get("pipeline") or pipeline_of(cfg, out.name)}
     run_id = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
     record = {
         "run_id": run_id,
@@ -152,18 +168,19 @@ def run_record(cfg: TrainConfig, out: Path) -> dict[str, Any]:
         "command": sys.argv[1:],
         "config": asdict(cfg),
     }
-    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        write_json(path, record)
+    write_json(out / RECORD, record)
     return record
 
 
 def pipeline_of(cfg: TrainConfig, own: str) -> str:
     """The pipeline of the run whose weights this one starts from, so that all stages of one carry one name; else `own`."""
-    before = Path(cfg.weights).parent / RECORD if cfg.weights else None
-    if before is None or not before.is_file():
+    before = Path(cfg.weights).parent if cfg.weights else None
+    try:
+        record = {} if before is None else record_of(before)
+    except ValueError as error:  # only a name of a group is lost
+        print(f"{error} This run is not grouped with that one.", flush=True)
         return own
-    record = json.loads(before.read_text())
-    return str(record.get("pipeline") or f"{before.parent.name}-{record.get('run_id', '')}")
+    return str(record.get("pipeline") or f"{before.name}-{record['run_id']}") if before and record else own
 
 
 def tags_of(cfg: TrainConfig) -> list[str]:
@@ -176,8 +193,7 @@ def tags_of(cfg: TrainConfig) -> list[str]:
 def note(out: Path, **facts: Any) -> None:
     """Print facts of a run, and keep them in its run.json. On rank 0."""
     print("\n".join(str(value) for value in facts.values()))
-    path = out / RECORD
-    write_json(path, {**(json.loads(path.read_text()) if path.is_file() else {}), **facts})
+    write_json(out / RECORD, {**record_of(out), **facts})
 
 
 def git_state() -> dict[str, Any]:
@@ -186,7 +202,7 @@ def git_state() -> dict[str, Any]:
 
     def git(*words: str) -> str:
         done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, timeout=20, check=True)
-        return done.stdout.strip()
+        return done.stdout.rstrip()
 
     try:
         changed = [line[3:] for line in git("status", "--porcelain", "--untracked-files=no").splitlines()]
@@ -240,7 +256,7 @@ def keep_artifacts(cfg: TrainConfig, logger: Logger | None) -> None:
     if not cfg.logger.artifacts or not isinstance(logger, WandbLogger) or rank_zero_only.rank != 0:  # type: ignore[attr-defined]
         return
     out = Path(cfg.out)
-    kinds = {"model": out / "weights.pt", "packages": out / "packages"}
+    kinds = {"model": out / WEIGHTS, "packages": out / PACKAGES}
     for kind, path in kinds.items():
         if not path.exists():
             continue

@@ -11,7 +11,7 @@ from edgetam_pl.datasets.frames import VideoFrames
 from edgetam_pl.datasets.layout import AnnotatedClip, Layout, folder_in, root_of
 from edgetam_pl.datasets.masks import LabelMaps, label_files
 from edgetam_pl.io.errors import BadSampleError, Cause
-from edgetam_pl.io.folders import by_stem, files_in, folders_in, numbered, strangers_in
+from edgetam_pl.io.folders import by_stem, files_in, folders_in, numbered, some_of, strangers_in
 from edgetam_pl.io.video import VIDEO_FILES
 
 
@@ -54,7 +54,14 @@ class Videos(Layout):
         if name not in self._films:
             raise BadSampleError(Cause.VIDEO, self.incomplete().get(name, f"{name} is not there"))
         frames = VideoFrames(self._films[name])
-        paths = numbered(label_files(self.masks / name))
+        files = label_files(self.masks / name)
+        paths = numbered(files)
+        if len(files) > 1 and not any(letter.isdecimal() for path in files for letter in path.stem):
+            raise BadSampleError(
+                Cause.ANNOTATION,
+                f"{self.masks / name} has masks without numbers ({some_of([path.name for path in files])}): of which "
+                f"frames? They are called by the number of their frame, 00000.png for the first",
+            )
         if [*paths] == [*range(1, len(paths) + 1)] and frames.count == len(paths):
             raise BadSampleError(
                 Cause.ANNOTATION,
