@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from edgetam_pl.evaluation.clips import Clip, Frame, Masks
 from edgetam_pl.io.overlay import paint
+from edgetam_pl.io.pictures import encode_jpeg
 
 PANEL = 240
 """Width of one panel in pixels."""
 _GAP = 4
-_QUALITY = 82
 MISSED, EXTRA = (40, 120, 255), (255, 70, 40)
 """Colours of the error panel: truth that was not found, and what was found where nothing is."""
 
@@ -73,13 +73,6 @@ def _captioned(frame: Frame, caption: str) -> NDArray[np.uint8]:
         result[bottom - height - 10 :, : width + 12] = (result[bottom - height - 10 :, : width + 12] * 0.15).astype(np.uint8)
         cv2.putText(result, caption, (6, bottom - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA)
     return result
-
-
-def encode_jpeg(picture: NDArray[np.uint8]) -> bytes:
-    """(H, W, 3) RGB as a JPEG."""
-    done, encoded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
-    assert done, "a picture of at least one pixel can be encoded"
-    return encoded.tobytes()
 
 
 def decode_jpeg(content: bytes) -> NDArray[np.uint8]:
