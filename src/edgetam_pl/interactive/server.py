@@ -94,7 +94,7 @@ class AppServer(ThreadingHTTPServer):
 
     def page(self) -> str:
         """The page as HTML."""
-        return render(__package__, "app.html", note=self.note, upload_mib=self.upload_mib, colours=COLOURS)
+        return render("edgetam_pl.interactive", "app.html", note=self.note, upload_mib=self.upload_mib, colours=COLOURS)
 
     def new_folder(self) -> Path:
         """A folder for a visit, or for something to be saved."""

@@ -166,7 +166,7 @@ class Visit:
             colour = tuple(bytes.fromhex(colour_of(number - 1)[1:]))
             if prompts.box is not None:
                 first, second = (tuple(round(value) for value in corner) for corner in (prompts.box[:2], prompts.box[2:]))
-                thin = max(1, radius // 3)
+                thin = max(2, radius // 3)
                 for shade, thick in ((WHITE, thin + 2), (colour, thin)):
                     cv2.rectangle(drawn, first, second, shade, thick)
             for (x, y), label in zip(prompts.points, prompts.labels):
