@@ -117,9 +117,7 @@ class AppServer(ThreadingHTTPServer):
     def visit(self, key: str) -> Visit:
         """The visit of that id. Raises Refused where there is none (any more)."""
         if key not in self._visits:
-            raise Refused(
-                404, "This video is no longer open (the server began anew, or others were opened); open it again."
-            )
+            raise Refused(404, "This video is no longer open (the server began anew, or others were opened); open it again.")
         self._visits.move_to_end(key)
         return self._visits[key]
 
