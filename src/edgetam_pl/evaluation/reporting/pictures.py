@@ -67,7 +67,7 @@ def film(clip: Clip, kept: KeptMasks) -> bytes | None:
     panels = []
     for t in np.linspace(0, clip.num_frames - 1, count).round().astype(int).tolist():
         small = np.asarray(cv2.resize(clip.frames.read(t), size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-        panels.append(_captioned(paint(small, _small(kept.read(t, clip.size), size)), clip.stems[t], scale=0.28))
+        panels.append(_captioned(paint(small, _small(kept.read(t, clip.size), size)), str(clip.stems[t]), scale=0.28))
     return encode_jpeg(_joined(panels, axis=1))
 
 

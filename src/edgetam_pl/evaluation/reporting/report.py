@@ -226,7 +226,7 @@ class Report:
             title=values["title"],
             rows=tuple(_row(row) for row in values["rows"]),
             sequences=tuple(
-                Sequence(**item, **{kind: _jpeg(folder, f"{kind}s", item["name"]) for kind in ("picture", "film")})
+                Sequence(**item, picture=_jpeg(folder, "pictures", item["name"]), film=_jpeg(folder, "films", item["name"]))
                 for item in values["sequences"]
             ),
             conditions=values["conditions"],
