@@ -89,7 +89,7 @@ def convert(source: Path, target: Path, *, model: Sequence[str] = (), to: str | 
     if to == "transformers":
         from edgetam_pl.exporting.transformers_layout import save_for_transformers
 
-        return f"{save_for_transformers(source, target, cfg)}: {cfg.name}, for Transformers' EdgeTamVideoModel"
+        return f"{target}: {cfg.name}, for Transformers' {save_for_transformers(source, target, cfg)}"
     built = weights.load_into(build_model(cfg), source)  # the card is not compared: --model says what it should be
     official = found.layout != "official" if to is None else to == "official"
     card = dict(found.card or {}) | {"model": dataclasses.asdict(cfg), "version": VERSION}
