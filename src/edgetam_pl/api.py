@@ -27,8 +27,8 @@ def load_model(
     Args:
         model: a name of configs/model (`edgetam`), or a `ModelConfig`. None: that of the shipped weights; where others are
             given, the model that they record, else `edgetam`.
-        weights: an official file, Hugging Face's, a checkpoint of your own training, `random`, or `shipped`. None: the
-            shipped ones for their own model, random ones for any other.
+        weights: an official file or its name (`edgetam`), Hugging Face's, a checkpoint of your own training, `random`, or
+            `shipped`. None: the shipped ones for their own model, random ones for any other.
         seed: of random weights.
 
     Raises:

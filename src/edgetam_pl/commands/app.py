@@ -13,8 +13,8 @@ from edgetam_pl.interactive.server import UPLOAD_MIB, AppServer
 from edgetam_pl.io import shipped
 
 SHIPPED = (
-    f"The model is {shipped.NAME}, the small tracker that comes with the package (CC BY-NC 4.0); the official edgetam.pt "
-    "(--weights edgetam.pt) is more accurate."
+    f"The model is {shipped.NAME}, the small tracker that comes with the package (CC BY-NC 4.0); --weights edgetam, the "
+    "official weights, are more accurate."
 )
 """What the page says of the shipped weights."""
 

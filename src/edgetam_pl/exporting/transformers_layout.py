@@ -103,8 +103,8 @@ def save_for_transformers(weights: str | Path, folder: str | Path, model: ModelC
         wrong.append(str(error))
     if wrong:
         raise ValueError(
-            f"{model.name} is no EdgeTAM or SAM 2 as Transformers knows it: {len(wrong)} tensors differ, e.g. {wrong[0]}. Only "
-            "the released architectures can be written; et.save_pretrained writes any model, in a layout of ours."
+            f"{model.name} is no EdgeTAM or SAM 2 as Transformers knows it: {len(wrong)} tensors differ, e.g. {wrong[0]}. "
+            "Only the released architectures can be written; et.save_pretrained writes any model, in a layout of ours."
         )
     theirs.model.load_state_dict(renamed, assign=True)
     with atomic_path(folder) as draft:
@@ -116,7 +116,9 @@ def _theirs(model: ModelConfig) -> Theirs:
     """The class that a model is in Transformers. Raises ImportError where that is not installed."""
     from transformers import EdgeTamVideoModel, Sam2VideoModel
 
-    sam2 = model.trunk in HIERA and model.neck == "fpn" and model.compressor.kind == "none" and model.cross_attention == "full"
+    sam2 = (
+        model.trunk in HIERA and model.neck == "fpn" and model.compressor.kind == "none" and model.cross_attention == "full"
+    )
     with torch.device("meta"):
         if sam2:
             return Theirs(Sam2VideoModel(sam2_config(model)), "Sam2VideoModel")
