@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgetam_pl import build
 from edgetam_pl.commands.compose import composed, model_for, words_of
 from edgetam_pl.config import EvaluateConfig, ExportConfig, ModelConfig, ShardsConfig, TrainConfig
-from edgetam_pl.io import shipped
+from edgetam_pl.io import released, shipped
 from edgetam_pl.model.track_anything import TrackAnything
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def load_model(
         weights = build.RANDOM
     if isinstance(model, ModelConfig):
         cfg, weights = model, shipped.weights() if weights == shipped.WORD else weights
+        weights = released.fetched(str(weights)) if released.is_name(weights) else weights
     else:
         name, weights = shipped.resolve(model, weights)
         cfg = model_for(name, weights)
