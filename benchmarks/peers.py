@@ -68,7 +68,7 @@ def track_with_package(weights: Path, images: Tensor, click: tuple[float, float]
 
 def track_with_huggingface(weights: Path, images: Tensor, click: tuple[float, float], *, device: str) -> Iterator[Tensor]:
     """The same by `EdgeTamVideoModel`, enlarged to S x S as its processor does."""
-    from transformers import EdgeTamVideoInferenceSession, EdgeTamVideoModel
+    from transformers import EdgeTamVideoModel
 
     from edgetam_pl.exporting.transformers_layout import edgetam_config
 
@@ -77,7 +77,18 @@ def track_with_huggingface(weights: Path, images: Tensor, click: tuple[float, fl
     model = EdgeTamVideoModel(config).eval().to(device)
     official = torch.load(weights, map_location="cpu", weights_only=True)["model"]
     model.load_state_dict(to_huggingface(official, model.state_dict()))
-    session = EdgeTamVideoInferenceSession(
+    yield from track_with_transformers(model, images, click, device=device)
+
+
+def track_with_transformers(
+    model: torch.nn.Module, images: Tensor, click: tuple[float, float], *, device: str = "cpu"
+) -> Iterator[Tensor]:
+    """The same by any video model of Transformers that descends from SAM 2, enlarged to S x S as its processor does."""
+    import transformers
+
+    side = images.shape[-1]
+    sessions = getattr(transformers, type(model).__name__.replace("Model", "InferenceSession"))
+    session = sessions(
         video=images.to(device), video_height=side, video_width=side, inference_device=device, dtype=torch.float32
     )
     inputs = {"point_coords": torch.tensor([[[click]]]), "point_labels": torch.ones(1, 1, 1, dtype=torch.int32)}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgetam_pl import build
 from edgetam_pl.commands.compose import composed, model_for, words_of
 from edgetam_pl.config import EvaluateConfig, ExportConfig, ModelConfig, ShardsConfig, TrainConfig
-from edgetam_pl.io import shipped
+from edgetam_pl.io import released, shipped
 from edgetam_pl.model.track_anything import TrackAnything
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ def load_model(
     Args:
         model: a name of configs/model (`edgetam`), or a `ModelConfig`. None: that of the shipped weights; where others are
             given, the model that they record, else `edgetam`.
-        weights: an official file, Hugging Face's, a checkpoint of your own training, `random`, or `shipped`. None: the
-            shipped ones for their own model, random ones for any other.
+        weights: an official file or its name (`edgetam`), Hugging Face's, a checkpoint of your own training, `random`, or
+            `shipped`. None: the shipped ones for their own model, random ones for any other.
         seed: of random weights.
 
     Raises:
@@ -38,6 +38,7 @@ def load_model(
         weights = build.RANDOM
     if isinstance(model, ModelConfig):
         cfg, weights = model, shipped.weights() if weights == shipped.WORD else weights
+        weights = released.fetched(str(weights)) if released.is_name(weights) else weights
     else:
         name, weights = shipped.resolve(model, weights)
         cfg = model_for(name, weights)

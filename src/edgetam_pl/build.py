@@ -106,8 +106,8 @@ def load_model(cfg: ModelConfig, weights: str | Path | None, *, seed: int = 0, i
     """
     if not weights:
         raise ValueError(
-            "weights is empty; name a checkpoint: the official edgetam.pt (github.com/facebookresearch/EdgeTAM, "
-            "folder checkpoints) or one of your own training; or `random`, to try the architecture."
+            "weights is empty; name a checkpoint: edgetam, the name of the official edgetam.pt (downloaded "
+            "once), or a file of your own training; or `random`, to try the architecture."
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

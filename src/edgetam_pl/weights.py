@@ -1,4 +1,4 @@
-"""Checkpoints of others <-> ours: one table of names, read in either direction. Nothing is ever downloaded.
+"""Checkpoints of others <-> ours: one table of names, read in either direction. Nothing is downloaded here.
 
 Whatever the file (official .pt, Lightning checkpoint, safetensors, Hugging Face's names, a bare state dict), its tensors get
 official names first and are then compared strictly with the model. No code from a file is run. Files that we write carry a
@@ -21,6 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from edgetam_pl.config import CompressorConfig, ModelConfig
+from edgetam_pl.config.choices import did_you_mean
+from edgetam_pl.io import released, shipped
 from edgetam_pl.io.atomic import atomic_path, room_for
 from edgetam_pl.io.torch_files import damage_in
 from edgetam_pl.model.track_anything import TrackAnything
@@ -486,7 +488,10 @@ def load_file(path: Path, *, mmap: bool = False) -> object:
         ValueError: no such file, empty, an HTML page, a Git LFS pointer, truncated, or with more than plain values in it.
     """
     if not path.is_file():
-        raise ValueError(f"There is no checkpoint {path}; give the path of a file that exists.")
+        raise ValueError(
+            f"There is no checkpoint {path}; give the path of a file that exists, `shipped`, or the name of a release "
+            f"(edgetam, sam2.1_hiera_tiny, ...).{did_you_mean(str(path), [*released.RELEASES, shipped.WORD])}"
+        )
     with path.open("rb") as file:
         head = file.read(512)
     _refuse_other_files(path, head)

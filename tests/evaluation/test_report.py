@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from edgetam_pl.evaluation.reporting.page import write_report
+from edgetam_pl.evaluation.clips import Clip
+from edgetam_pl.evaluation.protocols import Answer
+from edgetam_pl.evaluation.reporting.page import report_page, write_report
 from edgetam_pl.evaluation.reporting.report import METRICS, Report
-from edgetam_pl.evaluation.scoring import ObjectScore
+from edgetam_pl.evaluation.scoring import ObjectScore, ScoreRule
+from edgetam_pl.evaluation.vos import evaluate_clip, repeat_first_mask
 from edgetam_pl.metrics.groups import SeenUnseen
 
 
@@ -58,3 +61,60 @@ def test_a_metric_that_takes_no_row_has_no_number() -> None:
     assert alone.headline() == {"J&F": 100.0, "J": 100.0, "F": 100.0}
     assert both.headline()["G"] == 87.5
     assert np.isnan(Report("x", ()).jf)
+
+
+def test_a_report_says_on_how_many_frames_nothing_was_answered() -> None:
+    """Frames that do not show the object do not count."""
+    masks = np.zeros((5, 1, 16, 16), bool)
+    masks[:4, :, 4:8, 4:8] = True
+    clip = Clip.of_arrays("cat", np.zeros((5, 16, 16, 3), np.uint8), masks)
+    answers = (Answer(t, masks[t] & (t not in (2, 3)), range(1)) for t in range(5))
+    _, rows = evaluate_clip(clip, answers, ScoreRule(skip_first_and_last=False))
+    report = Report("x", rows)
+    assert rows[0].shown == (True, True, True, True, False)
+    assert rows[0].answered == (True, True, False, False, False)
+    assert report.unanswered == (2, 4)
+    page = report_page(report)
+    assert "nothing answered on 2 of 4 frames that show an object" in page
+    assert "2 of 4</td>" in page
+
+
+def test_the_first_mask_repeated_is_a_row_and_a_column(tmp_path: Path) -> None:
+    masks = np.zeros((4, 1, 32, 32), bool)
+    for t in range(4):
+        masks[t, :, 4:12, 4 + 4 * t : 12 + 4 * t] = True  # it moves
+    clip = Clip.of_arrays("cat", np.full((4, 32, 32, 3), 90, np.uint8), masks)
+    rule = ScoreRule(skip_first_and_last=False)
+    right = (Answer(t, masks[t], range(1)) for t in range(4))
+    item, rows = evaluate_clip(clip, right, rule, baseline=True)
+    report = Report("x", rows, (item,), {"protocol": "vos", "device": "abacus"})
+    held = repeat_first_mask([clip], skip_first_and_last=False)
+    assert report.repeated is not None
+    assert report.repeated.headline() == pytest.approx(held.headline())
+    assert report.headline()["J"] == 100 > held.j
+    page = write_report(report, tmp_path).read_text()
+    assert page.index("first mask repeated") < page.index("Sequences and objects")
+    assert f"first mask repeated {held.jf:.1f}" in page
+    again = Report.read(tmp_path)
+    assert again == report, "with pictures, and the first mask's scores"
+    assert again.sequences[0].film is not None
+    assert page.count("<img") == 3  # film, chart, panels
+
+
+def test_conditions_are_folded_at_the_end_and_unfold_in_print() -> None:
+    page = report_page(Report("x", (row("1", (1.0, 0.0)),), conditions={"device": "abacus"}))
+    assert page.index("Sequences and objects") < page.index("<details><summary>Conditions") < page.index("abacus")
+    assert "beforeprint" in page
+    assert "@media print" in page
+
+
+def test_reports_of_before_are_read() -> None:
+    """Without presence and without the first mask repeated."""
+    values = Report("x", (row("1", (1.0, 0.0)),)).as_json()
+    for old in values["rows"]:
+        for name in ("shown", "answered", "repeated"):
+            del old[name]
+    report = Report.of_json(values)
+    assert report.repeated is None
+    assert report.unanswered == (0, 0)
+    assert "nothing answered" not in report_page(report)

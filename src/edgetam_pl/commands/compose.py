@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from edgetam_pl.commands.own_data import is_place, refuse_toys, settings
 from edgetam_pl.config import ModelConfig, ShowConfig
 from edgetam_pl.config.choices import check_choices, did_you_mean
-from edgetam_pl.io import resources, shipped
+from edgetam_pl.io import released, resources, shipped
 
 CONFIGS = resources.shipped(resources.CONFIGS)
 EXPERIMENTS = resources.shipped(resources.EXPERIMENTS)
@@ -45,8 +45,8 @@ RENAMED = {
 MACROS = ("experiment", "scale", "recipe", "latents")
 """Words that stand for several others; see `expand`."""
 
-SHIPPED_FOR = {"weights": "model", "teacher_weights": "model@teacher"}
-"""Keys that take the word `shipped`, and the group that then names its model unless somebody did."""
+NAMED_WEIGHTS = {"weights": "model", "teacher_weights": "model@teacher"}
+"""Keys that take `shipped` or the name of a release, and the group that then names its model unless somebody did."""
 
 Schema = TypeVar("Schema")
 
@@ -130,7 +130,7 @@ def expand(overrides: list[str]) -> list[str]:
     """Replace the words that stand for several: experiment=NAME and scale=NAME by those in their files, latents=... by keys.
 
     A scale's own words come first, so that all others win; its replacements change words of experiments and of people alike.
-    weights=shipped is the tracker that comes with the package.
+    weights=shipped is the tracker that comes with the package, weights=edgetam an official release (`io/released.py`).
 
     Raises:
         ValueError: no such experiment or scale; latents that are no whole number at this scale; no shipped weights.
@@ -152,11 +152,12 @@ def expand(overrides: list[str]) -> list[str]:
             words += ["data=own", *words_of({"data": data})]
         elif key == "teacher" and value:
             words.append(f"model@teacher={value}")
-        elif key in SHIPPED_FOR and value == shipped.WORD:
-            group = SHIPPED_FOR[key]
+        elif key in NAMED_WEIGHTS and (value == shipped.WORD or released.is_name(value)):
+            name = shipped.NAME if value == shipped.WORD else value
+            group = NAMED_WEIGHTS[key]
             if not any(other.startswith(f"{group}=") for other in overrides):
-                words.append(f"{group}={shipped.NAME}")
-            words.append(f"{key}={shipped.weights()}")
+                words.append(f"{group}={name}")
+            words.append(f"{key}={shipped.weights() if value == shipped.WORD else released.fetched(name)}")
         else:
             words.append(word)
     for word in words:

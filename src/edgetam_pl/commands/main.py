@@ -245,7 +245,6 @@ EXTRAS = {
     "onnxscript": "export",
     "onnxruntime": "export",
     "sklearn": "export",
-    "gradio": "demo",
     "transformers": "transformers",
 }
 """Module -> the extra that installs it."""

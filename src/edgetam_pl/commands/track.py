@@ -217,7 +217,8 @@ def _free_outputs(args: argparse.Namespace) -> Outputs:
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """--weights and --model, as `shipped.resolve` takes them."""
     parser.add_argument(
-        "--weights", help="checkpoint (official or ours), or `random` (default: the small tracker that is shipped)"
+        "--weights",
+        help="checkpoint (official or ours), a release by name (edgetam), or `random` (default: the shipped tracker)",
     )
     parser.add_argument("--model", help="a file in configs/model (default: what the weights record, or edgetam)")
 

@@ -15,6 +15,7 @@ from edgetam_pl import weights
 from edgetam_pl.build import build_model
 from edgetam_pl.commands.compose import model_config
 from edgetam_pl.config import ModelConfig
+from edgetam_pl.io import released
 from edgetam_pl.io.environment import VERSION
 
 LAYOUTS = {
@@ -33,7 +34,12 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="edgetam weights", description="Look into checkpoints, and convert them.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="inspect | convert")
     look = commands.add_parser("inspect", help="which model a file seems to hold, and what our training wrote about it")
-    look.add_argument("file", type=Path, metavar="FILE", help="a checkpoint: official, Hugging Face's, or ours")
+    look.add_argument(
+        "file",
+        type=Path,
+        metavar="FILE",
+        help="a checkpoint: official (or its name: edgetam), Hugging Face's, or ours",
+    )
     look.add_argument("--keys", action="store_true", help="list every tensor with its shape")
     change = commands.add_parser(
         "convert", help="official file to our checkpoint, or the other way; strict, nothing is left out or made up"
@@ -50,10 +56,15 @@ def main(argv: list[str]) -> int:
     )  # fmt: skip
     args = parser.parse_args(argv)
     if args.command == "inspect":
-        print(inspect(args.file, keys=args.keys))
+        print(inspect(_file(args.file), keys=args.keys))
     else:
-        print(convert(args.source, args.target, model=args.model, to=args.to))
+        print(convert(_file(args.source), args.target, model=args.model, to=args.to))
     return 0
+
+
+def _file(given: Path) -> Path:
+    """The file, or that of the release of this name. Raises ValueError where a release cannot be downloaded."""
+    return released.fetched(str(given)) if released.is_name(given) else given
 
 
 def inspect(path: Path, *, keys: bool = False) -> str:
@@ -89,7 +100,7 @@ def convert(source: Path, target: Path, *, model: Sequence[str] = (), to: str | 
     if to == "transformers":
         from edgetam_pl.exporting.transformers_layout import save_for_transformers
 
-        return f"{save_for_transformers(source, target, cfg)}: {cfg.name}, for Transformers' EdgeTamVideoModel"
+        return f"{target}: {cfg.name}, for Transformers' {save_for_transformers(source, target, cfg)}"
     built = weights.load_into(build_model(cfg), source)  # the card is not compared: --model says what it should be
     official = found.layout != "official" if to is None else to == "official"
     card = dict(found.card or {}) | {"model": dataclasses.asdict(cfg), "version": VERSION}

@@ -15,7 +15,8 @@ class EvaluateConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     """The model, by its configuration; model=NAME takes one of the zoo."""
     weights: str = ""
-    """Checkpoint (ours or an official .pt), `shipped`, or `random` for a model that has learned nothing."""
+    """Checkpoint (ours or an official .pt), a release by name (edgetam), `shipped`, or `random` for a model that has learned
+    nothing."""
     protocol: str = "vos"
     """vos (masks on first frames) | first_frame (Table 4: prompt=...) | pvs_online | pvs_offline (Fig. 5) | sa (Segment
     Anything, Table 1) | repeat (no model: the first mask on every frame)."""

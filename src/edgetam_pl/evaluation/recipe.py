@@ -79,6 +79,11 @@ class Recipe:
         return self.protocol != "repeat"
 
     @property
+    def from_masks(self) -> bool:
+        """Is an object's first mask given, so that a repetition of it is a fair rival?"""
+        return self.protocol == "vos" or (self.protocol, self.prompt) == ("first_frame", "mask")
+
+    @property
     def person_seconds(self) -> Callable[[Clip, int, int], float]:
         """Estimated time a person spends on an object (clip, its index, rounds); 0 where nobody works."""
         if self.protocol not in ("pvs_online", "pvs_offline"):

@@ -231,7 +231,7 @@ class _Worker:
         with writing as export:
             result = evaluate_clip(
                 clip, job.recipe.answers(self._tracker(clip), clip), job.recipe.score, pictures=job.pictures,
-                export=export, person_seconds=job.recipe.person_seconds,
+                export=export, person_seconds=job.recipe.person_seconds, baseline=job.recipe.from_masks,
             )  # fmt: skip
         fingerprint = clip.fingerprint()
         _keep(job, key, result, fingerprint)
@@ -260,7 +260,7 @@ def _kept(job: Job, key: str) -> tuple[Result, str] | None:
     (item,) = kept.sequences
     if job.pictures and kept.rows and item.picture is None:
         return None
-    return (item if job.pictures else replace(item, picture=None), kept.rows), kept.conditions["fingerprint"]
+    return (item if job.pictures else replace(item, picture=None, film=None), kept.rows), kept.conditions["fingerprint"]
 
 
 def _mark(export: Path, name: str) -> Path:

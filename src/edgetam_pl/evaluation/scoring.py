@@ -61,6 +61,18 @@ class ObjectScore:
     group: str = ""
     person_seconds: float = 0.0
     """Estimated time that a person spent on the object; 0 where nobody was in the loop."""
+    shown: tuple[bool, ...] = ()
+    """Does the truth show the object on the frame? Empty in reports of earlier versions."""
+    answered: tuple[bool, ...] = ()
+    """Has the answer a pixel of it?"""
+    repeated: tuple[float, float] | None = None
+    """Mean J and F of its first mask on every frame, 0 ... 100 (F is NaN where boundaries are not measured); None where that
+    was not measured."""
+
+    @property
+    def unanswered(self) -> tuple[int, int]:
+        """On how many of the frames that show the object the answer is empty, and how many these are."""
+        return sum(show and not answer for show, answer in zip(self.shown, self.answered)), sum(self.shown)
 
     @property
     def mean_j(self) -> float:
@@ -99,6 +111,8 @@ class _Track:
     j: list[float] = field(default_factory=list)
     f: list[float] = field(default_factory=list)
     scored: list[bool] = field(default_factory=list)
+    shown: list[bool] = field(default_factory=list)
+    answered: list[bool] = field(default_factory=list)
     begun: bool = False
     """A scored frame counts already."""
     in_truth: bool = False
@@ -132,14 +146,16 @@ class Scores:
             j, f = region_similarity(prediction, truth), None
         for row, key in enumerate(objects):
             track = self._tracks.setdefault((round, key), _Track())
+            shown, answered = bool(truth[row].any()), bool(prediction[row].any())
             if self.rule.counts_from == "appearance":
-                shown = bool(truth[row].any())
                 track.in_truth = track.in_truth or shown
-                if scored and not (track.begun or shown or prediction[row].any()):
+                if scored and not (track.begun or shown or answered):
                     continue  # has not appeared yet
             track.begun = track.begun or scored
             track.stems.append(stem)
             track.scored.append(scored)
+            track.shown.append(shown)
+            track.answered.append(answered)
             track.j.append(float(j[row]))
             if f is not None:
                 track.f.append(float(f[row]))
@@ -152,7 +168,8 @@ class Scores:
             if chosen:
                 stems, j = tuple(track.stems[i] for i in chosen), tuple(track.j[i] for i in chosen)
                 f = tuple(track.f[i] for i in chosen) if track.f else ()
-                rows.append(ObjectScore(self.sequence, name, stems, j, f, number))
+                shown, answered = tuple(track.shown[i] for i in chosen), tuple(track.answered[i] for i in chosen)
+                rows.append(ObjectScore(self.sequence, name, stems, j, f, number, shown=shown, answered=answered))
         return rows
 
     def never_in_truth(self) -> list[str]:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from edgetam_pl.evaluation.clips import Clip
 from edgetam_pl.evaluation.datasets import open_data
-from edgetam_pl.evaluation.protocols import Answer, clip_tracker
+from edgetam_pl.evaluation.protocols import Answer, clip_tracker, repeat
 from edgetam_pl.evaluation.recipe import Recipe
-from edgetam_pl.evaluation.reporting.pictures import KeptMasks, decode_jpeg, strip
+from edgetam_pl.evaluation.reporting.pictures import KeptMasks, decode_jpeg, film, strip
 from edgetam_pl.evaluation.reporting.report import Report, Sequence
 from edgetam_pl.evaluation.scoring import ObjectScore, ScoreRule, Tally, mean_j_by_frame
 from edgetam_pl.tracking.frame_tracker import FrameTracker, evaluating
@@ -97,8 +97,10 @@ def evaluate_clip(
     pictures: bool = True,
     export: Callable[[Answer], None] | None = None,
     person_seconds: Callable[[Clip, int, int], float] = lambda clip, index, rounds: 0.0,
+    baseline: bool = False,
 ) -> tuple[Sequence, tuple[ObjectScore, ...]]:
-    """Take the answers to one clip, score and draw them; pictures show the last round."""
+    """Take the answers to one clip, score and draw them; pictures show the last round. `baseline`: beside each row what its
+    first mask on every frame would score."""
     tally, drawn = Tally(clip, rule, person_seconds), KeptMasks(len(clip.objects))
     started = time.perf_counter()
     for answer in answers:
@@ -108,9 +110,20 @@ def evaluate_clip(
         if export is not None:
             export(answer)
     seconds = time.perf_counter() - started
-    rows = tally.rows()
-    picture = strip(clip, drawn, _shown_frames(clip, rows)) if pictures and rows else None
-    return Sequence(clip.name, clip.num_frames, len(clip.objects), seconds, picture), rows
+    rows = _beside_baseline(clip, rule, tally.rows()) if baseline else tally.rows()
+    item = Sequence(clip.name, clip.num_frames, len(clip.objects), seconds)
+    if pictures and rows:
+        item = replace(item, picture=strip(clip, drawn, _shown_frames(clip, rows)), film=film(clip, drawn))
+    return item, rows
+
+
+def _beside_baseline(clip: Clip, rule: ScoreRule, rows: tuple[ObjectScore, ...]) -> tuple[ObjectScore, ...]:
+    """The rows, each with the means of the first mask repeated."""
+    held = Tally(clip, rule)
+    for answer in repeat(clip):
+        held.add(answer)
+    means = {row.object: (row.mean_j, row.mean_f) for row in held.rows()}
+    return tuple(replace(row, repeated=means.get(row.object)) for row in rows)
 
 
 def collect(

@@ -75,6 +75,11 @@ class Session:
         """The objects being followed, in the order in which they were introduced."""
         return tuple(self._tracks)
 
+    @property
+    def answered(self) -> list[int]:
+        """The frames for which an object has an answer, in order."""
+        return sorted({t for track in self._tracks.values() for t in track.answers})
+
     def prompt(
         self,
         object_id: int,

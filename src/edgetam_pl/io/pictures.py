@@ -16,6 +16,8 @@ from edgetam_pl.io.files import read_file
 PICTURE_FILES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _ORIENTATION = 0x0112
 """The EXIF tag that says how a picture is to be turned: 1 not at all, 5 to 8 by a quarter."""
+_QUALITY = 82
+"""Of the JPEGs of pages."""
 
 
 def read_picture(path: Path) -> NDArray[np.uint8]:
@@ -38,6 +40,13 @@ def decode_picture(data: bytes, path: Path) -> NDArray[np.uint8]:
     if pixels is None:
         raise BadSampleError(Cause.IMAGE, f"{path} cannot be read as an image; it may be damaged, or not an image at all.")
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+def encode_jpeg(picture: NDArray[np.uint8]) -> bytes:
+    """(H, W, 3) uint8 RGB as a JPEG for a page."""
+    done, encoded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    assert done, "a picture of at least one pixel can be encoded"
+    return encoded.tobytes()
 
 
 def picture_size(path: Path) -> tuple[int, int]:

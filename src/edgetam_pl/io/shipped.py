@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from edgetam_pl.io import released
+
 FOLDER = Path(str(importlib.resources.files("edgetam_pl"))) / "shipped"
 
 NAME = "lite"
@@ -28,7 +30,8 @@ EXAMPLE, PICTURES = FOLDER / "example", FOLDER / "pictures"
 """A real clip (JPEGImages/chair, Annotations/chair) and COCO pictures (images, masks), each with its ATTRIBUTION.md."""
 
 OTHERS = (
-    "the official edgetam.pt (github.com/facebookresearch/EdgeTAM, folder checkpoints) or a checkpoint of your own training"
+    "edgetam, the name of the official edgetam.pt (downloaded once from github.com/facebookresearch/EdgeTAM), or a "
+    "checkpoint of your own training"
 )
 """Weights that people can name instead."""
 
@@ -76,8 +79,8 @@ def line() -> str:
     by_mask = [f"{name.removesuffix('-mask')} {row['jf']:.1f}" for name, row in scores.items() if name.endswith("-mask")]
     score = f"J&F given the first mask: {', '.join(by_mask)}" if by_mask else "not scored yet"
     return (
-        f"Weights: the shipped tracker {NAME} ({score}; CC BY-NC 4.0, {CARD}). More accurate: --weights edgetam.pt from "
-        "github.com/facebookresearch/EdgeTAM, or your own training."
+        f"Weights: the shipped tracker {NAME} ({score}; CC BY-NC 4.0, {CARD}). More accurate: --weights edgetam, "
+        "downloaded from github.com/facebookresearch/EdgeTAM, or your own training."
     )
 
 
@@ -89,13 +92,16 @@ def resolve(model: str | None, weights_given: str | Path | None, *, quiet: bool 
 
     Args:
         model: a name of the zoo, or None.
-        weights_given: a file, `random`, `shipped`, or None.
+        weights_given: a file, `random`, `shipped`, the name of a release (`edgetam`), or None.
         quiet: say nothing.
 
     Raises:
-        ValueError: the shipped weights are meant and are not there, or another model was named with them.
+        ValueError: the shipped weights are meant and are not there, another model was named with them, or a release cannot
+            be downloaded.
     """
     given = str(weights_given or "")
+    if released.is_name(given):
+        return model or given, str(released.fetched(given))
     if given not in ("", WORD):
         return model, given
     if model not in (None, NAME):

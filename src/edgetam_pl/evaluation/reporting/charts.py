@@ -17,6 +17,8 @@ from edgetam_pl.io.overlay import COLOURS
 
 INK, GRID = "#7b8794", "#7b879455"
 """Greys that can be read on white and on black."""
+LANE = 13
+"""Height of a lane in CSS pixels."""
 
 
 class Line(NamedTuple):
@@ -26,6 +28,14 @@ class Line(NamedTuple):
     x: Sequence[float]
     y: Sequence[float]
     colour: str = COLOURS[1]
+
+
+class Lane(NamedTuple):
+    """Where something is there, under a chart: a grey bar in truth, a coloured one in the answer, over x = 0, 1, 2, ..."""
+
+    colour: str
+    shown: Sequence[bool]
+    answered: Sequence[bool]
 
 
 class Chart(NamedTuple):
@@ -51,14 +61,20 @@ def chart(
     markers: bool = False,
     logarithmic: bool = False,
     least_room: float = 2,
+    lanes: Sequence[Lane] = (),
 ) -> Chart | None:
     """Lines over x; None where there is no point. With `markers`, points carry their values; `logarithmic` leaves out what
-    is not above 0. There is room for a difference of twice `least_room` at least."""
+    is not above 0. There is room for a difference of twice `least_room` at least; `lanes` make the chart higher."""
     known = [(x, y) for line in lines for x, y in zip(line.x, line.y) if not np.isnan(y) and (y > 0 or not logarithmic)]
     if not known:
         return None
-    figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
-    axes = figure.add_subplot()
+    below = LANE * len(lanes)
+    figure = Figure(figsize=(width / 72, (height + below) / 72), layout="constrained")
+    if lanes:
+        axes, presence = figure.subplots(2, sharex=True, height_ratios=(height, below))
+        _draw_lanes(presence, lanes)
+    else:
+        axes = presence = figure.add_subplot()
     for line in lines:
         isolated = markers or np.count_nonzero(~np.isnan(line.y)) == 1
         axes.plot(line.x, line.y, color=line.colour, linewidth=1.8, marker="o" if isolated else "", markersize=5)
@@ -74,9 +90,29 @@ def chart(
     else:
         axes.set_ylim(*(y_range or (low - room, high + room)))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=all(float(x).is_integer() for x, _ in known)))
-    axes.set_xlabel(x_title)
+    presence.set_xlabel(x_title)
     plain(axes)
     return Chart(y_title, svg(figure), width, lines)
+
+
+def _draw_lanes(axes: Axes, lanes: Sequence[Lane]) -> None:
+    """A lane an object, the first on top; they share x with the chart above."""
+    plain(axes)
+    for row, lane in enumerate(lanes):
+        axes.broken_barh(_runs(lane.shown), (row + 0.12, 0.22), color=INK)
+        axes.broken_barh(_runs(lane.answered), (row + 0.42, 0.4), color=lane.colour)
+    axes.set_ylim(len(lanes), 0)
+    axes.set_yticks([])
+
+
+def _runs(there: Sequence[bool]) -> list[tuple[float, float]]:
+    """(start, length) of each stretch, a place being as wide as 1 around its number.
+
+    >>> _runs([True, True, False, True])
+    [(-0.5, 2.0), (2.5, 1.0)]
+    """
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], np.asarray(there, np.int8), [0]])))
+    return [(float(start) - 0.5, float(end - start)) for start, end in edges.reshape(-1, 2)]
 
 
 def plain(axes: Axes) -> None:

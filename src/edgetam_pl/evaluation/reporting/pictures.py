@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from edgetam_pl.evaluation.clips import Clip, Frame, Masks
 from edgetam_pl.io.overlay import paint
+from edgetam_pl.io.pictures import encode_jpeg
 
 PANEL = 240
 """Width of one panel in pixels."""
+THUMBNAILS = 8
+"""Of a film strip at most."""
 _GAP = 4
-_QUALITY = 82
 MISSED, EXTRA = (40, 120, 255), (255, 70, 40)
 """Colours of the error panel: truth that was not found, and what was found where nothing is."""
 
@@ -54,6 +56,21 @@ def strip(clip: Clip, kept: KeptMasks, chosen: dict[int, str]) -> bytes:
     return encode_jpeg(_joined(rows, axis=0))
 
 
+def film(clip: Clip, kept: KeptMasks) -> bytes | None:
+    """A JPEG, as wide as `strip`, of frames evenly over the clip with the prediction drawn in; None for a clip too short to
+    be one."""
+    count = min(THUMBNAILS, clip.num_frames)
+    if count < 3:
+        return None
+    width = (4 * PANEL + 3 * _GAP - (THUMBNAILS - 1) * _GAP) // THUMBNAILS
+    size = (width, max(round(width * clip.size[0] / clip.size[1]), 1))
+    panels = []
+    for t in np.linspace(0, clip.num_frames - 1, count).round().astype(int).tolist():
+        small = np.asarray(cv2.resize(clip.frames.read(t), size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+        panels.append(_captioned(paint(small, _small(kept.read(t, clip.size), size)), str(clip.stems[t]), scale=0.28))
+    return encode_jpeg(_joined(panels, axis=1))
+
+
 def row(frame: Frame, truth: Masks, prediction: Masks, *, caption: str = "") -> NDArray[np.uint8]:
     """Frame, truth, prediction and error of (H, W, 3) and two (O, H, W), side by side."""
     height, width = frame.shape[:2]
@@ -64,22 +81,15 @@ def row(frame: Frame, truth: Masks, prediction: Masks, *, caption: str = "") -> 
     return _joined(panels, axis=1)
 
 
-def _captioned(frame: Frame, caption: str) -> NDArray[np.uint8]:
+def _captioned(frame: Frame, caption: str, *, scale: float = 0.4) -> NDArray[np.uint8]:
     """The frame with words in a dark corner."""
     result = frame.copy()
     if caption:
-        (width, height), _ = cv2.getTextSize(caption, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)
+        (width, height), _ = cv2.getTextSize(caption, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
         bottom = len(result)
         result[bottom - height - 10 :, : width + 12] = (result[bottom - height - 10 :, : width + 12] * 0.15).astype(np.uint8)
-        cv2.putText(result, caption, (6, bottom - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA)
+        cv2.putText(result, caption, (6, bottom - 5), cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), 1, cv2.LINE_AA)
     return result
-
-
-def encode_jpeg(picture: NDArray[np.uint8]) -> bytes:
-    """(H, W, 3) RGB as a JPEG."""
-    done, encoded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
-    assert done, "a picture of at least one pixel can be encoded"
-    return encoded.tobytes()
 
 
 def decode_jpeg(content: bytes) -> NDArray[np.uint8]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,8 @@ class Sequence:
     """Wall time of the protocol: reading, tracking, scoring."""
     picture: bytes | None = None
     """JPEG: frame, truth, prediction, error."""
+    film: bytes | None = None
+    """JPEG: frames over the whole sequence with the prediction drawn in."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,22 @@ class Report:
         """The rows of one round alone."""
         return Report(self.title, tuple(r for r in self.rows if r.round == number), self.sequences, self.conditions)
 
+    @cached_property
+    def repeated(self) -> Report | None:
+        """The same objects with the first mask repeated on every frame, a mean an object; None where it was not measured."""
+        rows = [row for row in self.rows if row.repeated is not None]
+        if not rows or len(rows) < len(self.rows):
+            return None
+        means = [(row, *(value / 100 for value in row.repeated or ())) for row in rows]
+        held = (replace(row, stems=("",), j=(j,), f=() if math.isnan(f) else (f,)) for row, j, f in means)
+        return Report("first mask repeated", tuple(held), conditions=self.conditions)
+
+    @property
+    def unanswered(self) -> tuple[int, int]:
+        """On how many frames that show an object the last round's answer is empty, and how many these are."""
+        counts = [row.unanswered for row in self.rows if row.round == max(self.rounds)]
+        return sum(none for none, _ in counts), sum(frames for _, frames in counts)
+
     @property
     def frames_per_second(self) -> float:
         seconds = sum(item.seconds for item in self.sequences)
@@ -172,8 +190,10 @@ class Report:
             "curve": {str(k): _finite(self.of_round(k).score) for k in self.rounds} if len(self.rounds) > 1 else {},
             "frames_per_second": _finite(self.frames_per_second),
             "conditions": dict(self.conditions),
-            "sequences": [{k: v for k, v in asdict(item).items() if k != "picture"} for item in self.sequences],
-            "rows": [asdict(row) for row in self.rows],
+            "sequences": [
+                {k: v for k, v in asdict(item).items() if k not in ("picture", "film")} for item in self.sequences
+            ],
+            "rows": [_plain(row) for row in self.rows],
         }
 
     def summary(self) -> dict[str, Any]:
@@ -187,14 +207,15 @@ class Report:
     def write(self, folder: Path) -> None:
         """report.json and pictures, as `read` finds them; files appear whole or not at all, pictures first."""
         for item in self.sequences:
-            if item.picture is not None:
-                with atomic_path(folder / "pictures" / f"{item.name}.jpg") as draft:
-                    draft.write_bytes(item.picture)
+            for kind, content in (("pictures", item.picture), ("films", item.film)):
+                if content is not None:
+                    with atomic_path(folder / kind / f"{item.name}.jpg") as draft:
+                        draft.write_bytes(content)
         write_json(folder / "report.json", self.as_json(), indent=1)
 
     @classmethod
     def of_json(cls, values: Mapping[str, Any], *, folder: Path | None = None) -> Report:
-        """The inverse of `as_json`; pictures are read from `folder` where it has them.
+        """The inverse of `as_json`; pictures are read from the report's `folder` where it has them.
 
         Raises:
             ValueError: another version, or not a report.
@@ -203,10 +224,11 @@ class Report:
             raise ValueError(f"Not a report of version {FORMAT}: found version {values.get('version')!r}. Evaluate again.")
         return cls(
             title=values["title"],
-            rows=tuple(
-                ObjectScore(**row | {name: tuple(row[name]) for name in ("stems", "j", "f")}) for row in values["rows"]
+            rows=tuple(_row(row) for row in values["rows"]),
+            sequences=tuple(
+                Sequence(**item, picture=_jpeg(folder, "pictures", item["name"]), film=_jpeg(folder, "films", item["name"]))
+                for item in values["sequences"]
             ),
-            sequences=tuple(Sequence(**item, picture=_picture(folder, item["name"])) for item in values["sequences"]),
             conditions=values["conditions"],
         )
 
@@ -226,11 +248,27 @@ class Report:
             values = json.loads(file.read_text())
         except ValueError as error:
             raise ValueError(f"{file} is not JSON ({error}); evaluate again.") from error
-        return cls.of_json(values, folder=file.parent / "pictures")
+        return cls.of_json(values, folder=file.parent)
 
 
-def _picture(folder: Path | None, name: str) -> bytes | None:
-    path = None if folder is None else folder / f"{name}.jpg"
+def _plain(row: ObjectScore) -> dict[str, Any]:
+    """A row for JSON: presence as a text of 0 and 1, a digit a frame."""
+    bits = {name: "".join("01"[value] for value in getattr(row, name)) for name in ("shown", "answered")}
+    repeated = None if row.repeated is None else [_finite(value) for value in row.repeated]
+    return asdict(row) | bits | {"repeated": repeated}
+
+
+def _row(values: Mapping[str, Any]) -> ObjectScore:
+    """The inverse of `_plain`; what earlier versions did not write is empty."""
+    lists = {name: tuple(values[name]) for name in ("stems", "j", "f")}
+    bits = {name: tuple(digit == "1" for digit in values.get(name, "")) for name in ("shown", "answered")}
+    j, f = values.get("repeated") or (None, None)
+    repeated = None if j is None else (j, math.nan if f is None else f)
+    return ObjectScore(**{**values, **lists, **bits, "repeated": repeated})
+
+
+def _jpeg(folder: Path | None, kind: str, name: str) -> bytes | None:
+    path = None if folder is None else folder / kind / f"{name}.jpg"
     return path.read_bytes() if path is not None and path.is_file() else None
 
 

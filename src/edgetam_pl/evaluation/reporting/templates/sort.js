@@ -10,3 +10,4 @@ document.querySelectorAll('th button').forEach(button => button.addEventListener
     return up ? order : -order;
   }).forEach(row => body.append(row));
 }));
+addEventListener('beforeprint', () => document.querySelectorAll('details').forEach(folded => { folded.open = true; }));
