@@ -28,7 +28,9 @@ from tqdm import tqdm
 from edgetam_pl.config import ShardsConfig
 from edgetam_pl.data import sample as schema
 from edgetam_pl.data.index import MANIFEST, Index, Manifest, index_name, record_of
+from edgetam_pl.data.index_file import INDEX_FILE, IndexWriter, index_writer, pack
 from edgetam_pl.data.recipes import Recipe
+from edgetam_pl.data.reindex import completed
 from edgetam_pl.data.shards import read_manifest
 from edgetam_pl.data.storage import is_remote
 from edgetam_pl.data.windows import samples
@@ -89,7 +91,8 @@ def run(cfg: ShardsConfig) -> int:
         _on_slurm(cfg, jobs)
     else:
         _on_this_machine(cfg, jobs)
-    manifest, notes = _collect(out, plan)
+    with index_writer(out / INDEX_FILE, shards=len(plan.groups)) as writer:
+        manifest, notes = _collect(out, plan, writer)
     print(f"{out}: {_summary(manifest)}")
     if not manifest.samples:
         raise ValueError(
@@ -253,8 +256,8 @@ def build_shard(cfg: ShardsConfig, job: Job) -> Iterator[str]:
             yield item
 
 
-def _collect(out: Path, plan: Plan) -> tuple[Manifest, list[str]]:
-    """The manifest of all shards, which must all be there, and the first skip of each cause in words.
+def _collect(out: Path, plan: Plan, writer: IndexWriter) -> tuple[Manifest, list[str]]:
+    """The manifest of all shards, which must all be there, and the first skip of each cause in words; their index is written.
 
     Indices are read one at a time: together they would fill the memory.
     """
@@ -267,6 +270,7 @@ def _collect(out: Path, plan: Plan) -> tuple[Manifest, list[str]]:
             missing.append(job.shard)
             continue
         records.append(record_of(index))
+        writer.add(records[-1], pack(completed(str(out / job.shard), index)))
         skipped.update(index.skipped)
         for note in index.notes:
             notes.setdefault(note.split(":")[0], note + ".")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import cache
 from itertools import groupby
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch.utils.data import Dataset, get_worker_info
 from edgetam_pl.config import AugmentConfig
 from edgetam_pl.data import sample as schema
 from edgetam_pl.data.augment import UNCHANGED, draw
-from edgetam_pl.data.clips import ChosenClip, Video, choose
+from edgetam_pl.data.clips import Video, choose
 from edgetam_pl.data.collate import PackedBatch, Slots, collate
 from edgetam_pl.data.index import Entry
 from edgetam_pl.data.render import Clip
@@ -177,15 +176,23 @@ class Steps(Dataset[Any]):
         entries = source.entries(shard, number)
         # one generator a sample, seeded by its place in the run, for the clip first and its augmentation next
         rng = np.random.default_rng((self.seed, which, place))
-        chosen = self._choose(source, shard, entries, rng)
-        # the images of each window at once
-        read: dict[tuple[int, int], bytes] = {}
-        for window, run in groupby(chosen.places, key=lambda place: place[0]):
-            names = {schema.image_suffix(t): (window, t) for _, t in run}
-            found = source.shards.read(shard, entries[window], list(names))
-            read |= {at: found[name] for name, at in names.items()}
+        bytes_of = _Windows(source.shards, shard, entries)
+        chosen = choose(
+            Video(
+                entries[0].key,
+                [(entry.position or 0, entry.frames) for entry in entries],
+                bytes_of.header,
+                [entry.hidden for entry in entries],
+                bytes_of.read,
+            ),
+            rng,
+            num_frames=source.num_frames,
+            max_objects=source.max_objects,
+            reverse=self.reverse if source.video else 0.0,
+            train=self.train,
+        )
         header, selection = chosen.header, chosen.selection
-        images = tuple(read[chosen.places[t]] for t in selection.frames)
+        images = tuple(bytes_of.images[chosen.places[t]] for t in selection.frames)
         for t, image in zip(selection.frames, images):
             schema.check_image(image, header, t)
         augmentation, on_device = UNCHANGED, False
@@ -194,22 +201,34 @@ class Steps(Dataset[Any]):
             on_device = self.augmentation.where == "device"
         return Clip(header, selection, images, augmentation, on_device, source.shards.addresses[shard])
 
-    def _choose(self, source: Source, shard: int, entries: list[Entry], rng: np.random.Generator) -> ChosenClip:
-        """A clip of the video that has these windows; only their headers are read."""
 
-        @cache
-        def header(window: int) -> Header:
-            return schema.decode_header(source.shards.read(shard, entries[window], ["json"])["json"])
+class _Windows:
+    """Headers and frames of a video's windows, each read once: a window's frames and its header in one request, where it
+    was known without the header which frames they are."""
 
-        windows = [(entry.position or 0, entry.frames) for entry in entries]
-        return choose(
-            Video(entries[0].key, windows, header),
-            rng,
-            num_frames=source.num_frames,
-            max_objects=source.max_objects,
-            reverse=self.reverse if source.video else 0.0,
-            train=self.train,
-        )
+    def __init__(self, shards: ShardSet, shard: int, entries: list[Entry]) -> None:
+        self.shards, self.shard, self.entries = shards, shard, entries
+        self.headers: dict[int, Header] = {}
+        self.images: dict[tuple[int, int], bytes] = {}
+
+    def header(self, window: int) -> Header:
+        if window not in self.headers:
+            self.headers[window] = self._header(self.shards.read(self.shard, self.entries[window], ["json"]))
+        return self.headers[window]
+
+    def read(self, places: list[tuple[int, int]]) -> None:
+        """Frames, as (window, frame in it), and headers that are not here yet."""
+        for window, run in groupby(places, key=lambda place: place[0]):
+            names = {schema.image_suffix(t): (window, t) for _, t in run}
+            header = [] if window in self.headers else ["json"]
+            found = self.shards.read(self.shard, self.entries[window], [*names, *header])
+            self.images |= {at: found[name] for name, at in names.items()}
+            if header:
+                self.headers[window] = self._header(found)
+
+    @staticmethod
+    def _header(found: dict[str, bytes]) -> Header:
+        return schema.decode_header(found["json"])
 
 
 def _exhausted(source: Source, skips: list[Skip]) -> BrokenDataError:
