@@ -14,7 +14,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import braceexpand
@@ -44,7 +44,7 @@ class ShardSet:
                 f"out=runs/toy), then set data.sources.N.shards to that folder."
             )
         self.place, self.name = place, name
-        self.index: IndexFile | None = None
+        self._manifest: Manifest | None = None
         self.skipped: Counter[str] = Counter()  # what is left out before the first sample is drawn
         self.notes: list[str] = []
         if place.endswith(".tar"):
@@ -67,7 +67,7 @@ class ShardSet:
             records = list(manifest.shards)
             self.addresses = [storage.join(place, record.name) for record in records]
             self.kind = manifest.kind
-            self.index = open_index(place, manifest)
+            self._manifest = manifest
         self.records = records
         self.counts = np.array([record.samples for record in records], np.int64)
         if not self.counts.sum():
@@ -75,6 +75,11 @@ class ShardSet:
 
     def __len__(self) -> int:
         return int(self.counts.sum())
+
+    @cached_property
+    def index(self) -> IndexFile | None:
+        """The index of all shards, opened once and handed to worker processes; None: each shard has its own."""
+        return None if self._manifest is None else open_index(self.place, self._manifest)
 
     def videos(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]:
         """(frames of the longest stretch without a gap, windows) of every video or image, in order (V,) each, and how many
