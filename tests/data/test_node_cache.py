@@ -47,7 +47,7 @@ def reads(good: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterat
 def remote(folder: Path | None = None, gigabytes: float = 1.0, *, steps: int = 6) -> ShardLoader:
     made = loader([PLACE], steps=steps)
     if folder is not None:
-        pytest.importorskip("diskcache", reason="pip install 'edgetam-pl[remote]'")
+        pytest.importorskip("diskcache", reason="pip install 'edgetam-pl[cache]'")
         node_cache.set_cache(str(folder), gigabytes)
     return made
 

@@ -99,8 +99,8 @@ class ShardsConfig:
     root: str = ""
     """Folder of the data set; toy needs none. pasted takes several, A:B:C."""
     out: str = ""
-    """Folder that receives shards and manifest; empty: runs/shards/ and the name of the recipe or data set. The same command
-    continues where it stopped."""
+    """Folder, or s3://BUCKET/FOLDER or gs://BUCKET/FOLDER, that receives shards and manifest; empty: runs/shards/ and the
+    name of the recipe or data set. The same command continues where it stopped."""
     name: str = ""
     """Name of the data set in samples and logs; empty: the source's."""
     split: str = ""

@@ -48,7 +48,7 @@ def set_cache(folder: str, gigabytes: float) -> None:
         try:
             import diskcache  # noqa: F401
         except ModuleNotFoundError as error:
-            raise ValueError("data.cache needs diskcache; install it with: pip install 'edgetam-pl[remote]'.") from error
+            raise ValueError("data.cache needs diskcache; install it with: pip install 'edgetam-pl[cache]'.") from error
     _Settings.folder, _Settings.gigabytes, _Settings.told = folder, gigabytes, False
 
 

@@ -1,4 +1,4 @@
-"""Bytes from anywhere: local files by offset, http(s), s3, gs and every other fsspec address, with retries."""
+"""Bytes from anywhere, and files to servers: local files by offset, http(s), s3, gs and all of fsspec, with retries."""
 
 from __future__ import annotations
 
@@ -85,6 +85,52 @@ def read_range(address: str, offset: int, size: int) -> bytes:
     if len(data) != size:
         raise BadSampleError(Cause.SHARD_TRUNCATED, f"{address} ends at byte {offset + len(data)}; {offset + size} expected")
     return data
+
+
+def ends_at(address: str, size: int) -> bool:
+    """Is there a file of exactly `size` bytes? Raises BadSampleError where a server does not say."""
+    if not is_remote(address):
+        try:
+            return Path(address).stat().st_size == size
+        except OSError:
+            return False
+    try:
+        last = _retry(address, 2, lambda fs, path: fs.cat_file(path, start=size - 1, end=size + 1))
+    except BadSampleError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return False
+        raise
+    return len(last) == 1
+
+
+def put(file: Path, address: str) -> None:
+    """Send a file to a server; it is there whole or not at all.
+
+    Raises:
+        ValueError: it cannot be written there, for good.
+    """
+    try:
+        _retry(address, file.stat().st_size, lambda fs, path: fs.put_file(str(file), path) or b"")
+    except BadSampleError as error:
+        raise ValueError(
+            f"{error.message}. It cannot be written; what is there stays. Correct that and give the same command again: it "
+            f"continues."
+        ) from error
+
+
+def listed(place: str) -> set[str]:
+    """Names of the files directly under a server's place; none where there is no such place."""
+
+    def names(fs: Any, path: str) -> bytes:
+        fs.invalidate_cache()  # other processes write there
+        return "\n".join(str(name).rsplit("/", 1)[-1] for name in fs.ls(path, detail=False)).encode()
+
+    try:
+        return set(_retry(place, 0, names).decode().split("\n"))
+    except BadSampleError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return set()
+        raise
 
 
 def _tell_once(address: str, sent: int, asked: int) -> None:
