@@ -309,14 +309,14 @@ def test_a_setting_that_makes_no_sense_is_refused(tmp_path: Path, changes: dict[
         run(toy(tmp_path, **changes))
 
 
-def test_shards_of_nothing_and_into_a_bucket_are_refused_and_nothing_is_written(
+def test_shards_of_nothing_and_onto_a_web_server_are_refused_and_nothing_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"Shards of what\? Give source=coco\|davis\|.* and root=FOLDER, or recipe=NAME"):
         run(ShardsConfig())
-    with pytest.raises(ValueError, match=r"out=s3://bucket/x: shards are built in a folder of this machine; copy"):
-        run(dataclasses.replace(toy(tmp_path), out="s3://bucket/x"))
+    with pytest.raises(ValueError, match=r"out=https://host/x: nothing can be written there; give a folder, or s3://"):
+        run(dataclasses.replace(toy(tmp_path), out="https://host/x"))
     assert not list(tmp_path.iterdir())
     run(dataclasses.replace(toy(tmp_path), out=""))
     assert read_manifest("runs/shards/toy").samples == 7

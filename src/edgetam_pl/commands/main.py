@@ -51,7 +51,7 @@ class Flagged(NamedTuple):
 
 COMMANDS: dict[str, Composed | Flagged] = {
     "shards": Composed(
-        "data sets, or your own videos, to WebDataset shards (also: shards verify DIR, shards stats DIR)",
+        "data sets, or your own videos, to WebDataset shards (also: shards verify|index|stats DIR)",
         "ShardsConfig",
         "edgetam_pl.data.build",
         "edgetam shards source=davis root=DAVIS out=shards/davis",
@@ -114,6 +114,7 @@ COMMANDS: dict[str, Composed | Flagged] = {
 
 SUBCOMMANDS: dict[tuple[str, str], Flagged] = {
     ("shards", "verify"): Flagged("check shards: manifest, sha256, every member", "edgetam_pl.data.verify"),
+    ("shards", "index"): Flagged("write the index of all shards anew, from their tars", "edgetam_pl.data.reindex"),
     ("shards", "stats"): Flagged("what shards hold, as a table and a picture", "edgetam_pl.data.stats"),
 }
 

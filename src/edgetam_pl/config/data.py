@@ -68,6 +68,16 @@ class DataConfig:
     """Loader processes per rank; 0: load in the training process."""
     shuffle: int = 64
     """Shards that are mixed at a time: samples are drawn at random from so many. Nothing is held in memory for it."""
+    lanes: int | None = None
+    """Parts into which the samples of a source are cut for good, one for each place of a large batch, so that the ranks of a
+    machine read the same part in each epoch; each part is then shuffled as a whole. 0: none. null: 512 for a source of 2048
+    shards or more, none for a smaller one."""
+    read_ahead: int = 8
+    """Samples that each worker reads ahead from servers, while it decodes others. Shards on disks need none."""
+    cache: str = ""
+    """Folder on a local disk in which all processes of a machine keep what they read from servers; empty: none."""
+    cache_gb: float = 100.0
+    """Gigabytes that the cache may take; what was stored longest ago leaves first."""
     read_timeout: float = 30.0
     """Seconds that a read from a server may take, and one more for each megabyte, before it is tried again. A shard is left
     out after four attempts."""
@@ -89,8 +99,8 @@ class ShardsConfig:
     root: str = ""
     """Folder of the data set; toy needs none. pasted takes several, A:B:C."""
     out: str = ""
-    """Folder that receives shards and manifest; empty: runs/shards/ and the name of the recipe or data set. The same command
-    continues where it stopped."""
+    """Folder, or s3://BUCKET/FOLDER or gs://BUCKET/FOLDER, that receives shards and manifest; empty: runs/shards/ and the
+    name of the recipe or data set. The same command continues where it stopped."""
     name: str = ""
     """Name of the data set in samples and logs; empty: the source's."""
     split: str = ""

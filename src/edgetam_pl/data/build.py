@@ -27,14 +27,15 @@ from tqdm import tqdm
 
 from edgetam_pl.config import ShardsConfig
 from edgetam_pl.data import sample as schema
-from edgetam_pl.data.index import MANIFEST, Index, Manifest, index_name, record_of
+from edgetam_pl.data.destination import Destination
+from edgetam_pl.data.index import MANIFEST, Manifest, index_name, record_of
+from edgetam_pl.data.index_file import INDEX_FILE, IndexWriter, index_writer, pack
 from edgetam_pl.data.recipes import Recipe
+from edgetam_pl.data.reindex import completed
 from edgetam_pl.data.shards import read_manifest
-from edgetam_pl.data.storage import is_remote
 from edgetam_pl.data.windows import samples
 from edgetam_pl.data.writer import shard_writer
 from edgetam_pl.datasets.layout import SOURCES, open_layout
-from edgetam_pl.io.atomic import write_text
 from edgetam_pl.io.environment import VERSION
 from edgetam_pl.io.errors import BadSampleError
 from edgetam_pl.io.folders import some_of
@@ -61,7 +62,7 @@ def run(cfg: ShardsConfig) -> int:
     """
     _check(cfg)
     cfg = dataclasses.replace(cfg, out=cfg.out or f"runs/shards/{cfg.recipe or cfg.name or cfg.source}")
-    out = Path(cfg.out)
+    out = Destination(cfg.out)
     recipe = Recipe.read(cfg.recipe) if cfg.recipe else None
     if recipe is not None:
         print(recipe.heading())
@@ -74,29 +75,30 @@ def run(cfg: ShardsConfig) -> int:
     if recipe is not None:
         print(recipe.compared(len(names), split=cfg.split))
     plan = Plan.of(cfg, layout.kind, names)
-    if (out / MANIFEST).is_file():
-        old = read_manifest(str(out))
+    there = out.names()
+    if MANIFEST in there:
+        old = read_manifest(out.place)
         if old.settings != plan.settings:
             raise ValueError(_other_settings(out, old.settings, plan.settings))
-        print(f"{out}: finished before: {_summary(old)}")
+        print(f"{out.place}: finished before: {_summary(old)}")
         if changed := _changed(out, names):
-            print(f"{out}: the data set has changed since: {changed}. To include that, build into another folder.")
+            print(f"{out.place}: the data set has changed since: {changed}. To include that, build into another folder.")
         return 0
-    out.mkdir(parents=True, exist_ok=True)
     _record_settings(out, plan, names)
     jobs = [plan.job(number) for number in range(len(plan.groups))]
     if cfg.engine == "slurm":
         _on_slurm(cfg, jobs)
     else:
         _on_this_machine(cfg, jobs)
-    manifest, notes = _collect(out, plan)
-    print(f"{out}: {_summary(manifest)}")
+    with out.room() as folder, index_writer(folder / INDEX_FILE, shards=len(plan.groups)) as writer:
+        manifest, notes = _collect(out, plan, writer)
+    print(f"{out.place}: {_summary(manifest)}")
     if not manifest.samples:
         raise ValueError(
             f"Not one sample could be made of {cfg.root or cfg.source}: {_skips(manifest.skipped)}. "
             f"{' '.join(notes)} Nothing to train on was written; correct the folder and build into a new one."
         )
-    write_text(out / MANIFEST, manifest.to_json())
+    out.write(MANIFEST, manifest.to_json())
     for note in notes:  # the first of each cause
         print(f"  {note}")
     return 0
@@ -145,8 +147,8 @@ def _check(cfg: ShardsConfig) -> None:
             f"edgetam shards source=videos root=MINE out=runs/shards/mine, or source=toy for generated clips."
         )
     wrong = {
-        f"out={cfg.out}: shards are built in a folder of this machine; copy the finished folder to its bucket or server "
-        f"afterwards, where training reads it": is_remote(cfg.out),
+        f"out={cfg.out}: nothing can be written there; give a folder, or s3://BUCKET/FOLDER, gs://BUCKET/FOLDER, where "
+        f"training reads it": cfg.out.startswith(("http://", "https://")) or "::" in cfg.out,
         f"window={cfg.window}: a window has 1 to {schema.MAX_FRAMES} frames": not 1 <= cfg.window <= schema.MAX_FRAMES,
         f"stride={cfg.stride}: windows start 1 to window={cfg.window} frames apart": not 1 <= cfg.stride <= cfg.window,
         f"quality={cfg.quality}: JPEG quality is 1 to 100": not 1 <= cfg.quality <= 100,
@@ -160,29 +162,29 @@ def _check(cfg: ShardsConfig) -> None:
             raise ValueError(message + ".")
 
 
-def _record_settings(out: Path, plan: Plan, names: Sequence[str]) -> None:
+def _record_settings(out: Destination, plan: Plan, names: Sequence[str]) -> None:
     """Leave the settings and all names in the folder before the first shard, so that other ones are refused at once."""
-    path = out / "settings.json"
-    if path.is_file():
-        old = json.loads(path.read_text())
+    settings = out.read("settings.json")
+    if settings is not None:
+        old = json.loads(settings)
         if old != plan.settings:
             raise ValueError(_other_settings(out, old, plan.settings))
     else:
-        write_text(path, json.dumps(plan.settings, indent=1))
+        out.write("settings.json", json.dumps(plan.settings, indent=1))
     if changed := _changed(out, names):
         raise ValueError(
-            f"The data set has changed since {out} was begun: {changed}. Which video is in which shard depends on all of "
-            f"them; build into another folder, or remove that one and begin again."
+            f"The data set has changed since {out.place} was begun: {changed}. Which video is in which shard depends on all "
+            f"of them; build into another folder, or remove that one and begin again."
         )
-    write_text(out / NAMES, "".join(f"{name}\n" for name in names))
+    out.write(NAMES, "".join(f"{name}\n" for name in names))
 
 
-def _changed(out: Path, names: Sequence[str]) -> str:
+def _changed(out: Destination, names: Sequence[str]) -> str:
     """Which names came and went since the folder was begun, in words; empty where none did, or nothing is known."""
-    path = out / NAMES
-    if not path.is_file():
+    known = out.read(NAMES)
+    if known is None:
         return ""
-    before, now = set(path.read_text().splitlines()), set(names)
+    before, now = set(known.decode().splitlines()), set(names)
     words = [
         f"{len(found)} {verb} ({some_of(sorted(found))})"
         for found, verb in ((now - before, "new"), (before - now, "gone"))
@@ -191,31 +193,28 @@ def _changed(out: Path, names: Sequence[str]) -> str:
     return ", ".join(words)
 
 
-def _other_settings(out: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+def _other_settings(out: Destination, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     keys = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
     differences = ", ".join(f"{key} {old.get(key)!r} there, {new.get(key)!r} now" for key in keys)
-    return f"{out} holds shards of other settings ({differences}). Build into another folder, or remove that one."
+    return f"{out.place} holds shards of other settings ({differences}). Build into another folder, or remove that one."
 
 
-def index_of(out: Path, job: Job) -> Index | None:
-    """The index of a shard that is there, whole, and of these settings; None otherwise. Indices are written last."""
-    path = out / index_name(job.shard)
-    try:
-        index = Index.from_json(path.read_bytes(), name=path.name)
-        whole = index.settings == job.fingerprint and (out / job.shard).stat().st_size == index.bytes
-    except (FileNotFoundError, BadSampleError):
-        return None
-    return index if whole else None
+def _unfinished(out: Destination, jobs: Sequence[Job]) -> list[Job]:
+    there = out.names()
+    return [
+        job
+        for job in jobs
+        if index_name(job.shard) not in there or out.index(job.shard, settings=job.fingerprint) is None
+    ]
 
 
 def _on_this_machine(cfg: ShardsConfig, jobs: Sequence[Job]) -> None:
     """Build these shards, where they are not there yet, with the processes of this machine."""
-    out = Path(cfg.out)
-    todo = [job for job in jobs if index_of(out, job) is None]
+    todo = _unfinished(Destination(cfg.out), jobs)
     total, left = (sum(len(job.items) for job in some) for some in (jobs, todo))
     processes = min(cfg.processes or os.cpu_count() or 1, max(len(todo), 1))
     unit = " images" if any(job.kind == "image" for job in jobs) else " videos"
-    with tqdm(total=total, initial=total - left, unit=unit, desc=out.name, file=sys.stderr) as bar:
+    with tqdm(total=total, initial=total - left, unit=unit, desc=Path(cfg.out).name, file=sys.stderr) as bar:
         if processes == 1:
             for job in todo:
                 for _ in build_shard(cfg, job):
@@ -240,7 +239,7 @@ def _build_whole_shard(cfg: ShardsConfig, job: Job) -> int:
 def build_shard(cfg: ShardsConfig, job: Job) -> Iterator[str]:
     """Build one shard; yields the name of each video when it is in."""
     layout = open_layout(cfg)
-    with shard_writer(Path(cfg.out), job.shard, settings=job.fingerprint) as writer:
+    with Destination(cfg.out).room() as folder, shard_writer(folder, job.shard, settings=job.fingerprint) as writer:
         for item in job.items:
             before = len(writer.entries)
             try:
@@ -253,8 +252,8 @@ def build_shard(cfg: ShardsConfig, job: Job) -> Iterator[str]:
             yield item
 
 
-def _collect(out: Path, plan: Plan) -> tuple[Manifest, list[str]]:
-    """The manifest of all shards, which must all be there, and the first skip of each cause in words.
+def _collect(out: Destination, plan: Plan, writer: IndexWriter) -> tuple[Manifest, list[str]]:
+    """The manifest of all shards, which must all be there, and the first skip of each cause in words; their index is written.
 
     Indices are read one at a time: together they would fill the memory.
     """
@@ -262,11 +261,12 @@ def _collect(out: Path, plan: Plan) -> tuple[Manifest, list[str]]:
     totals, skipped = Counter[str](), Counter[str]()
     notes: dict[str, str] = {}
     for job in map(plan.job, range(len(plan.groups))):
-        index = index_of(out, job)
+        index = out.index(job.shard, settings=job.fingerprint)
         if index is None:
             missing.append(job.shard)
             continue
         records.append(record_of(index))
+        writer.add(records[-1], pack(completed(out.address(job.shard), index)))
         skipped.update(index.skipped)
         for note in index.notes:
             notes.setdefault(note.split(":")[0], note + ".")
@@ -274,7 +274,7 @@ def _collect(out: Path, plan: Plan) -> tuple[Manifest, list[str]]:
         totals.update(samples=len(index.entries), videos=index.videos, frames=frames, objects=objects, bytes=index.bytes)
     if missing:
         raise ValueError(
-            f"{len(missing)} of {len(plan.groups)} shards of {out} are not finished, the first is {missing[0]}. "
+            f"{len(missing)} of {len(plan.groups)} shards of {out.place} are not finished, the first is {missing[0]}. "
             f"Run the same command again; it continues."
         )
     name, by = plan.settings["name"] or plan.settings["source"], f"edgetam-pl {VERSION}"
@@ -303,14 +303,15 @@ def _on_slurm(cfg: ShardsConfig, jobs: Sequence[Job]) -> None:
         import submitit
     except ModuleNotFoundError as error:
         raise ValueError("engine=slurm needs submitit; install it with: pip install 'edgetam-pl[cluster]'.") from error
-    out = Path(cfg.out)
-    todo = [job for job in jobs if index_of(out, job) is None]
+    out = Destination(cfg.out)
+    todo = _unfinished(out, jobs)
+    folder = Path("runs/shards") / Path(cfg.out).name if out.remote else Path(cfg.out)
     members = max(min(cfg.jobs, len(todo)), 1)
     arguments = dict(cfg.slurm)
-    executor = submitit.AutoExecutor(folder=out / "jobs", cluster=arguments.pop("cluster", None))
-    executor.update_parameters(name=f"shards-{out.name}", **{"timeout_min": 24 * 60, **arguments})
+    executor = submitit.AutoExecutor(folder=folder / "jobs", cluster=arguments.pop("cluster", None))
+    executor.update_parameters(name=f"shards-{folder.name}", **{"timeout_min": 24 * 60, **arguments})
     array = executor.map_array(_array_member, [cfg] * members, [todo[first::members] for first in range(members)])
-    with tqdm(total=members, unit=" jobs", desc=out.name, file=sys.stderr) as bar:
+    with tqdm(total=members, unit=" jobs", desc=folder.name, file=sys.stderr) as bar:
         for job in array:
             job.result()
             bar.update()

@@ -37,6 +37,15 @@ class Video:
     """(position of the first frame in the video, frames), rising."""
     header: Callable[[int], Header]
     """Of window number i; asked only for windows that matter."""
+    hidden: Sequence[tuple[int, ...] | None] = ()
+    """Frames of each window on which no object is seen, where that is known without its header."""
+    wanted: Callable[[list[tuple[int, int]]], None] | None = None
+    """Told which frames, as (window, frame in it), were chosen, before their headers are asked for."""
+
+    def shows(self, window: int, frame: int) -> bool:
+        """Is an object seen there?"""
+        known = self.hidden[window] if self.hidden else None
+        return bool(self.header(window).visible(frame)) if known is None else frame not in known
 
     def at(self, position: int) -> tuple[int, int]:
         """(window, frame in it) of a position: the last window that has it, since it reaches furthest."""
@@ -53,8 +62,12 @@ class Video:
         places: list[tuple[int, int]] = []
         while len(places) < num_frames:
             window, frame = self.at(start + len(places))
+            if not 0 <= frame < self.windows[window][1]:
+                raise BadSampleError(Cause.TAR, f"the index says impossible things of the windows of {self.name}")
             last = min(self.windows[window][1], frame + num_frames - len(places))
             places += [(window, t) for t in range(frame, last)]
+        if self.wanted is not None:
+            self.wanted(places)
         used = [(self.header(window), [t for _, t in run]) for window, run in groupby(places, key=lambda place: place[0])]
         first = used[0][0]
         if any(header.size != first.size for header, _ in used):
@@ -103,7 +116,7 @@ def choose(
     # SAM 2 draws again where nothing is seen; here no start is tried twice
     for number in rng.permutation(len(starts)) if train else range(len(starts)):
         window, frame = video.at(starts[number] + (num_frames - 1 if backwards else 0))
-        if video.header(window).visible(frame):
+        if video.shows(window, frame):
             break
     else:
         raise BadSampleError(Cause.NO_OBJECT, f"{video.name} shows no object where a clip of {num_frames} frames may begin")

@@ -41,6 +41,8 @@ class Entry:
     position: int | None = None
     """Of its first frame among the stored ones of its video, whose windows follow one another: 0 begins the next video. None
     (a tar of unknown origin, or of an earlier version): a video by itself."""
+    hidden: tuple[int, ...] | None = None
+    """Frames on which no object is seen: a clip is chosen without reading the header. None: only the header knows."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,8 @@ class Index:
                 if at > total or key in entries or len({member.suffix for member in members}) < len(members):
                     raise ValueError(f"{key} ends after the tar's {total} bytes, or is there twice")
                 position = None if e.get("position") is None else _whole(e["position"])
-                entries[key] = Entry(key, frames, _whole(e["objects"]), tuple(members), position)
+                hidden = None if e.get("hidden") is None else tuple(_whole(t, frames - 1) for t in e["hidden"])
+                entries[key] = Entry(key, frames, _whole(e["objects"]), tuple(members), position, hidden)
             fields = {key: raw[key] for key in ("shard", "sha256", "settings")}
             skipped = {str(cause): _whole(count) for cause, count in raw["skipped"].items()}
             notes = tuple(str(note) for note in raw["notes"])

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,8 +21,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from edgetam_pl.config import DataConfig, DataSource
-from edgetam_pl.data import storage
-from edgetam_pl.data.sampling import Order, Schedule
+from edgetam_pl.data import node_cache, storage
+from edgetam_pl.data.sampling import Order, Schedule, SpreadOrder
 from edgetam_pl.data.shards import ShardSet
 from edgetam_pl.data.steps import PREFETCH, BrokenDataError, Skip, Source, Steps, WorkerBatch, describe
 from edgetam_pl.io.errors import Cause, ExplainedError
@@ -31,6 +32,8 @@ from edgetam_pl.types import VideoBatch
 
 _LOG = logging.getLogger(__name__)
 
+LANES = 512
+"""Of a source of many shards: as many as ranks of the largest run, a power of two as their numbers mostly are."""
 _SHOWN = 5
 """Skips of one cause that are logged in full."""
 
@@ -46,9 +49,11 @@ class ShardLoader:
     continues with the next one.
     """
 
-    def __init__(self, steps: Steps, *, count: int, workers: int, max_skips: float, read_timeout: float) -> None:
+    def __init__(
+        self, steps: Steps, *, count: int, workers: int, max_skips: float, prepare: Callable[[], None] | None = None
+    ) -> None:
         self.steps, self.count, self.workers, self.max_skips = steps, count, workers, max_skips
-        self.read_timeout = read_timeout
+        self.prepare = prepare  # called in each worker before it reads
         self.skips: Counter[str] = Counter()
         for source in steps.sources:
             self.skips.update(source.shards.skipped)
@@ -87,7 +92,7 @@ class ShardLoader:
             prefetch_factor=PREFETCH if self.workers else None,
             multiprocessing_context=fresh(__name__) if self.workers else None,
             collate_fn=_unchanged,
-            worker_init_fn=partial(_begin_worker, self.read_timeout),
+            worker_init_fn=partial(_begin_worker, self.prepare),
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # its own: the training's random numbers do not depend on the loader
         )
@@ -183,10 +188,13 @@ def build_loader(
         raise ValueError(f"The loader was asked for {steps} batches; a phase needs at least one.")
     if cfg.read_timeout <= 0:
         raise ValueError(f"data.read_timeout is {cfg.read_timeout}; give the seconds that a server has for an answer.")
-    storage.set_timeout(cfg.read_timeout)
+    if cfg.read_ahead < 0 or (cfg.lanes or 0) < 0:
+        raise ValueError(f"data.read_ahead={cfg.read_ahead}, data.lanes={cfg.lanes}: give numbers from 0.")
+    _prepare(cfg)
     window = cfg.shuffle if train else 0
+    lanes = cfg.lanes if train else 0
     sources = [
-        _open(source, number, (num_frames, batch, max_objects), seed=seed, window=window, world_size=world_size)
+        _open(source, number, (num_frames, batch, max_objects), seed=seed, mixed=(window, lanes), world_size=world_size)
         for number, source in enumerate(cfg.sources)
     ]
     schedule = Schedule([source.weight for source in cfg.sources], seed=seed, steps=steps, together=accumulate)
@@ -202,19 +210,30 @@ def build_loader(
         world_size,
         train,
         antialias=cfg.antialias,
+        read_ahead=cfg.read_ahead,
     )
-    return ShardLoader(dataset, count=steps, workers=cfg.workers, max_skips=cfg.max_skips, read_timeout=cfg.read_timeout)
+    return ShardLoader(
+        dataset, count=steps, workers=cfg.workers, max_skips=cfg.max_skips, prepare=partial(_prepare, replace(cfg, sources=[]))
+    )
+
+
+def _prepare(cfg: DataConfig) -> None:
+    """What reads of this process need to know."""
+    storage.set_timeout(cfg.read_timeout)
+    node_cache.set_cache(cfg.cache, cfg.cache_gb)
 
 
 def _open(
-    source: DataSource, number: int, shape: tuple[int, int, int], *, seed: int, window: int, world_size: int
+    source: DataSource, number: int, shape: tuple[int, int, int], *, seed: int, mixed: tuple[int, int | None], world_size: int
 ) -> Source:
-    """A source of the mixture. `shape`: frames of a clip, clips of a batch, objects of a clip, unless the source says."""
+    """A source of the mixture. `shape`: frames of a clip, clips of a batch, objects of a clip, unless the source says.
+    `mixed`: shards that are mixed at a time, and lanes."""
     if source.kind not in {"video", "image"}:
         raise ValueError(f"Source {source.name!r} is of kind {source.kind!r}; use video or image.")
     video = source.kind == "video"
     num_frames, batch, max_objects = shape[0] if video else 1, source.batch or shape[1], source.max_objects or shape[2]
     shards = ShardSet(source.shards, name=source.name)
+    shards.index  # noqa: B018  (opened here, so that a server's is fetched, and what is wrong with it told, once)
     frames, windows, counts = shards.videos()
     enough = frames >= num_frames
     usable = None
@@ -244,7 +263,10 @@ def _open(
             f"{needed} for one step. Use fewer ranks, a smaller batch, or more data."
         )
     times = -(-needed // total)
-    order = Order(counts * times, seed=(seed, number, zlib.crc32(source.name.encode())), window=window)
+    window, lanes = mixed
+    lanes = (LANES if window and np.count_nonzero(counts) >= 4 * LANES else 0) if lanes is None else lanes
+    key = (seed, number, zlib.crc32(source.name.encode()))
+    order = SpreadOrder(counts * times, seed=key, lanes=lanes) if lanes else Order(counts * times, seed=key, window=window)
     return Source(source.name, video, shards, usable, counts, where, order, batch, max_objects, num_frames)
 
 
@@ -253,7 +275,8 @@ def _unchanged(made: Any) -> Any:
     return made
 
 
-def _begin_worker(read_timeout: float, worker: int) -> None:
+def _begin_worker(prepare: Callable[[], None] | None, worker: int) -> None:
     begin_worker()
-    storage.set_timeout(read_timeout)
+    if prepare is not None:
+        prepare()
     cv2.setNumThreads(1)

@@ -53,6 +53,11 @@ class Header:
         """Objects with a mask on this frame (a position, not a frame number)."""
         return [o for o, track in enumerate(self.masks) if track[frame] is not None]
 
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        """Frames on which no object is seen."""
+        return tuple(t for t in range(self.num_frames) if not self.visible(t))
+
 
 @dataclass(frozen=True)
 class Sample:

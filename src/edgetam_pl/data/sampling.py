@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import OrderedDict
 from typing import Any
 
@@ -60,6 +61,77 @@ class Order:
         if key not in self._windows:
             _keep(self._windows, key, np.random.default_rng((*self.seed, epoch, number, 1)).permutation(size))
         return self._windows[key]
+
+
+class SpreadOrder:
+    """An endless order like `Order`, for runs of hundreds of ranks: the samples are cut into `lanes` parts for good, position
+    p is drawn from part p mod `lanes`, and each part is shuffled anew in each epoch as a whole.
+
+    Shards are put in a random order first, so that a part is a random choice of shards, and ranks that draw at the same time
+    draw from different ones. Where the samples that all ranks draw at a time divide `lanes`, the ranks of a machine meet
+    the same parts in each epoch, which its disk may hold. A pure function of its arguments; nothing is kept.
+    """
+
+    def __init__(self, counts: NDArray[np.int64], *, seed: tuple[int, ...], lanes: int) -> None:
+        shards = np.random.default_rng(seed).permutation(np.flatnonzero(counts))
+        self.shards, self.ends = shards.tolist(), np.cumsum(counts[shards]).tolist()
+        self.total, self.lanes = self.ends[-1], lanes
+        self.key = 0
+        for number in seed:
+            self.key = _mix(self.key ^ number)
+
+    def at(self, position: int) -> tuple[int, int, int]:
+        """(epoch, shard, number within the shard) of the sample at this position.
+
+        >>> order = SpreadOrder(np.array([20, 31]), seed=(0,), lanes=8)
+        >>> len({order.at(p)[1:] for p in range(51)}), {order.at(p)[0] for p in range(51, 102)}
+        (51, {1})
+        """
+        epoch = position // self.total
+        lane = position % self.lanes
+        # the part's share of this epoch: so many positions of the epoch are congruent to `lane`
+        begin = epoch * self.total
+        start = begin % self.lanes
+        nth = (position - begin - (lane - start) % self.lanes) // self.lanes
+        each, longer = divmod(self.total, self.lanes)
+        size = each + ((lane - start) % self.lanes < longer)
+        # where it begins: parts before it, of which some are longer by one
+        wrapped = max(start + longer - self.lanes, 0)
+        first = lane * each + min(max(lane - start, 0), longer - wrapped) + min(lane, wrapped)
+        # shuffled as a whole
+        number = first + shuffled(nth, size, key=_mix(_mix(self.key ^ epoch) ^ lane))
+        slot = bisect_right(self.ends, number)
+        return epoch, self.shards[slot], number - (self.ends[slot - 1] if slot else 0)
+
+
+_ROUNDS = 6
+_WORD = (1 << 64) - 1
+
+
+def _mix(value: int) -> int:
+    """64 bits from 64 bits, each of which depends on all (SplitMix64's finalizer; Steele et al., 2014)."""
+    value = (value + 0x9E3779B97F4A7C15) & _WORD
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _WORD
+    return value ^ (value >> 31)
+
+
+def shuffled(number: int, size: int, *, key: int) -> int:
+    """Place `number` of a pseudo-random permutation of range(size), computed and not stored: a Feistel network over the next
+    even number of bits, walked until it falls below `size` (Black and Rogaway, 2002).
+
+    >>> sorted(shuffled(n, 10, key=3) for n in range(10))
+    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+    """
+    half = max(((size - 1).bit_length() + 1) // 2, 1)
+    mask = (1 << half) - 1
+    while True:
+        left, right = number >> half, number & mask
+        for turn in range(_ROUNDS):
+            left, right = right, left ^ (_mix(key ^ (turn << 58) ^ right) & mask)
+        number = left << half | right
+        if number < size:
+            return number
 
 
 def _keep(cache: OrderedDict[Any, Any], key: Any, value: Any) -> None:

@@ -3,25 +3,31 @@
     OUT/manifest.json              counts, bytes and sha256 of every shard, and how they were made
     OUT/shard-000000.tar           samples (`sample.py`)
     OUT/shard-000000.index.json    where each member lies in the tar, and its CRC-32
+    OUT/index.bin                  the same of all shards, for reading (`index_file.py`)
 
 With the index a loader reads the frames that it chose and nothing else, from a disk or by ranges from a server.
 """
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import braceexpand
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetam_pl.data import storage
+from edgetam_pl.data import node_cache, storage
 from edgetam_pl.data.index import MANIFEST, Entry, Index, Manifest, index_name, record_of
+from edgetam_pl.data.index_file import INDEX_FILE, IndexFile, UnfitIndexError
 from edgetam_pl.data.tars import read_members, scan
 from edgetam_pl.io.errors import BadSampleError, Cause
+
+_LOG = logging.getLogger(__name__)
 
 
 class ShardSet:
@@ -38,6 +44,7 @@ class ShardSet:
                 f"out=runs/toy), then set data.sources.N.shards to that folder."
             )
         self.place, self.name = place, name
+        self._manifest: Manifest | None = None
         self.skipped: Counter[str] = Counter()  # what is left out before the first sample is drawn
         self.notes: list[str] = []
         if place.endswith(".tar"):
@@ -60,6 +67,7 @@ class ShardSet:
             records = list(manifest.shards)
             self.addresses = [storage.join(place, record.name) for record in records]
             self.kind = manifest.kind
+            self._manifest = manifest
         self.records = records
         self.counts = np.array([record.samples for record in records], np.int64)
         if not self.counts.sum():
@@ -67,6 +75,11 @@ class ShardSet:
 
     def __len__(self) -> int:
         return int(self.counts.sum())
+
+    @cached_property
+    def index(self) -> IndexFile | None:
+        """The index of all shards, opened once and handed to worker processes; None: each shard has its own."""
+        return None if self._manifest is None else open_index(self.place, self._manifest)
 
     def videos(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]:
         """(frames of the longest stretch without a gap, windows) of every video or image, in order (V,) each, and how many
@@ -79,6 +92,8 @@ class ShardSet:
 
     def entry(self, shard: int, number: int) -> Entry:
         """What the index says of a sample. Raises BadSampleError when the index cannot be read."""
+        if self.index is not None:
+            return self.index.entry(shard, number)
         entries = load_index(self.addresses[shard]).entries
         if number >= len(entries):
             raise BadSampleError(
@@ -106,6 +121,41 @@ def read_manifest(place: str) -> Manifest:
             f"brace pattern such as shard-{{000000..000007}}.tar."
         ) from error
     return Manifest.from_json(data, where=address)
+
+
+def open_index(place: str, manifest: Manifest) -> IndexFile | None:
+    """The index of a data set, or None where it has none, or one that cannot be used, which is told: the JSON index of each
+    shard is then read with its first sample."""
+    address = storage.join(place, INDEX_FILE)
+    try:
+        return load_index_file(place, manifest)
+    except (BadSampleError, UnfitIndexError, OSError) as error:
+        _LOG.warning(
+            "%s is not used: %s. The index of each shard is read instead, which is slow on many ranks; make it anew with: "
+            "edgetam shards index %s",
+            *(address, error, place),
+        )
+    return None
+
+
+def load_index_file(place: str, manifest: Manifest) -> IndexFile | None:
+    """The index of a data set; of a server's, a copy on this machine. None where it has none.
+
+    Raises:
+        UnfitIndexError: it does not fit the manifest's shards.
+        BadSampleError: it cannot be read from the server.
+        OSError: it cannot be read, or there is no room for a copy.
+    """
+    address = storage.join(place, INDEX_FILE)
+    if not storage.is_remote(address):
+        return IndexFile(Path(address), manifest) if Path(address).exists() else None
+    version = hashlib.sha256("".join(record.sha256 for record in manifest.shards).encode()).hexdigest()[:32]
+    try:
+        return IndexFile(node_cache.local_index(address, version=version), manifest)
+    except BadSampleError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
 
 
 def read_index(address: str) -> Index:

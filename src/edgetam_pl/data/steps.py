@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cached_property, partial
 from itertools import groupby
 from typing import Any
 
@@ -14,14 +15,16 @@ from torch.utils.data import Dataset, get_worker_info
 
 from edgetam_pl.config import AugmentConfig
 from edgetam_pl.data import sample as schema
+from edgetam_pl.data.ahead import ReadAhead
 from edgetam_pl.data.augment import UNCHANGED, draw
-from edgetam_pl.data.clips import ChosenClip, Video, choose
+from edgetam_pl.data.clips import Video, choose
 from edgetam_pl.data.collate import PackedBatch, Slots, collate
 from edgetam_pl.data.index import Entry
 from edgetam_pl.data.render import Clip
 from edgetam_pl.data.sample import Header
-from edgetam_pl.data.sampling import Order, Schedule
+from edgetam_pl.data.sampling import Order, Schedule, SpreadOrder
 from edgetam_pl.data.shards import ShardSet
+from edgetam_pl.data.storage import is_remote
 from edgetam_pl.io.errors import BadSampleError, Cause, ExplainedError
 
 MAX_REPLACEMENTS = 32
@@ -37,6 +40,15 @@ class Skip:
     cause: Cause
     shard: str
     message: str
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A clip, and the samples that it stands in for."""
+
+    clip: Clip
+    skips: tuple[Skip, ...]
+    tried: int
 
 
 @dataclass(frozen=True)
@@ -65,14 +77,24 @@ class Source:
     usable: NDArray[np.int64] | None  # numbers of the videos that are long enough; None: all
     counts: NDArray[np.int64]  # usable videos of each shard
     windows: NDArray[np.int32] | None  # (V, 2): each video's first sample in its shard, and how many; None: one each
-    order: Order  # of usable videos; it may hold each several times an epoch
+    order: Order | SpreadOrder  # of usable videos; it may hold each several times an epoch
     batch: int
     max_objects: int
     num_frames: int
 
+    @cached_property
+    def before(self) -> NDArray[np.int64]:
+        """Usable videos before each shard."""
+        return np.cumsum(self.counts) - self.counts
+
+    @cached_property
+    def remote(self) -> bool:
+        """Are the shards on a server?"""
+        return any(map(is_remote, self.shards.addresses[:1]))
+
     def entries(self, shard: int, number: int) -> list[Entry]:
         """The windows of usable video `number` of a shard, in the order of frames."""
-        before = int(self.counts[:shard].sum())
+        before = int(self.before[shard])
         video = before + number % int(self.counts[shard])
         video = video if self.usable is None else int(self.usable[video])
         first, count = (number % int(self.counts[shard]), 1) if self.windows is None else self.windows[video]
@@ -97,6 +119,8 @@ class Steps(Dataset[Any]):
     unreadable: dict[str, str] = field(default_factory=dict)  # shards of this process that cannot be opened, and why
     slots: Slots | None = None  # of a worker process
     antialias: bool = False  # how frames are shrunk
+    read_ahead: int = 0  # samples that are read from servers before they are needed
+    ahead: ReadAhead[Drawn] | None = field(init=False, default=None)  # of this process
 
     def __post_init__(self) -> None:
         self.origin = [0] * len(self.sources)
@@ -117,22 +141,18 @@ class Steps(Dataset[Any]):
         Raises:
             BrokenDataError: too many samples in a row cannot be used.
         """
-        # which source, and where in its order this rank's share of the step begins
-        which = int(self.schedule.sources[step])
+        which, first, stride = self._place(step)
         source = self.sources[which]
-        turn = int(self.schedule.before[which, step] - self.schedule.before[which, self.since])
-        stride = source.batch * self.world_size
-        first = self.origin[which] + turn * stride + self.rank * source.batch
         if self.slots is not None:
             self.slots.advance()
         # the clips of this step, still encoded
         skips: list[Skip] = []
         clips: list[Clip] = []
         drawn = 0
-        for position in range(first, first + source.batch):
-            clip, tried = self._clip(source, which, position, stride, skips)
-            clips.append(clip)
-            drawn += tried
+        for made in self._drawn(step):
+            clips.append(made.clip)
+            skips += made.skips
+            drawn += made.tried
         while True:
             try:
                 batch = collate(
@@ -144,8 +164,38 @@ class Steps(Dataset[Any]):
                 skips.append(Skip(error.cause, clips[b].shard, error.message))
                 if len(skips) >= MAX_REPLACEMENTS:
                     raise _exhausted(source, skips) from error
-                clips[b], tried = self._clip(source, which, first + b + stride * len(skips), stride, skips)
-                drawn += tried
+                made = self._clip(which, first + b + stride * len(skips), stride)
+                clips[b] = made.clip
+                skips += made.skips
+                drawn += made.tried
+
+    def _place(self, step: int) -> tuple[int, int, int]:
+        """Which source a step draws from, where in its order this rank's share begins, and how far apart the shares of one
+        rank are."""
+        which = int(self.schedule.sources[step])
+        source = self.sources[which]
+        turn = int(self.schedule.before[which, step] - self.schedule.before[which, self.since])
+        stride = source.batch * self.world_size
+        return which, self.origin[which] + turn * stride + self.rank * source.batch, stride
+
+    def _drawn(self, step: int) -> Iterator[Drawn]:
+        """The clips of a step. Those of servers are read by threads, and with them those of this worker's next steps."""
+        which, first, stride = self._place(step)
+        source = self.sources[which]
+        if not (source.remote and self.read_ahead > 0):
+            yield from (self._clip(which, position, stride) for position in range(first, first + source.batch))
+            return
+        if self.ahead is None:
+            self.ahead = ReadAhead()
+        worker = get_worker_info()
+        apart = worker.num_workers if worker else 1
+        steps = range(step, min(step + apart * (1 + -(-self.read_ahead // source.batch)), len(self.schedule.sources)), apart)
+        wanted: dict[tuple[int, int], Callable[[], Drawn]] = {}
+        for number in steps:
+            of, begin, far = self._place(number)
+            for position in range(begin, begin + self.sources[of].batch):
+                wanted[of, position] = partial(self._clip, of, position, far)
+        yield from self.ahead.take([(which, position) for position in range(first, first + source.batch)], wanted)
 
     def consumed(self, step: int) -> list[int]:
         """Samples each source has given on all ranks before this step."""
@@ -155,10 +205,10 @@ class Steps(Dataset[Any]):
             for origin, turn, source in zip(self.origin, turns, self.sources)
         ]
 
-    def _clip(self, source: Source, which: int, position: int, stride: int, skips: list[Skip]) -> tuple[Clip, int]:
-        """The clip at this position of the source's order, and how many were tried. A broken one is replaced by the one that
-        this place of the batch would hold next: never a random one, so that ranks stay in step and a resumed run meets the
-        same."""
+    def _clip(self, which: int, position: int, stride: int) -> Drawn:
+        """The clip at this position of the source's order. A broken one is replaced by the one that this place of the batch
+        would hold next: never a random one, so that ranks stay in step and a resumed run meets the same."""
+        source, skips = self.sources[which], list[Skip]()
         for tried in range(MAX_REPLACEMENTS):
             place = position + tried * stride
             _, shard, number = source.order.at(place)
@@ -166,7 +216,7 @@ class Steps(Dataset[Any]):
             try:
                 if address in self.unreadable:
                     raise BadSampleError(Cause.SHARD_UNREADABLE, self.unreadable[address])
-                return self._read(source, which, place, shard, number), tried + 1
+                return Drawn(self._read(source, which, place, shard, number), tuple(skips), tried + 1)
             except BadSampleError as error:
                 if error.cause is Cause.SHARD_UNREADABLE:
                     self.unreadable[address] = error.message  # tried once, with retries, and not for every sample
@@ -177,15 +227,23 @@ class Steps(Dataset[Any]):
         entries = source.entries(shard, number)
         # one generator a sample, seeded by its place in the run, for the clip first and its augmentation next
         rng = np.random.default_rng((self.seed, which, place))
-        chosen = self._choose(source, shard, entries, rng)
-        # the images of each window at once
-        read: dict[tuple[int, int], bytes] = {}
-        for window, run in groupby(chosen.places, key=lambda place: place[0]):
-            names = {schema.image_suffix(t): (window, t) for _, t in run}
-            found = source.shards.read(shard, entries[window], list(names))
-            read |= {at: found[name] for name, at in names.items()}
+        bytes_of = _Windows(source.shards, shard, entries)
+        chosen = choose(
+            Video(
+                entries[0].key,
+                [(entry.position or 0, entry.frames) for entry in entries],
+                bytes_of.header,
+                [entry.hidden for entry in entries],
+                bytes_of.read,
+            ),
+            rng,
+            num_frames=source.num_frames,
+            max_objects=source.max_objects,
+            reverse=self.reverse if source.video else 0.0,
+            train=self.train,
+        )
         header, selection = chosen.header, chosen.selection
-        images = tuple(read[chosen.places[t]] for t in selection.frames)
+        images = tuple(bytes_of.images[chosen.places[t]] for t in selection.frames)
         for t, image in zip(selection.frames, images):
             schema.check_image(image, header, t)
         augmentation, on_device = UNCHANGED, False
@@ -194,22 +252,34 @@ class Steps(Dataset[Any]):
             on_device = self.augmentation.where == "device"
         return Clip(header, selection, images, augmentation, on_device, source.shards.addresses[shard])
 
-    def _choose(self, source: Source, shard: int, entries: list[Entry], rng: np.random.Generator) -> ChosenClip:
-        """A clip of the video that has these windows; only their headers are read."""
 
-        @cache
-        def header(window: int) -> Header:
-            return schema.decode_header(source.shards.read(shard, entries[window], ["json"])["json"])
+class _Windows:
+    """Headers and frames of a video's windows, each read once: a window's frames and its header in one request, where it
+    was known without the header which frames they are."""
 
-        windows = [(entry.position or 0, entry.frames) for entry in entries]
-        return choose(
-            Video(entries[0].key, windows, header),
-            rng,
-            num_frames=source.num_frames,
-            max_objects=source.max_objects,
-            reverse=self.reverse if source.video else 0.0,
-            train=self.train,
-        )
+    def __init__(self, shards: ShardSet, shard: int, entries: list[Entry]) -> None:
+        self.shards, self.shard, self.entries = shards, shard, entries
+        self.headers: dict[int, Header] = {}
+        self.images: dict[tuple[int, int], bytes] = {}
+
+    def header(self, window: int) -> Header:
+        if window not in self.headers:
+            self.headers[window] = self._header(self.shards.read(self.shard, self.entries[window], ["json"]))
+        return self.headers[window]
+
+    def read(self, places: list[tuple[int, int]]) -> None:
+        """Frames, as (window, frame in it), and headers that are not here yet."""
+        for window, run in groupby(places, key=lambda place: place[0]):
+            names = {schema.image_suffix(t): (window, t) for _, t in run}
+            header = [] if window in self.headers else ["json"]
+            found = self.shards.read(self.shard, self.entries[window], [*names, *header])
+            self.images |= {at: found[name] for name, at in names.items()}
+            if header:
+                self.headers[window] = self._header(found)
+
+    @staticmethod
+    def _header(found: dict[str, bytes]) -> Header:
+        return schema.decode_header(found["json"])
 
 
 def _exhausted(source: Source, skips: list[Skip]) -> BrokenDataError:

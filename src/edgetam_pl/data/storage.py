@@ -1,4 +1,4 @@
-"""Bytes from anywhere: local files by offset, http(s), s3, gs and every other fsspec address, with retries."""
+"""Bytes from anywhere, and files to servers: local files by offset, http(s), s3, gs and all of fsspec, with retries."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ workers of a run do not all come back at once."""
 _OPEN_FILES = 32
 _jitter = random.Random()  # its own: the training's random numbers do not depend on the network
 _given_up: set[str] = set()  # servers of this process that did not answer in ATTEMPTS attempts: one each from now on
+_no_ranges: set[str] = set()  # servers that sent more than they were asked for, which was told
 
 
 SLOWEST = 1e6
@@ -74,6 +75,7 @@ def read_range(address: str, offset: int, size: int) -> bytes:
     if is_remote(address):
         data = _retry(address, size, lambda fs, path: fs.cat_file(path, start=offset, end=offset + size))
         if len(data) > size:  # a server that ignores ranges sends everything
+            _tell_once(address, len(data), size)
             data = data[offset : offset + size]
     else:
         try:
@@ -83,6 +85,67 @@ def read_range(address: str, offset: int, size: int) -> bytes:
     if len(data) != size:
         raise BadSampleError(Cause.SHARD_TRUNCATED, f"{address} ends at byte {offset + len(data)}; {offset + size} expected")
     return data
+
+
+def ends_at(address: str, size: int) -> bool:
+    """Is there a file of exactly `size` bytes? Raises BadSampleError where a server does not say."""
+    if not is_remote(address):
+        try:
+            return Path(address).stat().st_size == size
+        except OSError:
+            return False
+    try:
+        last = _retry(address, 2, lambda fs, path: fs.cat_file(path, start=size - 1, end=size + 1))
+    except BadSampleError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return False
+        raise
+    return len(last) == 1
+
+
+def put(file: Path, address: str) -> None:
+    """Send a file to a server; it is there whole or not at all.
+
+    Raises:
+        ValueError: it cannot be written there, for good.
+    """
+    try:
+        _retry(address, file.stat().st_size, lambda fs, path: fs.put_file(str(file), path) or b"")
+    except BadSampleError as error:
+        raise ValueError(
+            f"{error.message}. It cannot be written; what is there stays. Correct that and give the same command again: it "
+            f"continues."
+        ) from error
+
+
+def listed(place: str) -> set[str]:
+    """Names of the files directly under a server's place; none where there is no such place."""
+
+    def names(fs: Any, path: str) -> bytes:
+        fs.invalidate_cache()  # other processes write there
+        return "\n".join(str(name).rsplit("/", 1)[-1] for name in fs.ls(path, detail=False)).encode()
+
+    try:
+        return set(_retry(place, 0, names).decode().split("\n"))
+    except BadSampleError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return set()
+        raise
+
+
+def _tell_once(address: str, sent: int, asked: int) -> None:
+    server = _server(address)
+    if server not in _no_ranges:
+        _no_ranges.add(server)
+        _LOG.warning(
+            "%s ignores ranges: it sent %.1f MB of %s where %.1f MB were asked for, and does so for each sample. Training goes "
+            "on, slowly; use a server that knows ranges, or copy the shards to a disk.",
+            *(server or address, sent / 1e6, address, asked / 1e6),
+        )
+
+
+def _server(address: str) -> str:
+    return urlsplit(address.rpartition("::")[2]).netloc
 
 
 @lru_cache(maxsize=_OPEN_FILES)
@@ -95,7 +158,7 @@ def _retry(address: str, size: int, action: Any) -> bytes:
     """Call `action(filesystem, path)`, again after a pause when the network fails or is silent for too long."""
     from fsspec.core import url_to_fs  # slow to import, and local shards do not need it
 
-    wait, server = FIRST_WAIT, urlsplit(address.rpartition("::")[2]).netloc
+    wait, server = FIRST_WAIT, _server(address)
     attempts = 1 if server in _given_up else ATTEMPTS
     for attempt in range(1, attempts + 1):
         try:

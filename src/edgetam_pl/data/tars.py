@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tarfile
 import zlib
@@ -11,16 +12,23 @@ from pathlib import Path
 from typing import BinaryIO
 
 from edgetam_pl.data import sample as schema
-from edgetam_pl.data import storage
+from edgetam_pl.data import node_cache, storage
 from edgetam_pl.data.index import MAX_MEMBER, Entry, Index, Member
 from edgetam_pl.io.errors import BadSampleError, Cause
 
+_LOG = logging.getLogger(__name__)
+
 BLOCK = 512
 """A tar is made of blocks of this many bytes."""
+READ_THROUGH = 8 << 20
+"""So many bytes that nobody asked for are read from a server rather than asking twice."""
+_NEAR = 2048
+"""On a disk: no other member in between."""
 
 
 def read_members(address: str, entry: Entry, suffixes: Sequence[str]) -> dict[str, bytes]:
-    """Chosen members of a sample: neighbours in the tar are read at once.
+    """Chosen members of a sample: neighbours in the tar are read at once, and what a server has between them is read too
+    and costs less than another request. What the cache of this machine holds is not read again.
 
     Raises:
         BadSampleError: not in the tar, the file ends too early, or the checksum differs.
@@ -30,25 +38,68 @@ def read_members(address: str, entry: Entry, suffixes: Sequence[str]) -> dict[st
     if missing:
         raise BadSampleError(Cause.MEMBER_MISSING, f"{entry.key} in {address} has no {missing[0]}")
     members = sorted((known[suffix] for suffix in suffixes), key=lambda member: member.offset)
-    found: dict[str, bytes] = {}
-    for run in _neighbours(members):
-        start = run[0].offset
-        block = storage.read_range(address, start, run[-1].offset + run[-1].size - start)
-        for member in run:
-            data = block[member.offset - start : member.offset - start + member.size]
-            if not data:
-                raise BadSampleError(Cause.MEMBER_EMPTY, f"{entry.key}.{member.suffix} in {address} is empty")
-            if member.crc32 is not None and zlib.crc32(data) != member.crc32:
-                raise BadSampleError(Cause.CHECKSUM, f"{entry.key}.{member.suffix} in {address} is not what was written")
+    remote = storage.is_remote(address)
+    found = _kept(address, members) if remote else {}
+    for run in _neighbours([m for m in members if m.suffix not in found], apart=READ_THROUGH if remote else _NEAR):
+        if remote:  # with what lies between them
+            run = [m for m in entry.members if run[0].offset <= m.offset <= run[-1].offset]
+        try:
+            read = _read_run(address, entry.key, run, wanted=suffixes)
+        except BadSampleError as error:
+            if not remote or error.cause is not Cause.CHECKSUM:
+                raise
+            _LOG.warning("%s; a server that answers with other bytes is asked once more", error.message)
+            read = _read_run(address, entry.key, run, wanted=suffixes)
+        found |= read
+        if remote:
+            for member in run:
+                if member.suffix in read and member.crc32 is not None:
+                    node_cache.put(_cache_key(address, member), read[member.suffix])
+    return {member.suffix: found[member.suffix] for member in members}
+
+
+def _read_run(address: str, key: str, run: Sequence[Member], *, wanted: Sequence[str]) -> dict[str, bytes]:
+    """Members that lie one after the other, each checked. Raises BadSampleError where one that is wanted is wrong."""
+    start, found = run[0].offset, {}
+    block = storage.read_range(address, start, run[-1].offset + run[-1].size - start)
+    for member in run:
+        data = block[member.offset - start : member.offset - start + member.size]
+        right = bool(data) and (member.crc32 is None or zlib.crc32(data) == member.crc32)
+        if member.suffix not in wanted:
+            if right:
+                found[member.suffix] = data
+        elif not data:
+            raise BadSampleError(Cause.MEMBER_EMPTY, f"{key}.{member.suffix} in {address} is empty")
+        elif not right:
+            raise BadSampleError(Cause.CHECKSUM, f"{key}.{member.suffix} in {address} is not what was written")
+        else:
             found[member.suffix] = data
     return found
 
 
-def _neighbours(members: Iterable[Member]) -> list[list[Member]]:
-    """Split into runs without other members in between (a tar header and padding are at most 1.5 kB apart)."""
+def _kept(address: str, members: Iterable[Member]) -> dict[str, bytes]:
+    """Members that this machine's cache holds whole."""
+    found = {}
+    for member in members:
+        if member.crc32 is None or (data := node_cache.get(_cache_key(address, member))) is None:
+            continue
+        if zlib.crc32(data) == member.crc32:
+            found[member.suffix] = data
+        else:
+            node_cache.drop(_cache_key(address, member))
+    return found
+
+
+def _cache_key(address: str, member: Member) -> str:
+    """Other bytes at the same place have another name."""
+    return f"{address}:{member.offset}:{member.size}:{member.crc32}"
+
+
+def _neighbours(members: Iterable[Member], *, apart: int) -> list[list[Member]]:
+    """Split into runs whose members are at most `apart` bytes apart (a tar header and padding are at most 1.5 kB)."""
     runs: list[list[Member]] = []
     for member in members:
-        near = runs and member.offset - (runs[-1][-1].offset + runs[-1][-1].size) <= 2048
+        near = runs and member.offset - (runs[-1][-1].offset + runs[-1][-1].size) <= apart
         if near and member.offset + member.size - runs[-1][0].offset <= MAX_MEMBER:
             runs[-1].append(member)
         else:
@@ -72,7 +123,7 @@ def scan(path: Path) -> Index:
                 missing = {schema.image_suffix(t) for t in range(header.num_frames)} - {member.suffix for member in members}
                 if missing:
                     raise BadSampleError(Cause.MEMBER_MISSING, f"{key} in {path} has no {min(missing)}")
-                entries.append(Entry(key, header.num_frames, len(header.objects), members))
+                entries.append(Entry(key, header.num_frames, len(header.objects), members, hidden=header.hidden))
             except BadSampleError as error:
                 if whole or error.cause is not Cause.MEMBER_MISSING:
                     errors.append(error)

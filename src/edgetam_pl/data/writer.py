@@ -96,9 +96,9 @@ class ShardWriter:
             written.append(Member(suffix, offset + BLOCK, len(data), zlib.crc32(data)))
             offset += BLOCK + -(-len(data) // BLOCK) * BLOCK
         assert offset == self.tar.tarstream.offset, "the tar does not lie as its index says"
-        self.entries.append(
-            Entry(key, sample.header.num_frames, len(sample.header.objects), tuple(written), sample.position)
-        )
+        header = sample.header
+        objects = len(header.objects)
+        self.entries.append(Entry(key, header.num_frames, objects, tuple(written), sample.position, header.hidden))
 
     def skip(self, error: BadSampleError) -> None:
         """Count something that was left out."""

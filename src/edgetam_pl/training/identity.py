@@ -23,7 +23,7 @@ from edgetam_pl.training.check import accumulation, ranks
 MAY_CHANGE = (
     "out", "dry_run", "accept_changes", "export_on_end", "logger", "launcher", "validation", "checkpoint_every",
     "keep_checkpoints", "activation_checkpointing", "recompute", "object_chunk", "encoder_chunk", "data.workers",
-    "data.max_skips", "data.read_timeout",
+    "data.max_skips", "data.read_timeout", "data.read_ahead", "data.cache", "data.cache_gb",
 )  # fmt: skip
 """Keys, and groups of keys, that change no value of a training."""
 
