@@ -97,6 +97,7 @@ class Steps(Dataset[Any]):
     unreadable: dict[str, str] = field(default_factory=dict)  # shards of this process that cannot be opened, and why
     slots: Slots | None = None  # of a worker process
     antialias: bool = False  # how frames are shrunk
+    views: tuple[int, ...] = ()  # other sides at which frames are drawn once more
 
     def __post_init__(self) -> None:
         self.origin = [0] * len(self.sources)
@@ -136,7 +137,12 @@ class Steps(Dataset[Any]):
         while True:
             try:
                 batch = collate(
-                    clips, image_size=self.image_size, source=source.name, slots=self.slots, antialias=self.antialias
+                    clips,
+                    image_size=self.image_size,
+                    source=source.name,
+                    slots=self.slots,
+                    antialias=self.antialias,
+                    views=self.views,
                 )
                 return WorkerBatch(batch, tuple(skips), drawn)
             except BadSampleError as error:  # rare: what the checksums cannot see

@@ -51,6 +51,11 @@ class TrackAnything(nn.Module):
     mean: Tensor
     std: Tensor
 
+    @property
+    def dim(self) -> int:
+        """C, channels of F16 and F_M."""
+        return self.memory_attention.dim
+
     def normalise(self, frames: Tensor) -> Tensor:
         """uint8 RGB (..., 3, S, S) -> float32 (..., 3, S, S), as `encode` wants it."""
         return (frames.float() / 255 - self.mean) / self.std
