@@ -87,7 +87,7 @@ def test_every_row_of_the_table_is_used() -> None:
     """A row that no model needs is a mistake in waiting."""
     used = set()
     with torch.device("meta"):
-        models = [build_model(config(name)) for name in ("edgetam", "sam2.1_hiera_tiny", "efficienttam_ti")]
+        models = [build_model(config(name)) for name in ("edgetam", "sam2.1_hiera_tiny", "efficienttam_ti", "sam3_tracker")]
     rows = dict(NAMES)
     for model in models:
         for name in model.state_dict():

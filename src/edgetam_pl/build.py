@@ -17,8 +17,9 @@ from edgetam_pl.model.mask_decoder import MaskDecoder
 from edgetam_pl.model.memory_attention import MemoryAttention
 from edgetam_pl.model.memory_encoder import MemoryEncoder
 from edgetam_pl.model.prompt_encoder import PromptEncoder
+from edgetam_pl.model.sam3 import PATCH, Pyramid
 from edgetam_pl.model.track_anything import TrackAnything
-from edgetam_pl.model.trunks import REPVIT, TRUNKS, VIT, build_trunk, is_trunk
+from edgetam_pl.model.trunks import REPVIT, SAM3, TRUNKS, VIT, build_trunk, is_trunk
 from edgetam_pl.weights import load_into
 
 RANDOM = "random"
@@ -47,7 +48,7 @@ def validate(cfg: ModelConfig) -> None:
             raise ValueError(f"{name} is {share}; it is a share, at least 0 and below 1.")
     _validate_widths(cfg)
     _validate_encoder(cfg)
-    _validate_compressor(cfg.compressor, grid=cfg.image_size // 16)
+    _validate_compressor(cfg.compressor, grid=cfg.image_size // stride_of(cfg))
     if cfg.cross_attention != "full" and (cfg.compressor.kind != "none" or cfg.image_size % 32):
         raise ValueError(
             f"cross_attention={cfg.cross_attention} averages 2 x 2 keys of uncompressed memories; it needs "
@@ -62,15 +63,15 @@ def build_model(cfg: ModelConfig) -> TrackAnything:
         ValueError: the configuration describes no model; see `validate`.
     """
     validate(cfg)
-    grid = (cfg.image_size // 16, cfg.image_size // 16)
+    grid = (cfg.image_size // stride_of(cfg), cfg.image_size // stride_of(cfg))
     single = cfg.neck == "single"
-    trunk = build_trunk(cfg.trunk, single=single, drop_path=cfg.drop_path, args=cfg.trunk_args)
+    args = {"image_size": cfg.image_size, **cfg.trunk_args} if cfg.trunk == SAM3 else cfg.trunk_args
+    trunk = build_trunk(cfg.trunk, single=single, drop_path=cfg.drop_path, args=args)
     compressor = COMPRESSORS[cfg.compressor.kind](cfg.compressor, cfg.memory_dim, grid)
     return TrackAnything(
         image_size=cfg.image_size,
-        image_encoder=ImageEncoder(
-            trunk, SingleLevel(trunk.channels[0], cfg.dim) if single else FPN(trunk.channels, cfg.dim)
-        ),
+        pixels=cfg.pixels,
+        image_encoder=ImageEncoder(trunk, NECKS[cfg.neck](trunk.channels, cfg.dim)),
         memory_attention=MemoryAttention(
             cfg.dim,
             cfg.memory_dim,
@@ -115,6 +116,13 @@ def load_model(cfg: ModelConfig, weights: str | Path | None, *, seed: int = 0, i
     return model.eval() if str(weights) == RANDOM else load_into(model, weights, cfg=cfg).eval()
 
 
+NECKS: dict[str, Callable[[list[int], int], FPN | SingleLevel | Pyramid]] = {
+    "fpn": FPN,
+    "single": lambda channels, dim: SingleLevel(channels[0], dim),
+    "pyramid": lambda channels, dim: Pyramid(channels[0], dim),
+}
+"""By `neck`: of the trunk's channels and the model's width."""
+
 COMPRESSORS: dict[str, Callable[[CompressorConfig, int, tuple[int, int]], Compressor]] = {
     "none": lambda cfg, dim, grid: Dense(dim, grid=grid),
     "pooling": lambda cfg, dim, grid: Pooling(dim, memory_grid=grid, pool=cfg.pool),
@@ -145,12 +153,19 @@ def _validate_widths(cfg: ModelConfig) -> None:
         raise ValueError(f"decoder_heads is {cfg.decoder_heads}; it must divide dim / 2 = {cfg.dim // 2}: {_listed(legal)}.")
 
 
+def stride_of(cfg: ModelConfig) -> int:
+    """Pixels of the input to a token of F16: 16, but for SAM 3, whose patches have 14."""
+    return int(cfg.trunk_args.get("patch", PATCH)) if cfg.trunk == SAM3 else 16
+
+
 def _validate_encoder(cfg: ModelConfig) -> None:
+    if (cfg.neck == "pyramid") != (cfg.trunk == SAM3):
+        raise ValueError(f"trunk={cfg.trunk} with neck={cfg.neck}: {SAM3} and pyramid, SAM 3's, only go together.")
     if cfg.neck == "single" and cfg.trunk not in VIT:
         raise ValueError(f"neck=single takes one map, {cfg.trunk} makes four; use neck=fpn, or one of {_listed(VIT)}.")
     if cfg.drop_path and cfg.trunk in REPVIT:
         raise ValueError(f"drop_path is {cfg.drop_path}, but {cfg.trunk} has no stochastic depth; set drop_path=0.")
-    step = 16 if cfg.neck == "single" else 32
+    step = 16 if cfg.neck == "single" else stride_of(cfg) if cfg.trunk == SAM3 else 32
     if cfg.image_size % step:
         low = max(cfg.image_size // step, 1) * step
         raise ValueError(

@@ -6,6 +6,7 @@ S the square input side in pixels, C the model width (256 in the paper), D the m
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -135,6 +136,21 @@ class VideoBatch:
     video_of: Tensor  # (O,) int64: the video of each object
     keys: tuple[str, ...]  # B names, for people and for replay
     source: str = "unknown"  # data set of the batch; a batch never mixes sources
+    views: tuple[Tensor, ...] = ()  # the same frames drawn at other sides S', for teachers that look at that many pixels
+
+    def frames_at(self, side: int) -> Tensor:
+        """The frames (B, T, 3, side, side) uint8 as a model of this input size sees them.
+
+        Raises:
+            ValueError: the batch was not drawn at that size.
+        """
+        drawn = {frames.shape[-1]: frames for frames in (self.frames, *self.views)}
+        if side not in drawn:
+            raise ValueError(
+                f"A model of {side} px is shown a batch that was drawn at {', '.join(map(str, drawn))} px; the loader draws "
+                "other sizes when it is told of them (build_loader(views=...))."
+            )
+        return drawn[side]
 
     @property
     def num_frames(self) -> int:
@@ -147,9 +163,13 @@ class VideoBatch:
     def to(self, device: torch.device | str, non_blocking: bool = False, **_: object) -> VideoBatch:
         """Move the tensors. Lightning needs this method on a frozen dataclass."""
         move = {"device": device, "non_blocking": non_blocking}
-        return replace(self, frames=self.frames.to(**move), masks=self.masks.to(**move), video_of=self.video_of.to(**move))
+        return self._with(lambda tensor: tensor.to(**move))
 
     def pin_memory(self) -> VideoBatch:
-        return replace(
-            self, frames=self.frames.pin_memory(), masks=self.masks.pin_memory(), video_of=self.video_of.pin_memory()
-        )
+        return self._with(Tensor.pin_memory)
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> VideoBatch:
+        """The same batch with every tensor changed."""
+        views = tuple(change(view) for view in self.views)
+        tensors = {name: change(getattr(self, name)) for name in ("frames", "masks", "video_of")}
+        return replace(self, views=views, **tensors)

@@ -7,6 +7,7 @@ card: the model's configuration and how it was trained.
 
 from __future__ import annotations
 
+import logging
 import pickle
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,8 +26,11 @@ from edgetam_pl.config.choices import did_you_mean
 from edgetam_pl.io import released, shipped
 from edgetam_pl.io.atomic import atomic_path, room_for
 from edgetam_pl.io.torch_files import damage_in
+from edgetam_pl.model.sam3_names import is_sam3, tracker_of
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.model.trunks import classifier_names, is_classifier
+
+_LOG = logging.getLogger(__name__)
 
 STUDENT = "student."
 """Prefix of the model's keys in our training checkpoints."""
@@ -39,6 +43,7 @@ NAMES: tuple[tuple[str, str], ...] = (
     ("image_encoder.trunk.body.blocks.{i}.mlp.fc1", "image_encoder.trunk.blocks.{i}.mlp.layers.0"),
     ("image_encoder.trunk.body.blocks.{i}.mlp.fc2", "image_encoder.trunk.blocks.{i}.mlp.layers.1"),
     ("image_encoder.trunk.body.blocks", "image_encoder.trunk.blocks"),  # plain ViT
+    ("image_encoder.trunk.body.ln_pre", "image_encoder.trunk.ln_pre"),  # SAM 3
     ("image_encoder.trunk.body.patch_embed", "image_encoder.trunk.patch_embed"),
     ("image_encoder.trunk.body.pos_embed", "image_encoder.trunk.pos_embed"),
     ("image_encoder.trunk.body", "image_encoder.trunk.body"),  # RepViT
@@ -48,6 +53,7 @@ NAMES: tuple[tuple[str, str], ...] = (
     ("image_encoder.neck.lateral.s4", "image_encoder.neck.convs.3.conv"),
     ("image_encoder.neck.project_f4", "sam_mask_decoder.conv_s0"),
     ("image_encoder.neck.project_f8", "sam_mask_decoder.conv_s1"),
+    ("image_encoder.neck.levels.{i}", "image_encoder.neck.convs.{i}"),  # SAM 3
     ("image_encoder.neck", "image_encoder.neck.convs.0"),  # single level
     ("memory_attention.age", "maskmem_tpos_enc"),
     ("memory_attention.no_memory", "no_mem_embed"),
@@ -233,6 +239,8 @@ class Contents(NamedTuple):
     """official | ours ("student.*" and our names) | huggingface: the names that the file has."""
     card: dict[str, Any] | None
     """What our training says of the model: its configuration, data, steps."""
+    left: dict[str, int]
+    """Of a checkpoint of the whole SAM 3: the parts beside its tracker that were left, and how many tensors they have."""
 
     @property
     def model(self) -> ModelConfig | None:
@@ -250,8 +258,14 @@ def contents(path: str | Path) -> Contents:
     path = Path(path)
     content = load_file(path)
     card = content.get(CARD) if isinstance(content, Mapping) else None
-    state, layout = _official(_state_dict(content, path), path)
-    return Contents(state, layout, dict(card) if isinstance(card, Mapping) else None)
+    state, left = _state_dict(content, path), {}
+    if is_sam3(state):
+        state, left = tracker_of(state)
+    state, layout = _official(state, path)
+    if left:
+        parts = ", ".join(f"{part} ({count})" for part, count in sorted(left.items()))
+        _LOG.warning("%s holds the whole SAM 3: its tracker is taken (%d tensors), left are %s.", path, len(state), parts)
+    return Contents(state, layout, dict(card) if isinstance(card, Mapping) else None, left)
 
 
 def recorded_config(path: str | Path) -> ModelConfig | None:
@@ -377,7 +391,7 @@ def seems_to_be(state: Mapping[str, Tensor]) -> str | None:
     if "image_encoder.trunk.body.stem.conv1.c.weight" in shapes:
         return "edgetam"
     if len(position) == 3:
-        return {192: "efficienttam_ti", 384: "efficienttam_s"}.get(position[2])
+        return {1024: "sam3_tracker", 192: "efficienttam_ti", 384: "efficienttam_s"}.get(position[2])
     if len(position) == 4:
         blocks = len({name.split(".")[3] for name in shapes if name.startswith("image_encoder.trunk.blocks.")})
         size = {(96, 12): "tiny", (96, 16): "small", (112, 24): "base_plus", (144, 48): "large"}.get((position[1], blocks))
@@ -420,7 +434,7 @@ def _official(state: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor
     if any(name.startswith(STUDENT) for name in state):
         state = {name.removeprefix(STUDENT): tensor for name, tensor in state.items()}
     firsts = {name.partition(".")[0] for name in state}
-    if firsts & {"vision_encoder", "shared_image_embedding"}:
+    if firsts & {"vision_encoder", "shared_image_embedding", "object_pointer_proj"}:
         return from_huggingface(state), "huggingface"
     if firsts & {"sam_mask_decoder", "sam_prompt_encoder"}:
         return dict(state), "official"

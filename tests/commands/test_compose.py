@@ -147,7 +147,7 @@ def test_a_mistake_is_named(words: list[str], named: str) -> None:
         (["stage=image", "stage.phases=[{frames:2,steps:200000}]"], "frames"),
         (["weights=a.pt", "trunk_weights=b.pth"], "give one of them"),
         (["model@teacher=edgetam"], "teacher_weights"),
-        (["model@teacher=edgetam", "teacher_weights=t.pt", "teacher.image_size=512"], "512"),
+        (["model@teacher=edgetam", "teacher_weights=t.pt", "teacher.image_size=520"], "520"),
     ],
 )
 def test_an_impossible_training_is_refused_before_anything_is_built(words: list[str], named: str) -> None:

@@ -230,3 +230,19 @@ def test_a_batch_travels_packed_eight_masks_to_a_byte() -> None:
     assert packed.planes.dtype == packed.frames.dtype == torch.uint8
     assert packed.unpack().masks.shape == (2, 12, 32, 32)
     assert torch.equal(packed.unpack().masks[:, 9:], collate(clips[1:], image_size=32, source="toy").masks)
+
+
+@pytest.mark.parametrize("params", [AugmentParams(), AugmentParams(flip=True), AugmentParams(angle=20.0, shear=8.0)])
+def test_a_view_is_the_same_picture_at_another_size(params: AugmentParams) -> None:
+    """What a teacher of another image size is shown: drawn from the stored picture, turned and flipped as the student's."""
+    frames, masks = toy_clip(0, 2, 160, 2)
+    made = clip(frames, masks, params)
+    batch = packing.collate([made], image_size=64, source="toy", views=(96,)).unpack()
+    alone = collate([made], image_size=96, source="toy")
+    assert batch.views[0].shape == (1, 2, 3, 96, 96)
+    assert torch.equal(batch.frames_at(96), alone.frames)
+    assert torch.equal(batch.frames, collate([made], image_size=64, source="toy").frames)
+    smaller = torch.nn.functional.interpolate(batch.views[0][0].float(), (64, 64), mode="bilinear", antialias=True)
+    assert (smaller - batch.frames[0].float()).abs().mean() < 6
+    with pytest.raises(ValueError, match="drawn at 64, 96 px"):
+        batch.frames_at(128)

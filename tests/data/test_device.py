@@ -106,3 +106,13 @@ def test_a_gpu_draws_what_the_cpu_draws() -> None:
     cpu, gpu = augmented(plain), augmented(plain.to("cuda")).to("cpu")
     assert (cpu.frames.int() - gpu.frames.int()).abs().max() <= 1
     assert agreement(cpu.masks, gpu.masks) > 0.999
+
+
+def test_views_are_augmented_on_the_device_as_the_frames_are() -> None:
+    frames, masks = toy_clip(0, 2, SIDE, 2)
+    params = AugmentParams(flip=True, angle=15.0, colours=((ColourStep("brightness", 1.1),),) * 2)
+    later = replace(clip(frames, masks, params), on_device=True)
+    batch = augmented(collate.collate([later], image_size=SIDE, source="toy", views=(SIDE * 2,)).unpack())
+    assert torch.equal(batch.frames, augmented(collate.collate([later], image_size=SIDE, source="toy").unpack()).frames)
+    view = torch.nn.functional.interpolate(batch.frames_at(2 * SIDE)[0].float(), (SIDE, SIDE), mode="area")
+    assert (view - batch.frames[0].float()).abs().mean() < 6

@@ -22,9 +22,16 @@ SMALL = {"embed_dim": [8, 16, 24, 32], "depth": [1, 1, 1, 1]}
 
 def small(seed: int, **overrides: object) -> TrackAnything:
     torch.manual_seed(seed)
-    sizes = {"image_size": SIDE, "dim": 32, "memory_dim": 16, "memory_ffn": 32, "decoder_mlp": 32, "dropout": 0.0}
-    latents = {"global_latents": 4, "spatial_latents": 4}
-    model = build_model(config("toy", trunk_args=SMALL, **sizes, compressor=latents, **overrides))
+    sizes: dict[str, object] = {
+        "image_size": SIDE,
+        "dim": 32,
+        "memory_dim": 16,
+        "memory_ffn": 32,
+        "decoder_mlp": 32,
+        "dropout": 0.0,
+    }
+    sizes["compressor"] = {"global_latents": 4, "spatial_latents": 4}
+    model = build_model(config("toy", trunk_args=SMALL, **{**sizes, **overrides}))
     torch.nn.init.constant_(model.mask_decoder.presence_head.layers[-1].bias, 5.0)
     return model
 

@@ -98,9 +98,11 @@ def test_the_batch_of_a_step_is_the_recipes_on_any_number_of_ranks() -> None:
         (["recompute=[encode,loss]"], "recompute names loss"),
         (["object_chunk=-1"], "object_chunk is -1"),
         (["launcher.kind=ssh"], "launcher.kind"),
+        (["stage.resample=nearest"], "stage.resample"),
+        (["stage.projection=conv"], "stage.projection"),
         (["teacher_cache=somewhere"], "teacher_cache=somewhere"),
         (["model.dim=100"], "dim is 100"),
-        (["model@teacher=edgetam", "teacher_weights=t.pt", "teacher.dim=128"], "128 channels at 1024 px"),
+        (["model@teacher=edgetam", "teacher_weights=t.pt", "teacher.dim=128"], "128 channels"),
         (["model@teacher=edgetam", "teacher_weights=t.pt", "teacher.image_size=500"], "image_size is 500"),
     ],
 )

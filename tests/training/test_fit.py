@@ -8,6 +8,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -198,6 +199,41 @@ def test_the_distances_are_logged_per_level(shards: Path, teacher: Path, tmp_pat
         assert -1 <= line[f"agree/{level}_cosine"] <= 1
     assert line["train/img"] > 0
     assert line["train/mem"] > 0
+
+
+@pytest.mark.parametrize("more", [[], ["stage.projection=linear", "stage.resample=area", "data.augment.where=device"]])
+def test_a_teacher_of_another_image_size_teaches_in_a_run(shards: Path, tmp_path: Path, more: list[str]) -> None:
+    """96 px and 6 x 6 tokens beside the student's 64 px and 4 x 4; started again between the phases, nothing is lost."""
+    torch.manual_seed(1)
+    wide = ["teacher.image_size=96", "teacher.dim=64", "teacher.compressor.spatial_latents=9"] if more else []
+    wide = wide or ["teacher.image_size=96", "teacher.compressor.spatial_latents=9"]
+    larger = config("toy", *(word.replace("teacher.", "model.") for word in wide)).model
+    weights.save_official(build_model(larger), tmp_path / "teacher.pt", {"model": larger})
+    words = [*taught(tmp_path / "teacher.pt"), *wide, *more, "data.augment.degrees=20"]
+    two = training(shards, tmp_path / "whole", *words, phases="{frames:3,steps:2,batch:1},{frames:2,steps:1,batch:1}")
+    fit.run(two)
+    lines = read_lines(tmp_path / "whole" / "curves.jsonl")
+    assert all(line["train/img"] > 0 for line in lines)
+    assert "agree/f16_cosine" in lines[-1]
+    saved = torch.load(tmp_path / "whole" / "checkpoints" / "phase1-done.ckpt", weights_only=True)
+    assert sum(name.startswith("match.") for name in saved["state_dict"]) == (4 if more else 0)
+    assert not [name for name in weights.contents(tmp_path / "whole" / "weights.pt").state if "match" in name]
+
+    again = training(shards, tmp_path / "again", *words, phases="{frames:3,steps:2,batch:1},{frames:2,steps:1,batch:1}")
+    phase, fit_phase = [0], fit.fit_phase
+
+    def first_alone(*arguments: Any, **named: Any) -> None:
+        if phase[0]:
+            raise Stopped
+        phase[0] += 1
+        fit_phase(*arguments, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit, "fit_phase", first_alone)
+        with pytest.raises(Stopped):
+            fit.run(again)
+    fit.run(again)
+    assert losses(tmp_path / "again") == losses(tmp_path / "whole")
 
 
 def test_images_teach_without_memory(shards: Path, teacher: Path, tmp_path: Path) -> None:

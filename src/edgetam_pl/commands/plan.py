@@ -30,6 +30,7 @@ from edgetam_pl.training.activation_checkpointing import MemoryOptions
 from edgetam_pl.training.check import check, ranks, with_accumulation
 from edgetam_pl.training.phases import ProgressiveFrames
 from edgetam_pl.training.step import StepOptions, StepSeeds, compute_losses, freeze, frozen_parts
+from edgetam_pl.training.teachers import feature_match, views_of
 from edgetam_pl.training.track_batch import Teacher
 from edgetam_pl.types import VERBS, FrameOutput, VideoBatch
 
@@ -200,14 +201,15 @@ def measure(cfg: TrainConfig, index: int) -> Measured:
     # The teacher's weights do not matter to time, so none are read.
     teacher = None if cfg.teacher is None else Teacher(build_model(cfg.teacher), cfg.teacher.name, "random")
     student, phase = build_model(cfg.model).train(), cfg.stage.phases[index]
-    options = StepOptions(cfg.stage, phase, MemoryOptions.of(cfg))
+    options = StepOptions(cfg.stage, phase, MemoryOptions.of(cfg), match=feature_match(cfg.stage, student, teacher))
     freeze(student, cfg.stage, phase)
     side, objects = cfg.model.image_size, cfg.stage.max_objects * phase.batch
     masks = torch.zeros(phase.frames, objects, side, side, dtype=torch.bool)
     masks[..., side // 4 : side // 2, side // 4 : side // 2] = True
     frames = torch.randint(0, 256, (phase.batch, phase.frames, 3, side, side), dtype=torch.uint8)
     video_of = torch.arange(phase.batch).repeat_interleave(cfg.stage.max_objects)
-    batch = VideoBatch(frames, masks, video_of, tuple(f"made-up {b}" for b in range(phase.batch)))
+    views = tuple(torch.randint(0, 256, (*frames.shape[:3], s, s), dtype=torch.uint8) for s in views_of(cfg))
+    batch = VideoBatch(frames, masks, video_of, tuple(f"made-up {b}" for b in range(phase.batch)), views=views)
     seeds = StepSeeds.of(0, phase=index, batch=0, rank=0)
 
     def forward() -> Tensor:

@@ -37,12 +37,14 @@ class ModelConfig:
     image_size: int = 1024
     """S, side of the square input in pixels."""
     trunk: str = "repvit_m1"
-    """repvit_m1 | sam2_hiera_{tiny,small,base_plus,large} | vit_{tiny,small} (plain ViT of EfficientTAM), or
+    """repvit_m1 | sam2_hiera_{tiny,small,base_plus,large} | vit_{tiny,small} (plain ViT of EfficientTAM) | sam3_vit, or
     timm's name of any backbone with maps of strides 4, 8, 16 and 32, e.g. tf_efficientnet_lite0 or repvit_m0_9."""
     trunk_args: dict[str, Any] = field(default_factory=dict)
     """Overrides of the trunk's own sizes, for toy models: e.g. embed_dim and depth of repvit_m1."""
-    neck: str = choice("fpn", "single")
-    """fpn (SAM 2, EdgeTAM) | single (EfficientTAM: one level, no F4 and F8)."""
+    neck: str = choice("fpn", "single", "pyramid")
+    """fpn (SAM 2, EdgeTAM) | single (EfficientTAM: one level, no F4 and F8) | pyramid (SAM 3: all levels of one map)."""
+    pixels: str = choice("imagenet", "half")
+    """How pixels are normalised: imagenet (its mean and deviation; SAM 2, EdgeTAM) | half (to -1 ... 1; SAM 3)."""
     dim: int = 256
     """C, model width."""
     memory_dim: int = 64

@@ -116,6 +116,13 @@ class StageConfig:
     """Optimiser and schedule."""
     distance: str = choice("mse", "cosine")
     """Distance of L_img and L_mem: mse | cosine."""
+    resample: str = choice("bilinear", "area")
+    """How the F16 and F_M of a teacher come to the student's grid, if its own is another (image_size or stride). Aligned by
+    where tokens look in the picture: bilinear (antialiased) | area (the mean over what a token covers)."""
+    projection: str = choice("none", "linear")
+    """none: student and teacher need the same dim (the paper) | linear: the student's F16 and F_M each pass a learned 1 x 1
+    convolution before they are compared, also where widths are equal. It belongs to the loss: weights files and packages are
+    without it."""
     memory_frames: str = choice("recalled", "all")
     """Frames on which L_mem counts: recalled (both models read their memory) | all (also where F_M is F16 plus each model's
     own constant)."""

@@ -31,9 +31,10 @@ class PackedBatch:
     in_slot: bool = False  # frames and planes lie in memory that will be written again
     augmentations: tuple[AugmentParams, ...] = ()  # of each clip, where the device applies them
     sizes: tuple[tuple[int, int], ...] = ()  # (H, W) of each clip as it is stored
+    views: tuple[Tensor, ...] = ()  # the frames once more at other sides
 
     def pin_memory(self) -> PackedBatch:
-        return replace(self, frames=self.frames.pin_memory())
+        return replace(self, frames=self.frames.pin_memory(), views=tuple(view.pin_memory() for view in self.views))
 
     def unpack(self) -> VideoBatch:
         """The batch with one bool mask an object."""
@@ -50,8 +51,8 @@ class PackedBatch:
             for o, (plane, bit) in enumerate(places):
                 np.not_equal(np.bitwise_and(planes[t, plane], bit, out=bits), 0, out=out[t, o])
         video_of = torch.repeat_interleave(torch.tensor(self.counts))
-        frames = self.frames.clone() if self.in_slot and not pinned else self.frames
-        batch = frames, masks, video_of, self.keys, self.source
+        frames, *views = (drawn.clone() if self.in_slot and not pinned else drawn for drawn in (self.frames, *self.views))
+        batch = frames, masks, video_of, self.keys, self.source, tuple(views)
         return Unaugmented(*batch, self.augmentations, self.sizes, self.counts) if self.augmentations else VideoBatch(*batch)
 
 
@@ -79,11 +80,18 @@ class Slots:
 
 
 def collate(
-    clips: Sequence[Clip], *, image_size: int, source: str, slots: Slots | None = None, antialias: bool = False
+    clips: Sequence[Clip],
+    *,
+    image_size: int,
+    source: str,
+    slots: Slots | None = None,
+    antialias: bool = False,
+    views: Sequence[int] = (),
 ) -> PackedBatch:
     """A batch of uint8 frames and masks at S x S, still packed; clips of one length.
 
-    With `slots` it lies in one of these, otherwise in memory of its own.
+    With `slots` it lies in one of these, otherwise in memory of its own. `views` are other sides at which the frames are
+    drawn once more, from the same pictures and with the same augmentation.
 
     Raises:
         BadSampleError: an image or a mask of one of the clips cannot be decoded. `place` says which.
@@ -91,17 +99,21 @@ def collate(
     # one piece of memory: the frames of all clips, then the planes of their masks
     num_frames = len(clips[0].selection.frames)
     counts = tuple(len(clip.selection.objects) for clip in clips)
-    shapes = (len(clips), num_frames, 3), (num_frames, sum(map(planes_of, counts)))
-    sizes = [math.prod(shape) * image_size * image_size for shape in shapes]
+    pictures = len(clips), num_frames, 3
+    shapes = [(*pictures, image_size, image_size), (num_frames, sum(map(planes_of, counts)), image_size, image_size)]
+    shapes += [(*pictures, side, side) for side in views]
+    sizes = [math.prod(shape) for shape in shapes]
     memory = torch.empty(sum(sizes), dtype=torch.uint8) if slots is None else slots.take(sum(sizes))
-    frames, planes = (part.view(*shape, image_size, image_size) for part, shape in zip(memory.split(sizes), shapes))
+    frames, planes, *others = (part.view(shape) for part, shape in zip(memory.split(sizes), shapes))
     # every clip is drawn straight into its place
     renderer = _renderer(image_size, antialias)
     first = 0
     for b, clip in enumerate(clips):
         last = first + planes_of(counts[b])
         try:
-            renderer.clip(clip, frames[b].numpy(), planes[:, first:last].numpy())
+            params = renderer.clip(clip, frames[b].numpy(), planes[:, first:last].numpy())
+            for other in others:
+                _renderer(other.shape[-1], antialias).frames(clip, params, other[b].numpy())
         except BadSampleError as error:
             raise BadSampleError(error.cause, error.message, place=b) from error
         first = last
@@ -114,10 +126,11 @@ def collate(
         in_slot=slots is not None,
         augmentations=tuple(clip.augmentation for clip in clips if clip.on_device),
         sizes=tuple(clip.header.size for clip in clips),
+        views=tuple(others),
     )
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _renderer(side: int, antialias: bool) -> Renderer:
     """One a process and size: its buffers outlive the batch, so that their pages are not asked for again and again."""
     return Renderer(side, antialias=antialias)

@@ -29,31 +29,52 @@ def augmented(batch: VideoBatch) -> VideoBatch:
     """The batch with its augmentation applied, on its device and without waiting for it; any other batch unchanged."""
     if not isinstance(batch, Unaugmented):
         return batch
-    frames, masks, first = [], [], 0
-    for clip, params, size, count in zip(batch.frames, batch.augmentations, batch.sizes, batch.counts):
-        clip, own = _warped(clip, batch.masks[:, first : first + count], params, size)
+    drawn, masks, first = [], [], 0
+    for b, (params, size, count) in enumerate(zip(batch.augmentations, batch.sizes, batch.counts)):
+        own = batch.masks[:, first : first + count]
+        emptied = _emptied(own[0], params, size)
+        clips = [_warped(frames[b], params, size, emptied) for frames in (batch.frames, *batch.views)]
         if params.colours:
-            clip = torch.stack([_recoloured(frame, steps) for frame, steps in zip(clip, params.colours)])
-        frames.append(clip.round().clamp(0, 255).to(torch.uint8))
-        masks.append(own)
+            clips = [torch.stack([_recoloured(*one) for one in zip(clip, params.colours)]) for clip in clips]
+        drawn.append([clip.round().clamp(0, 255).to(torch.uint8) for clip in clips])
+        masks.append(_warped_masks(own, params, size, emptied))
         first += count
-    return VideoBatch(torch.stack(frames), torch.cat(masks, dim=1), batch.video_of, batch.keys, batch.source)
+    frames, *views = (torch.stack(clips) for clips in zip(*drawn))
+    return VideoBatch(frames, torch.cat(masks, dim=1), batch.video_of, batch.keys, batch.source, tuple(views))
 
 
-def _warped(frames: Tensor, masks: Tensor, params: AugmentParams, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Frames (T, 3, S, S) and masks (T, O, S, S) flipped and warped; frames may come back as floats."""
+def _emptied(masks: Tensor, params: AugmentParams, size: tuple[int, int]) -> Tensor | None:
+    """Whether the warp empties one of the masks (O, S, S) of the first frame: the release then gives it up. A bool on the
+    device, so that nothing waits for it; None without a warp."""
     if not params.warped:
-        return (frames.flip(-1), masks.flip(-1)) if params.flip else (frames, masks)
+        return None
+    where = _positions(params, size, masks.shape[-1], masks.device)
+    return ~_nearest(masks, where).flatten(1).any(1).all()
+
+
+def _warped(frames: Tensor, params: AugmentParams, size: tuple[int, int], emptied: Tensor | None) -> Tensor:
+    """Frames (T, 3, S, S) flipped and warped; they may come back as floats."""
+    if emptied is None:
+        return frames.flip(-1) if params.flip else frames
     side = frames.shape[-1]
-    # the release gives up a warp that empties a mask on the first frame; both are at hand, so that nothing waits for a GPU
-    warped, upright = (_positions(one, size, side, frames.device) for one in (params, params.without_warp()))
-    emptied = ~_nearest(masks[0], warped).flatten(1).any(1).all()
-    where = torch.where(emptied, upright, warped)
+    where = _kept_positions(params, size, side, emptied)
     # zeros around the difference to FILL are FILL around the picture
     fill = torch.tensor(augment.FILL, device=frames.device)[:, None, None]
     grid = ((2 * where + 1) / side - 1).expand(len(frames), -1, -1, -1)
-    drawn = torch.nn.functional.grid_sample(frames - fill, grid, padding_mode="zeros", align_corners=False) + fill
-    return drawn, _nearest(masks, where)
+    return torch.nn.functional.grid_sample(frames - fill, grid, padding_mode="zeros", align_corners=False) + fill
+
+
+def _warped_masks(masks: Tensor, params: AugmentParams, size: tuple[int, int], emptied: Tensor | None) -> Tensor:
+    """Masks (T, O, S, S) flipped and warped."""
+    if emptied is None:
+        return masks.flip(-1) if params.flip else masks
+    return _nearest(masks, _kept_positions(params, size, masks.shape[-1], emptied))
+
+
+def _kept_positions(params: AugmentParams, size: tuple[int, int], side: int, emptied: Tensor) -> Tensor:
+    """`_positions` of the warp, or where it was given up, without it."""
+    warped, upright = (_positions(one, size, side, emptied.device) for one in (params, params.without_warp()))
+    return torch.where(emptied, upright, warped)
 
 
 def _positions(params: AugmentParams, size: tuple[int, int], side: int, device: torch.device) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -170,12 +170,14 @@ def build_loader(
     world_size: int,
     train: bool,
     accumulate: int = 1,
+    views: Sequence[int] = (),
 ) -> ShardLoader:
     """The loader of one phase on one rank.
 
     Args:
         steps: batches of the phase.
         accumulate: batches of one optimiser step, which are all of one source (as in SAM 2's training).
+        views: other sides at which frames are drawn once more (`VideoBatch.views`).
 
     Raises:
         ValueError: no source, no shards, none long enough, or fewer samples than ranks need for one batch.
@@ -211,6 +213,7 @@ def build_loader(
         train,
         antialias=cfg.antialias,
         read_ahead=cfg.read_ahead,
+        views=tuple(views),
     )
     return ShardLoader(
         dataset, count=steps, workers=cfg.workers, max_skips=cfg.max_skips, prepare=partial(_prepare, replace(cfg, sources=[]))

@@ -53,8 +53,8 @@ class Renderer:
         self.side, self.antialias = side, antialias
         self.buffers: dict[str, Pixels] = {}
 
-    def clip(self, clip: Clip, frames: Pixels, planes: Pixels) -> None:
-        """Fill frames (T, 3, S, S) and planes (T, P, S, S).
+    def clip(self, clip: Clip, frames: Pixels, planes: Pixels) -> AugmentParams:
+        """Fill frames (T, 3, S, S) and planes (T, P, S, S). Returns what was done to the pixels.
 
         Raises:
             BadSampleError: an image or a mask cannot be decoded.
@@ -67,10 +67,20 @@ class Renderer:
             self._masks(runs[0], clip.header, params, planes[0])
             if _empties_one(planes[0], len(runs[0])):
                 params = params.without_warp()
-        for t, image in enumerate(clip.images):
-            self._frame(image, clip, t, params, frames[t])
+        self.frames(clip, params, frames)
+        for t in range(len(clip.images)):
             if t or not params.warped:
                 self._masks(runs[t], clip.header, params, planes[t])
+        return params
+
+    def frames(self, clip: Clip, params: AugmentParams, frames: Pixels) -> None:
+        """Fill frames (T, 3, S, S) alone.
+
+        Raises:
+            BadSampleError: an image cannot be decoded.
+        """
+        for t, image in enumerate(clip.images):
+            self._frame(image, clip, t, params, frames[t])
 
     def _runs(self, clip: Clip, o: int, t: int) -> rle.Runs | None:
         counts = clip.header.masks[o][t]

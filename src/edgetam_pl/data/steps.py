@@ -121,6 +121,7 @@ class Steps(Dataset[Any]):
     antialias: bool = False  # how frames are shrunk
     read_ahead: int = 0  # samples that are read from servers before they are needed
     ahead: ReadAhead[Drawn] | None = field(init=False, default=None)  # of this process
+    views: tuple[int, ...] = ()  # other sides at which frames are drawn once more
 
     def __post_init__(self) -> None:
         self.origin = [0] * len(self.sources)
@@ -156,7 +157,12 @@ class Steps(Dataset[Any]):
         while True:
             try:
                 batch = collate(
-                    clips, image_size=self.image_size, source=source.name, slots=self.slots, antialias=self.antialias
+                    clips,
+                    image_size=self.image_size,
+                    source=source.name,
+                    slots=self.slots,
+                    antialias=self.antialias,
+                    views=self.views,
                 )
                 return WorkerBatch(batch, tuple(skips), drawn)
             except BadSampleError as error:  # rare: what the checksums cannot see

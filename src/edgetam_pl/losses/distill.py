@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edgetam_pl.losses.match import FeatureMatch
 from edgetam_pl.types import FrameOutput
 
 
@@ -31,7 +32,7 @@ def distance(student: Tensor, teacher: Tensor, kind: str) -> Tensor:
     if student.shape[1:] != teacher.shape[1:]:
         raise ValueError(
             f"The student's features are {tuple(student.shape[1:])}, the teacher's {tuple(teacher.shape[1:])} (C, h, w); "
-            "distillation compares them number by number. Give both models the same dim, stride and image_size."
+            "distillation compares them number by number. Bring them to one shape first (`losses.match`)."
         )
     if teacher.is_inference():
         teacher = teacher.clone()  # backward may not keep what was made under inference mode
@@ -40,18 +41,24 @@ def distance(student: Tensor, teacher: Tensor, kind: str) -> Tensor:
 
 
 def memory_distance(
-    student: Sequence[FrameOutput], teacher: Sequence[FrameOutput], kind: str, frames: str = "recalled"
+    student: Sequence[FrameOutput],
+    teacher: Sequence[FrameOutput],
+    kind: str,
+    frames: str = "recalled",
+    *,
+    match: FeatureMatch | None = None,
 ) -> Tensor:
-    """L_mem on F_M, the mean over the frames on which both models recalled something; 0 if there is none.
+    """L_mem on F_M, the mean over the frames on which both models recalled something; 0 if there is none. `match` brings
+    maps of other shapes together.
 
     Elsewhere F_M is F16 plus each model's own constant; with `frames` = all it counts there too, but never where a mask was
     given, which no F_M took part in.
     """
-    terms = [
-        distance(ours.f_m, theirs.f_m, kind)
-        for ours, theirs in zip(student, teacher, strict=True)
-        if (ours.recalled and theirs.recalled) or (frames == "all" and not _given(ours))
-    ]
+    terms = []
+    for ours, theirs in zip(student, teacher, strict=True):
+        if (ours.recalled and theirs.recalled) or (frames == "all" and not _given(ours)):
+            f_m, target = match(ours.f_m, theirs.f_m, "f_m") if match is not None else (ours.f_m, theirs.f_m)
+            terms.append(distance(f_m, target, kind))
     if not terms:
         return student[0].f_m.new_zeros((), dtype=torch.float32)
     return torch.stack(terms).mean()

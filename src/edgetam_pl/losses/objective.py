@@ -7,7 +7,7 @@ A term is a name, a function, and how it is reduced; `TERMS` lists them. A new o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from edgetam_pl.losses.distill import DISTANCES, FRAMES, distance, memory_distance
 from edgetam_pl.losses.masks import Scores, presence, score
+from edgetam_pl.losses.match import FeatureMatch
 from edgetam_pl.types import GIVEN_LOGIT, Decoded, FrameOutput
 
 CANDIDATES = ("best", "all")
@@ -77,6 +78,7 @@ class StageSettings(Protocol):
     mask_size: int
     candidates: str
     memory_frames: str
+    resample: str
 
 
 @dataclass(frozen=True)
@@ -120,11 +122,14 @@ class Objective:
     """Where L_mem counts (`memory_distance`)."""
     terms: tuple[AnswerTerm | ClipTerm, ...] = ()
     """Empty: `TERMS`."""
+    match: FeatureMatch = field(default_factory=FeatureMatch)
+    """Brings the teacher's maps to the student's grid, and what it has learned to the student's."""
 
     @classmethod
-    def of(cls, stage: StageSettings) -> Objective:
+    def of(cls, stage: StageSettings, match: FeatureMatch | None = None) -> Objective:
         """From the settings of a stage (`config.StageConfig`)."""
-        return cls(stage.weights, stage.distance, stage.mask_size, stage.candidates, stage.memory_frames)
+        match = FeatureMatch(resample=stage.resample) if match is None else match
+        return cls(stage.weights, stage.distance, stage.mask_size, stage.candidates, stage.memory_frames, match=match)
 
     def __post_init__(self) -> None:
         for key, legal in (("distance", DISTANCES), ("candidates", CANDIDATES), ("memory_frames", FRAMES)):
@@ -227,13 +232,15 @@ def _presence(one: JudgedAnswer) -> Tensor:
 def _img(clip: JudgedClip, objective: Objective) -> Tensor | None:
     if clip.f16 is None or clip.teacher_f16 is None:
         return None
-    return distance(clip.f16, clip.teacher_f16, objective.distance)
+    f16, target = objective.match(clip.f16, clip.teacher_f16, "f16")
+    return distance(f16, target, objective.distance)
 
 
 def _mem(clip: JudgedClip, objective: Objective) -> Tensor | None:
     if clip.teacher_outputs is None:
         return None
-    return memory_distance(clip.outputs, clip.teacher_outputs, objective.distance, objective.memory_frames)
+    frames, match = objective.memory_frames, objective.match
+    return memory_distance(clip.outputs, clip.teacher_outputs, objective.distance, frames, match=match)
 
 
 TERMS: tuple[AnswerTerm | ClipTerm, ...] = (

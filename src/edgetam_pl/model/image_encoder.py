@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgetam_pl.model.layers import LayerNorm2d
+from edgetam_pl.model.sam3 import Pyramid
 from edgetam_pl.model.trunks import Trunk
 from edgetam_pl.types import ImageFeatures
 
@@ -57,7 +58,7 @@ class SingleLevel(nn.Module):
 class ImageEncoder(nn.Module):
     """Trunk, then neck."""
 
-    def __init__(self, trunk: Trunk, neck: FPN | SingleLevel) -> None:
+    def __init__(self, trunk: Trunk, neck: FPN | SingleLevel | Pyramid) -> None:
         super().__init__()
         self.trunk = trunk
         self.neck = neck

@@ -62,14 +62,17 @@ class MemoryEncoder(nn.Module):
         return memory + absent * self.occluded.view(1, -1, 1, 1)
 
 
-def as_evidence(logits: Tensor, *, size: int, binarize: bool) -> Tensor:
+def as_evidence(logits: Tensor, *, size: int, binarize: bool, side: int = 0) -> Tensor:
     """Mask logits (O, 1, s, s) -> the encoder's input (O, 1, size, size), float32 in -10 ... 10.
 
     Args:
+        side: of the encoder's input where it is not `size`: SAM 3's features have stride 14, its encoder's has 16.
         binarize: every pixel counts fully, as SAM 2's predictor does with masks that come from clicks.
     """
     logits = logits.float()
     if logits.shape[-1] != size:
         logits = F.interpolate(logits, (size, size), mode="bilinear", align_corners=False)
+    if side and side != size:
+        logits = F.interpolate(logits, (side, side), mode="bilinear", align_corners=False, antialias=True)
     probability = (logits > 0).float() if binarize else logits.sigmoid()
     return probability * MASK_SCALE + MASK_OFFSET

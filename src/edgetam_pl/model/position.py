@@ -51,7 +51,7 @@ def sine_of_age(age: Tensor, dim: int) -> Tensor:
     return torch.cat((phase.sin(), phase.cos()), dim=1)
 
 
-def rotation_table(grid: tuple[int, int], dim: int, *, non_spatial: int = 0) -> Rotation:
+def rotation_table(grid: tuple[int, int], dim: int, *, non_spatial: int = 0, scale: float = 1.0) -> Rotation:
     """Axial rotations of the tokens of a grid, row by row, after `non_spatial` identity rows (SAM 2 release: axial RoPE).
 
     Channel pairs of the first half turn with x, those of the second half with y; coordinates are integers from 0. In
@@ -61,13 +61,14 @@ def rotation_table(grid: tuple[int, int], dim: int, *, non_spatial: int = 0) -> 
         grid: (height, width); (0, 0) for identity rows alone.
         dim: channels per head, a multiple of 4.
         non_spatial: tokens without a place that come before those on the grid.
+        scale: of the coordinates (SAM 3's global attention counts a large grid in smaller steps).
     """
     _need_multiple_of_4("A rotation table", dim)
     height, width = grid
     frequency = BASE ** (-torch.arange(0, dim, 4, dtype=torch.float32) / dim)  # (dim / 4,)
     index = torch.arange(height * width)
     x, y = (index % max(width, 1)).float(), (index // max(width, 1)).float()
-    phase = torch.cat((x[:, None] * frequency, y[:, None] * frequency), dim=1)  # (h w, dim / 2)
+    phase = torch.cat((x[:, None] * scale * frequency, y[:, None] * scale * frequency), dim=1)  # (h w, dim / 2)
     phase = torch.cat((torch.zeros(non_spatial, dim // 2), phase))
     return Rotation(phase.cos(), phase.sin())
 

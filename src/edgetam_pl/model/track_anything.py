@@ -14,8 +14,8 @@ from edgetam_pl.model.memory_encoder import MemoryEncoder, as_evidence
 from edgetam_pl.model.prompt_encoder import PromptEncoder
 from edgetam_pl.types import ABSENT_LOGIT, GIVEN_LOGIT, Decoded, ImageFeatures, Memory, Prompts, Recall
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""ImageNet's, for RGB in 0 ... 1."""
+PIXELS = {"imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))}
+"""Mean and standard deviation of RGB in 0 ... 1: ImageNet's (SAM 2), or what makes -1 ... 1 of it (SAM 3)."""
 
 
 class TrackAnything(nn.Module):
@@ -23,6 +23,7 @@ class TrackAnything(nn.Module):
 
     Args:
         image_size: S, side of the square input in pixels.
+        pixels: how they are normalised, a key of PIXELS.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class TrackAnything(nn.Module):
         mask_decoder: MaskDecoder,
         memory_encoder: MemoryEncoder,
         compressor: Compressor,
+        pixels: str = "imagenet",
     ) -> None:
         super().__init__()
         self.image_size = image_size
@@ -45,11 +47,22 @@ class TrackAnything(nn.Module):
         self.mask_decoder = mask_decoder
         self.memory_encoder = memory_encoder
         self.compressor = compressor
-        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+        mean, std = PIXELS[pixels]
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     mean: Tensor
     std: Tensor
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w) of F16 and F_M."""
+        return self.prompt_encoder.fourier.size
+
+    @property
+    def dim(self) -> int:
+        """C, channels of F16 and F_M."""
+        return self.memory_attention.dim
 
     def normalise(self, frames: Tensor) -> Tensor:
         """uint8 RGB (..., 3, S, S) -> float32 (..., 3, S, S), as `encode` wants it."""
@@ -129,16 +142,17 @@ class TrackAnything(nn.Module):
             logits = _as_logits(decoded.prompts.mask)  # in full resolution
         else:
             logits = decoded.best
-        evidence = as_evidence(logits, size=self.image_size, binarize=binarize)
+        side = 16 * self.grid[0]  # four halvings; the image's own size where features have stride 16
+        evidence = as_evidence(logits, size=self.image_size, binarize=binarize, side=side)
         tokens = self.compressor(self.memory_encoder(f16, evidence, decoded.visible))
         return Memory(tokens, self.compressor.pos, decoded.pointer, self.compressor.grid)
 
     def _adopt(self, features: ImageFeatures, prompts: Prompts, mask: Tensor) -> Decoded:
         """The given mask (O, 1, S, S) as the answer (SAM 2 release: _use_mask_as_output)."""
         given = mask.float()
-        quarter = self.image_size // 4
+        low = [4 * length for length in self.grid]
         logits = F.interpolate(
-            _as_logits(mask), (quarter, quarter), mode="bilinear", align_corners=False, antialias=True
+            _as_logits(mask), low, mode="bilinear", align_corners=False, antialias=True
         )  # (O, 1, S/4, S/4)
         present = given.flatten(1).any(dim=1)  # (O,)
         found = self.mask_decoder(

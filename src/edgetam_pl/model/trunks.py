@@ -14,12 +14,15 @@ import torch
 from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 
+from edgetam_pl.model.sam3 import Sam3ViT
 from edgetam_pl.model.vit import PlainViT, SimplePyramid
 
 REPVIT = ("repvit_m1",)
 HIERA = ("sam2_hiera_tiny", "sam2_hiera_small", "sam2_hiera_base_plus", "sam2_hiera_large")
 VIT = {"vit_tiny": (192, 3), "vit_small": (384, 6)}
 """Width and heads of EfficientTAM's plain ViTs; both have 12 blocks."""
+SAM3 = "sam3_vit"
+"""SAM 3's image encoder: one map of stride 14."""
 
 STRIDES = (4, 8, 16, 32)
 
@@ -143,10 +146,17 @@ def _vit(name: str, single: bool, drop_path: float, args: Mapping[str, Any]) -> 
     return Trunk(pyramid, pyramid.channels, name)
 
 
+def _sam3(name: str, single: bool, drop_path: float, args: Mapping[str, Any]) -> Trunk:
+    settings: dict[str, Any] = {"drop_path": drop_path} | dict(args)
+    body = Sam3ViT(**settings)
+    return Trunk(body, [body.dim], name)
+
+
 TRUNKS: dict[str, Callable[[str, bool, float, Mapping[str, Any]], Trunk]] = {
     **dict.fromkeys(REPVIT, _repvit),
     **dict.fromkeys(HIERA, _hiera),
     **dict.fromkeys(VIT, _vit),
+    SAM3: _sam3,
 }
 """Trunks with a function of their own, which is given what `build_trunk` is: name, single, drop_path and args. Every other
 backbone of timm with maps of STRIDES is built by timm's name."""

@@ -20,9 +20,9 @@ WINDOW = 14
 class PatchEmbed(nn.Module):
     """Patches of 16 x 16 pixels, as maps (B, h, w, C)."""
 
-    def __init__(self, dim: int, patch: int) -> None:
+    def __init__(self, dim: int, patch: int, *, bias: bool = True) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(3, dim, patch, stride=patch)
+        self.proj = nn.Conv2d(3, dim, patch, stride=patch, bias=bias)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.proj(images).permute(0, 2, 3, 1)  # (B, 3, S, S) -> (B, h, w, C)
@@ -40,20 +40,34 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(x.flatten(1, 2)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, H, N, d)
-        y = self.weigh(*qkv.unbind(0))
+        y = self.attend(*qkv.unbind(0))
         return self.proj(y.transpose(1, 2).flatten(2)).view(x.shape)
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Each (B, H, N, d) -> (B, H, N, d)."""
+        return self.weigh(queries, keys, values)
 
 
 class Block(nn.Module):
     """Attention within windows (or everywhere if window is 0), then an MLP; pre-norm, eps 1e-6."""
 
-    def __init__(self, dim: int, *, heads: int, window: int, drop_path: float) -> None:
+    def __init__(
+        self,
+        dim: int,
+        *,
+        heads: int,
+        window: int,
+        drop_path: float,
+        hidden: int = 0,
+        attention: WindowAttention | None = None,
+    ) -> None:
+        """`hidden` is the MLP's width; 0: four times `dim`. `attention` stands in for the one without rotation."""
         super().__init__()
         self.window = window
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = WindowAttention(dim, heads)
+        self.attn = attention or WindowAttention(dim, heads)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = Mlp(dim, 4 * dim)
+        self.mlp = Mlp(dim, hidden or 4 * dim)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -103,12 +103,21 @@ class Replay:
     Points, boxes and masks are the ones the other was given, the logits to improve on are the tracker's own.
     """
 
-    def __init__(self, outputs: Sequence[FrameOutput], order: Sequence[int] = (), *, own_logits: bool = True) -> None:
+    def __init__(
+        self,
+        outputs: Sequence[FrameOutput],
+        order: Sequence[int] = (),
+        *,
+        own_logits: bool = True,
+        sides: tuple[int, int] = (1, 1),
+    ) -> None:
         """`order` is the order in which the other visited the frames; empty: prompted frames first, all in time order.
-        Without `own_logits` the logits to improve on are the other's as well."""
+        Without `own_logits` the logits to improve on are the other's as well. `sides`: the other's input size in pixels, and
+        the one of the tracker that hears the replay."""
         self.prompts = prompts_of(outputs)
         self.visited = tuple(order)
         self.own_logits = own_logits
+        self.sides = sides
 
     @classmethod
     def of_prompts(cls, prompts: Sequence[Sequence[Prompts | None]], order: Sequence[int] = ()) -> Replay:
@@ -125,11 +134,35 @@ class Replay:
 
         def ask(answer: Decoded | None) -> Prompts | None:
             given = next(prompts, None)
-            if given is None or given.previous is None or answer is None:
-                return given
-            return given._replace(previous=answer.best if self.own_logits else given.previous.detach())
+            if given is None:
+                return None
+            if given.previous is None or answer is None:
+                return at_side(given, *self.sides)
+            if self.own_logits:
+                return at_side(given._replace(previous=None), *self.sides)._replace(previous=answer.best)
+            return at_side(given._replace(previous=given.previous.detach()), *self.sides)
 
         return ask
+
+
+def at_side(prompts: Prompts, side: int, other: int) -> Prompts:
+    """Prompts of a model of `side` pixels for one of `other` pixels: the same places in the picture. A mask is object where
+    at least half of a pixel is; logits are interpolated."""
+    if side == other:
+        return prompts
+    points, mask, previous = prompts.points, prompts.mask, prompts.previous
+    if points is not None:
+        points = (points + 0.5) * (other / side) - 0.5  # centres of pixels keep their places
+    if mask is not None:
+        mask = _resized(mask.float(), (other, other)) >= 0.5
+    if previous is not None:
+        previous = _resized(previous, (round(previous.shape[-2] * other / side), round(previous.shape[-1] * other / side)))
+    return Prompts(points, prompts.labels, mask, previous)
+
+
+def _resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps (O, 1, h, w) float at another size, antialiased."""
+    return F.interpolate(maps.float(), size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
 def prompts_of(outputs: Sequence[FrameOutput]) -> tuple[tuple[Prompts | None, ...], ...]:

@@ -12,9 +12,11 @@ import torch
 from edgetam_pl.build import validate
 from edgetam_pl.config import PhaseConfig, TrainConfig
 from edgetam_pl.data.loader import build_loader
+from edgetam_pl.losses.match import PROJECTION, RESAMPLE
 from edgetam_pl.losses.objective import Objective
 from edgetam_pl.training.optim import schedule_of
 from edgetam_pl.training.step import STAGES
+from edgetam_pl.training.teachers import views_of
 from edgetam_pl.training.trainer import trainer_arguments
 from edgetam_pl.types import VERBS
 from edgetam_pl.weights import PARTS
@@ -23,6 +25,8 @@ CHOICES = {
     "stage.name": STAGES,
     "stage.teacher_memory": ("own", "student"),
     "stage.teacher_logits": ("own", "student"),
+    "stage.resample": RESAMPLE,
+    "stage.projection": PROJECTION,
     "load_parts": ("all", *PARTS),
     "logger.kind": ("none", "wandb", "csv", "tensorboard"),
     "launcher.kind": ("local", "slurm"),
@@ -76,6 +80,7 @@ def check_data(cfg: TrainConfig) -> None:
                 rank=0,
                 world_size=ranks(cfg),
                 train=True,
+                views=views_of(cfg) if phase.distil else (),
             )
         except ValueError as error:
             raise ValueError(f"stage.phases[{number}] (frames={phase.frames}, batch={phase.batch}): {error}") from error
@@ -152,11 +157,11 @@ def _check_teacher(cfg: TrainConfig) -> None:
     if cfg.teacher is None:
         return
     validate(cfg.teacher)
-    ours, theirs = (cfg.model.dim, cfg.model.image_size), (cfg.teacher.dim, cfg.teacher.image_size)
-    if ours != theirs:
+    if cfg.model.dim != cfg.teacher.dim and cfg.stage.projection == "none":
         raise ValueError(
-            f"The teacher's F16 has {theirs[0]} channels at {theirs[1]} px, the student's {ours[0]} at {ours[1]} px; "
-            f"distillation compares them element by element, so set teacher.image_size={ours[1]} and equal dim."
+            f"The teacher's F16 has {cfg.teacher.dim} channels (teacher.dim), the student's {cfg.model.dim} (model.dim); "
+            "distillation compares them number by number. Give both the same dim, or learn a projection with "
+            "stage.projection=linear."
         )
 
 

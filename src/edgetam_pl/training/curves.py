@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgetam_pl.io.atomic import write_text
+from edgetam_pl.losses.match import FeatureMatch
 from edgetam_pl.training.track_batch import TrackedClip
 from edgetam_pl.types import VideoBatch
 
@@ -53,24 +54,29 @@ class Curves(L.Callback):
         rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
         values |= {"lr/max": max(rates), "lr/min": min(rates)}
         if pl_module.last_step is not None:
-            values |= agreement(pl_module.last_step.student, pl_module.last_step.teacher)
+            values |= agreement(pl_module.last_step.student, pl_module.last_step.teacher, pl_module.match)
         write_line(self.path, {STEP: step, "progress/phase": pl_module.phase_index, **values})
         for logger in trainer.loggers:
             logger.log_metrics({STEP: float(step), **values})
 
 
 @torch.no_grad()
-def agreement(student: TrackedClip, teacher: TrackedClip | None) -> dict[str, float]:
-    """Mean squared error and cosine between student and teacher, per level (F4, F8, F16) and for F_M where recalled."""
+def agreement(student: TrackedClip, teacher: TrackedClip | None, match: FeatureMatch | None = None) -> dict[str, float]:
+    """Mean squared error and cosine between student and teacher, per level (F4, F8, F16) and for F_M where recalled: F16 and
+    F_M as the loss compares them (`match`), F4 and F8 where their shapes are equal."""
     if teacher is None:
         return {}
+    match = match or FeatureMatch()
     pairs = {
         name: [(ours, theirs)]
-        for name, ours, theirs in zip(("f4", "f8", "f16"), student.features, teacher.features)
+        for name, ours, theirs in zip(("f4", "f8"), student.features, teacher.features)
         if ours is not None and theirs is not None and ours.shape == theirs.shape
     }
+    pairs["f16"] = [match(student.f16, teacher.f16, "f16")]
     recalled = [
-        (ours.f_m, theirs.f_m) for ours, theirs in zip(student.outputs, teacher.outputs) if ours.recalled and theirs.recalled
+        match(ours.f_m, theirs.f_m, "f_m")
+        for ours, theirs in zip(student.outputs, teacher.outputs)
+        if ours.recalled and theirs.recalled
     ]
     if recalled:
         pairs["f_m"] = recalled

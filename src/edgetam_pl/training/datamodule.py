@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import lightning as L
@@ -21,15 +21,23 @@ class ShardDataModule(L.LightningDataModule):
     seen: how many batches that is depends on the number of ranks."""
 
     def __init__(
-        self, data: DataConfig, *, stage: StageConfig, image_size: int, seed: int, validation: Validation | None = None
+        self,
+        data: DataConfig,
+        *,
+        stage: StageConfig,
+        image_size: int,
+        seed: int,
+        validation: Validation | None = None,
+        views: Sequence[int] = (),
     ) -> None:
-        """`validation` has the clips that the trainer validates on."""
+        """`validation` has the clips that the trainer validates on; `views` are the other sizes at which teachers look."""
         super().__init__()
         self.validation = validation
         self.data = data
         self.stage = stage
         self.image_size = image_size
         self.seed = seed
+        self.views = tuple(views)
         self.phase_index = 0
         self.loader: ShardLoader | None = None
         self.resume: dict[str, Any] | None = None  # where the phase was left
@@ -56,6 +64,7 @@ class ShardDataModule(L.LightningDataModule):
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
             train=True,
+            views=self.views if self.phase.distil else (),
         )
         if self.resume is not None:
             loader.load_state_dict(self.resume)

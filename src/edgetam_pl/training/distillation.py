@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from edgetam_pl.training.step import (
     repeat_step,
 )
 from edgetam_pl.training.teacher_cache import TeacherFeatureCache
+from edgetam_pl.training.teachers import feature_match
 from edgetam_pl.training.track_batch import Teacher, TrackedClip
 from edgetam_pl.training.validation import Validation
 from edgetam_pl.types import VideoBatch
@@ -44,7 +45,8 @@ class Distillation(L.LightningModule):
     """Trains the student, optionally by a teacher: Eq. 7 (stage.name=image) and Eq. 8 (video).
 
     Args:
-        student: it is trained; the only part whose keys are saved.
+        student: it is trained; the only part whose weights leave the run. Training checkpoints also hold `match`, what the
+            loss has learned (stage.projection).
         stage: losses, prompts, optimiser and the phases, of which the first is entered.
         teacher: no sub-module: no key of it is ever saved, no parameter of it is ever optimised.
         seed: of everything random in a step.
@@ -74,7 +76,9 @@ class Distillation(L.LightningModule):
     ) -> None:
         super().__init__()
         self.student, self.stage, self.seed, self.card = student, stage, seed, card or {}
-        self.options = StepOptions(stage, stage.phases[0], memory_options or MemoryOptions(), teacher_cache)
+        self.match = feature_match(stage, student, teacher)
+        memory_options = memory_options or MemoryOptions()
+        self.options = StepOptions(stage, stage.phases[0], memory_options, teacher_cache, self.match)
         self.phase_index = self.first_step = self.batches_seen = 0
         self.gradient_shares_every, self.fused = gradient_shares_every, fused
         self.watch, self.validation = Watch(forensics), validation
@@ -84,7 +88,7 @@ class Distillation(L.LightningModule):
     def enter(self, index: int) -> None:
         """Begin phase `index`: what is trained, counted from which step. Called before the strategy wraps the module."""
         phase, before = self.stage.phases[index], self.options
-        self.options = StepOptions(self.stage, phase, before.memory, before.teacher_cache)
+        self.options = replace(before, phase=phase)
         self.phase_index, self.first_step = index, sum(one.steps for one in self.stage.phases[:index])
         self.batches_seen, self.last_step = 0, None
         freeze(self.student, self.stage, phase)
@@ -168,6 +172,9 @@ class Distillation(L.LightningModule):
             weight_decay=cfg.weight_decay,
             layer_decay=cfg.layer_decay,
         )
+        if learned := list(self.match.parameters()):
+            rate = cfg.lr * phase.lr_factor
+            groups.append({"params": learned, "lr": rate, "weight_decay": cfg.weight_decay, "name": "projection"})
         fused = self.fused and self.device.type in ("cuda", "cpu")
         optimizer = torch.optim.AdamW(groups, betas=(cfg.betas[0], cfg.betas[1]), fused=fused)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, optim.schedule_of(cfg, phase))
@@ -182,7 +189,7 @@ class Distillation(L.LightningModule):
         """Global L2 norm over all parameters. Lightning refuses to clip under autocast for a fused optimiser, for fear of a
         loss scaler; bf16 has none, and with fp16 the optimiser is not fused."""
         if gradient_clip_val:
-            norm = torch.nn.utils.clip_grad_norm_(self.student.parameters(), float(gradient_clip_val))
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters(), float(gradient_clip_val))
             self.log("train/gradient_norm", norm, batch_size=1, logger=False)  # before clipping
 
     # --- modes and checkpoints ---

@@ -50,6 +50,7 @@ from edgetam_pl.training.record import is_rank_zero
 from edgetam_pl.training.run_folder import LOCK, Start, say, survey
 from edgetam_pl.training.run_page import RunPage, write_files
 from edgetam_pl.training.teacher_cache import TeacherFeatureCache
+from edgetam_pl.training.teachers import load_match, views_of
 from edgetam_pl.training.throughput import Throughput
 from edgetam_pl.training.track_batch import Teacher
 from edgetam_pl.training.trainer import require_devices, trainer_arguments
@@ -113,6 +114,7 @@ def go_on(start: Start) -> None:
     module.card["run"] = {"id": start.begin(trains=not over), "settings": dict(start.identity.settings)}
     if (early or not progress.inside) and (begins_from := progress.checkpoint or (start.finished and out / WEIGHTS)):
         weights.load_into(module.student, begins_from)
+        load_match(module.match, begins_from)
     if over:
         if not whole:
             finish_run(start, module, trained=False)
@@ -122,7 +124,12 @@ def go_on(start: Start) -> None:
     if module.validation is not None:
         module.validation.hold_clips()
     datamodule = ShardDataModule(
-        cfg.data, stage=cfg.stage, image_size=cfg.model.image_size, seed=cfg.seed, validation=module.validation
+        cfg.data,
+        stage=cfg.stage,
+        image_size=cfg.model.image_size,
+        seed=cfg.seed,
+        validation=module.validation,
+        views=views_of(cfg),
     )
     stop.defer()  # from here on a stop is a matter of all ranks, between two steps
     os.environ[LAUNCHER] = str(os.getpid())  # for ranks that Lightning starts

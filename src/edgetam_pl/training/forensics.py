@@ -171,7 +171,8 @@ def save_case(folder: Path, case: Case) -> Path:
         "module": case.module,
         "order": list(case.order),
     }
-    kept = {"version": VERSION, "batch": dict(vars(case.batch)), "weights": case.weights, "card": case.card}
+    batch = dict(vars(replace(case.batch, views=())))  # the teacher is not asked again
+    kept = {"version": VERSION, "batch": batch, "weights": case.weights, "card": case.card}
     with atomic_path(path) as draft:
         torch.save({**facts, **kept, "words": [[_packed(prompts) for prompts in frame] for frame in case.prompts]}, draft)
     shown = [[_summary(prompts) for prompts in frame] for frame in case.prompts]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from edgetam_pl.config import PhaseConfig, StageConfig
+from edgetam_pl.losses.match import FeatureMatch
 from edgetam_pl.losses.objective import Losses, Objective
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.tracking.clicks import Among
@@ -70,6 +71,8 @@ class StepOptions:
     memory: MemoryOptions = field(default_factory=MemoryOptions)
     teacher_cache: TeacherFeatureCache | None = None
     """Remembers the teacher's F16 of images (stage 1)."""
+    match: FeatureMatch | None = None
+    """Brings student's and teacher's maps together; None: as the stage says, with nothing learned."""
 
     def tracker(self, student: TrackAnything) -> CheckpointedTracker:
         """The student's verbs. Where presence has no weight nobody trains it, so masks are not gated by it: they would be
@@ -151,9 +154,10 @@ def teacher_features(teacher: Teacher, batch: VideoBatch, options: StepOptions) 
         memory = options.memory
         return encode_frames(teacher.model, frames, chunk=memory.encoder_chunk, channels_last=memory.channels_last)
 
+    frames = batch.frames_at(teacher.model.image_size)
     if options.teacher_cache is None:
-        return encode(batch.frames)
-    return ImageFeatures(None, None, options.teacher_cache.of(batch.frames, lambda frames: encode(frames).f16))
+        return encode(frames)
+    return ImageFeatures(None, None, options.teacher_cache.of(frames, lambda frames: encode(frames).f16))
 
 
 @torch.inference_mode()
@@ -165,7 +169,8 @@ def teacher_outputs(
     stage = options.stage
     if stage.name == "image" or (batch.num_frames == 1 and stage.memory_frames == "recalled"):
         return ()
-    replay = Replay(student, own_logits=stage.teacher_logits == "own")
+    sides = (batch.masks.shape[-1], teacher.model.image_size)
+    replay = Replay(student, own_logits=stage.teacher_logits == "own", sides=sides)
     if stage.teacher_memory == "student":
         return track_with_memory_of(teacher.model, features, batch, student, replay)
     return track_objects(teacher.model, features, batch, replay)
@@ -181,7 +186,7 @@ def measure(
     share: float = 1.0,
 ) -> Losses:
     """The unweighted losses of tracks; see `Objective`."""
-    return Objective.of(options.stage)(
+    return Objective.of(options.stage, options.match)(
         batch.masks,
         student.outputs,
         student_f16=student.f16,

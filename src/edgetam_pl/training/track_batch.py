@@ -103,7 +103,8 @@ def track_with_memory_of(
         outputs[t] = observe(model, bank, frame, t, replay.at(t))
         # the teacher's pointer beside the student's mask
         theirs = student[t].final
-        seen = theirs._replace(pointer=outputs[t].final.pointer, logits=theirs.logits.detach(), iou=theirs.iou.detach())
+        given = outputs[t].final  # a mask that was given has the teacher's size
+        seen = Decoded(theirs.logits.detach(), theirs.iou.detach(), theirs.presence, given.pointer, given.prompts)
         bank = bank.write(t, model.memorize(frame.f16, seen), prompted=outputs[t].prompted)
     return tuple(outputs[t] for t in range(batch.num_frames))
 
