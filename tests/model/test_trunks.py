@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from zoo import config, lively
+from zoo import TINY, config, lively
 
 from edgetam_pl.build import build_model
 from edgetam_pl.commands.compose import model_config
 from edgetam_pl.model.image_encoder import FPN, SingleLevel
 from edgetam_pl.model.trunks import TRUNKS, ChannelScale, Trunk, build_trunk
 from edgetam_pl.model.vit import Block, DropPath, PlainViT
+from edgetam_pl.types import Prompts, Recall
+from edgetam_pl.weights import load_into, save_official
 
 SMALL = {
     "repvit_m1": {"embed_dim": [8, 16, 24, 32], "depth": [1, 1, 1, 1]},
@@ -79,6 +82,50 @@ def test_backbones_of_timm_make_the_four_maps(name: str) -> None:
     assert [tuple(x.shape[1:]) for x in maps] == [
         (width, 64 // stride, 64 // stride) for width, stride in zip(trunk.channels, (4, 8, 16, 32), strict=True)
     ]
+
+
+TRAINED = [
+    "tf_efficientnet_lite0",
+    "repvit_m1_0",
+    "mobilenetv4_conv_small",
+    "fastvit_t8",
+    "efficientvit_b0",
+    "tiny_vit_5m_224",
+]
+
+
+@pytest.mark.parametrize("name", [*TRAINED, "convnext_atto"])
+def test_a_tracker_on_a_backbone_of_timm_learns_from_a_step_and_comes_back_from_its_file(name: str, tmp_path: Path) -> None:
+    cfg = replace(TINY, trunk=name, trunk_args={}, dropout=0.0)
+    torch.manual_seed(0)
+    model = build_model(cfg).train()
+    nn.init.constant_(model.mask_decoder.presence_head.layers[-1].bias, 10.0)  # what is absent has no gradient
+    image, mask = torch.rand(2, 3, 64, 64), torch.zeros(2, 1, 16, 16)
+    mask[:, :, 4:12, 4:12] = 1
+
+    def loss() -> torch.Tensor:
+        features = model.encode(image)
+        prompts = Prompts(torch.full((2, 1, 2), 32.0), torch.ones(2, 1, dtype=torch.int64))
+        decoded = model.decode(model.attend(features.f16, Recall((), ())), features, prompts)
+        return nn.functional.binary_cross_entropy_with_logits(decoded.logits, mask.expand_as(decoded.logits))
+
+    # one step down the gradient makes the loss smaller, and reaches the trunk's first layer
+    before = loss()
+    before.backward()
+    first = next(iter(model.image_encoder.trunk.parameters()))
+    assert first.grad is not None
+    assert first.grad.abs().max() > 0
+    gradients = [p for p in model.parameters() if p.grad is not None]
+    norm = torch.stack([p.grad.norm() for p in gradients if p.grad is not None]).norm()
+    with torch.no_grad():
+        for p in gradients:
+            assert p.grad is not None
+            p -= 0.01 * p.grad / norm
+        assert loss() < before
+        # what is written is what is read
+        save_official(model, tmp_path / "weights.pt")
+        again = load_into(build_model(cfg), tmp_path / "weights.pt").eval()
+        assert torch.equal(again.encode(image).f16, model.eval().encode(image).f16)
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "efficientvit_m0"])
