@@ -84,17 +84,10 @@ def test_backbones_of_timm_make_the_four_maps(name: str) -> None:
     ]
 
 
-TRAINED = [
-    "tf_efficientnet_lite0",
-    "repvit_m1_0",
-    "mobilenetv4_conv_small",
-    "fastvit_t8",
-    "efficientvit_b0",
-    "tiny_vit_5m_224",
-]
+TRAINED = ["tf_efficientnet_lite0", "repvit_m0_9", "mobilenetv4_conv_small", "fastvit_t8", "efficientvit_b0"]
 
 
-@pytest.mark.parametrize("name", [*TRAINED, "convnext_atto"])
+@pytest.mark.parametrize("name", TRAINED)
 def test_a_tracker_on_a_backbone_of_timm_learns_from_a_step_and_comes_back_from_its_file(name: str, tmp_path: Path) -> None:
     cfg = replace(TINY, trunk=name, trunk_args={}, dropout=0.0)
     torch.manual_seed(0)

@@ -129,7 +129,7 @@ def _scale_channels_directly(body: nn.Module) -> None:
     """Replace bias-free depthwise 1x1 convolutions; names in the state dict stay."""
     for parent in list(body.modules()):
         for name, child in list(parent.named_children()):
-            if type(child) is not nn.Conv2d or child.kernel_size != (1, 1) or child.bias is not None:
+            if type(child) is not nn.Conv2d or child.bias is not None or {child.kernel_size, child.stride} != {(1, 1)}:
                 continue
             if child.groups == child.in_channels == child.out_channels > 1:
                 scale = ChannelScale(child.groups, child.groups, 1, groups=child.groups, bias=False)
