@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import simplejpeg
 import webdataset
+from made_clips import encode_many
 
 from edgetam_pl.data import sample as schema
 from edgetam_pl.data.sample import Header, Sample
@@ -39,7 +40,7 @@ def make(num_frames: int = 3, num_objects: int = 2, size: tuple[int, int] = (24,
         size=size,
         original_size=(2 * size[0], 2 * size[1]),
         objects=tuple(str(o) for o in range(num_objects)),
-        masks=tuple(tuple(rle.encode_many(masks[:, o])) for o in range(num_objects)),
+        masks=tuple(encode_many(masks[:, o]) for o in range(num_objects)),
     )
     return Sample(header, tuple(simplejpeg.encode_jpeg(frame) for frame in frames))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from awkward_inputs import labels_of
 from PIL import Image
 
 from edgetam_pl.io.label_png import (
@@ -140,3 +141,32 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_labels_that_occur() -> None:
     assert labels_in(np.array([[0, 3, 3], [3, 7, 0]], dtype=np.uint8)) == (0, 3, 7)
     assert labels_in(np.full((2, 2), 9, dtype=np.uint8)) == (9,)
+
+
+def test_a_coloured_mask_that_a_program_has_indexed_is_refused(tmp_path: Path) -> None:
+    """Its palette begins with the colour of an object; black, the background, has another number."""
+    coloured = np.zeros((96, 128, 3), np.uint8)
+    coloured[labels_of(0) == 1], coloured[labels_of(0) == 2] = (128, 0, 0), (0, 128, 0)
+    path = tmp_path / "a.png"
+    Image.fromarray(coloured).convert("P", palette=Image.Palette.ADAPTIVE, colors=3).save(path)
+    for read in (read_labels, read_label_map):
+        with pytest.raises(ValueError, match="number 0 in colour: its palette is in an order of its own"):
+            read(path)
+    white = Image.fromarray(np.minimum(labels_of(0), 1), mode="P")
+    white.putpalette([255, 255, 255, 0, 0, 0])  # an object in black on white
+    white.save(path)
+    assert labels_in(read_labels(path)) == (0, 1)
+
+
+def test_a_label_map_that_was_interpolated_is_refused_and_small_objects_are_not(tmp_path: Path) -> None:
+    labels = np.array([0, 1, 200], np.uint8)[labels_of(0)]
+    smooth = cv2.resize(cv2.resize(labels, (64, 48)), (128, 96))
+    with pytest.raises(ValueError, match="nothing but lines along others, as a label map has that was resized like a photo"):
+        objects_in(smooth, tmp_path / "a.png")
+    assert objects_in(cv2.resize(labels, (77, 55), interpolation=cv2.INTER_NEAREST), tmp_path / "a.png") == (1, 200)
+    tiny = np.zeros((96, 128), np.uint8)
+    for number in range(1, 9):
+        tiny[10 * number, 5 : 5 + number] = number  # lines in the background
+    tiny[40:60, 60:90], tiny[60:80, 60:90] = 9, 10
+    tiny[39, 60:62] = 11  # one thin object on the edge of another
+    assert objects_in(tiny, tmp_path / "a.png") == tuple(range(1, 12))

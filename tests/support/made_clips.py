@@ -14,6 +14,11 @@ from edgetam_pl.data.sample import Header
 from edgetam_pl.io import rle
 
 
+def encode_many(masks: NDArray[np.bool_]) -> tuple[str | None, ...]:
+    """The compressed counts of masks (T, H, W); None for an empty one."""
+    return tuple(rle.encode(mask) if mask.any() else None for mask in masks)
+
+
 def clip(
     frames: NDArray[np.uint8], masks: NDArray[np.bool_], params: AugmentParams = augment.UNCHANGED, key: str = "k"
 ) -> Clip:
@@ -28,7 +33,7 @@ def clip(
         (height, width),
         (height, width),
         tuple(map(str, range(num_objects))),
-        tuple(tuple(rle.encode_many(masks[:, o])) for o in range(num_objects)),
+        tuple(encode_many(masks[:, o]) for o in range(num_objects)),
     )
     images = tuple(simplejpeg.encode_jpeg(np.ascontiguousarray(f), quality=98, colorsubsampling="444") for f in frames)
     return Clip(header, ClipSelection(tuple(range(num_frames)), tuple(range(num_objects))), images, params)

@@ -21,10 +21,10 @@ from edgetam_pl.commands.replay import replay
 from edgetam_pl.config import PhaseConfig, StageConfig
 from edgetam_pl.evaluation.vos import clips_of, evaluate_vos
 from edgetam_pl.training import fit
-from edgetam_pl.training.checkpoints import read_card
+from edgetam_pl.training.checkpoints import CARD, newest_whole
 from edgetam_pl.training.curves import STEP, read_lines
 from edgetam_pl.training.forensics import load_case
-from edgetam_pl.training.phases import progress_of
+from edgetam_pl.training.phases import progress_from
 from edgetam_pl.training.preemption import TRY_AGAIN
 from edgetam_pl.types import VideoBatch
 
@@ -142,9 +142,9 @@ def test_f10_f18_a_run_that_is_told_to_stop_and_then_killed_ends_as_the_undistur
     out = runs.root / "disturbed"
     assert {(runs.root / f"disturbed.notes.status{rank}").read_text() for rank in (0, 1)} == {str(TRY_AGAIN)}
     assert (out / "checkpoints" / "phase1-step000002-stopped.ckpt").is_file()
-    card = read_card(max((out / "checkpoints").glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns))
-    assert card is not None
-    assert card["steps_done"] == 4
+    found = newest_whole(out / "checkpoints")
+    assert found is not None
+    assert torch.load(found.path, weights_only=True, mmap=True)[CARD]["steps_done"] == 4
     last = runs.launch(runs.plan("disturbed"))
     assert last.returncode == 0, last.stderr[-3000:]
     assert losses(out) == losses(runs.root / "whole")
@@ -152,7 +152,9 @@ def test_f10_f18_a_run_that_is_told_to_stop_and_then_killed_ends_as_the_undistur
         drawn = {note["step"]: note for note in runs.notes("disturbed", rank)}  # step 4 was begun twice
         assert drawn == {note["step"]: note for note in runs.notes("whole", rank)}
     stage = StageConfig(phases=[PhaseConfig(frames=2, steps=3), PhaseConfig(frames=4, steps=3)])
-    assert progress_of(out / "checkpoints", stage).phase == 2
+    found = newest_whole(out / "checkpoints")
+    assert found is not None
+    assert progress_from(found, stage).phase == 2
     assert not list(out.rglob(".*"))
 
 

@@ -19,8 +19,9 @@ from edgetam_pl.build import build_model, load_model
 from edgetam_pl.config import PhaseConfig, StageConfig
 from edgetam_pl.inference.onednn import OneDnnLinear
 from edgetam_pl.training import fit
+from edgetam_pl.training.checkpoints import newest_whole
 from edgetam_pl.training.curves import read_lines
-from edgetam_pl.training.phases import progress_of
+from edgetam_pl.training.phases import progress_from
 
 
 @pytest.fixture(scope="module")
@@ -309,7 +310,9 @@ weights.write({{"edgetam_pl": {{"phase": 0, "steps_done": 2}}}}, path.with_name(
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False, timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert [entry.name for entry in tmp_path.glob("*.ckpt")] == [path.name]
-    progress = progress_of(tmp_path, StageConfig(phases=[PhaseConfig(steps=9)]))
+    found = newest_whole(tmp_path)
+    assert found is not None
+    progress = progress_from(found, StageConfig(phases=[PhaseConfig(steps=9)]))
     assert progress.checkpoint == path
     assert progress.inside
 

@@ -221,7 +221,7 @@ class TrainConfig:
     checkpoint_every: int = 1000
     """Steps between checkpoints; one is written at the end of each phase in any case."""
     keep_checkpoints: int = 2
-    """The newest ones are kept; the last of each phase is always kept."""
+    """So many of the newest are kept, -1: all; the last of each phase is always kept."""
     activation_checkpointing: bool = False
     """Compute what `recompute` names again in the backward pass instead of keeping it: slower, much less memory."""
     recompute: list[str] = field(default_factory=lambda: ["encode", "attend", "decode", "memorize"])

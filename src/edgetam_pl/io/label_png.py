@@ -62,18 +62,19 @@ def read_labels(path: Path) -> Labels:
             f"{path} is {_COLOUR_NAMES[colour]}; masks are PNGs with a palette (or grey), one value an object, and this is "
             f"a colour image. {_CURE}",
         )
-    if depth == 8 and not interlaced:
-        labels = _inflated(path, content, height, width)
-        if labels is not None:
-            return labels
-    return _decoded(path, content, depth)
+    labels = _inflated(path, content, height, width) if depth == 8 and not interlaced else None
+    labels = _decoded(path, content, depth) if labels is None else labels
+    if colour == _PALETTE:
+        _refuse_indexed_colours(labels, content, path)
+    return labels
 
 
 def objects_in(labels: Labels, path: Path) -> tuple[int, ...]:
     """The numbers of the objects of a label map, void left out; (VOID,) where it shows nothing but void.
 
     Raises:
-        BadSampleError: neighbouring pixels change their number all the time: a dithered picture, no label map.
+        BadSampleError: neighbouring pixels change their number all the time: a dithered picture, no label map; or numbers in
+            between stand along edges: a map that was interpolated.
     """
     found = tuple(label for label in labels_in(labels) if label not in (0, VOID))
     if len(found) > 1:
@@ -85,7 +86,31 @@ def objects_in(labels: Labels, path: Path) -> tuple[int, ...]:
                 f"{path} has objects {', '.join(map(str, found[:8]))} mixed pixel by pixel, as a dithered colour picture "
                 f"has. {_CURE}",
             )
+    if len(found) > 3 and len(lines := _lines(labels, found)) > 2:
+        raise BadSampleError(
+            Cause.ANNOTATION,
+            f"{path} has objects {', '.join(map(str, lines[:8]))} that are nothing but lines along others, as a label map "
+            "has that was resized like a photograph. Resize label maps with cv2.INTER_NEAREST.",
+        )
     return found or ((VOID,) if labels.any() else ())
+
+
+def _lines(labels: Labels, found: tuple[int, ...]) -> list[int]:
+    """Objects of a few pixels, none of which has its own kind on all four sides, and almost all of which touch another
+    object: the numbers between two that interpolation invents. True objects that are so thin lie in the background."""
+    areas = np.bincount(labels.reshape(-1), minlength=found[-1] + 1)
+    small = [label for label in found if areas[label] < labels.size // 100]
+    if len(small) < 3:
+        return []
+    middle, sides = labels[1:-1, 1:-1], (labels[:-2, 1:-1], labels[2:, 1:-1], labels[1:-1, :-2], labels[1:-1, 2:])
+    inner = np.logical_and.reduce([side == middle for side in sides])
+    touching = np.logical_or.reduce([(side != middle) & (side != 0) & (side != VOID) for side in sides])
+    lines = []
+    for label in small:
+        one = middle == label
+        if not (inner & one).any() and np.count_nonzero(one & touching) > 0.9 * np.count_nonzero(one):
+            lines.append(label)
+    return lines
 
 
 def read_label_map(path: Path) -> Labels:
@@ -188,6 +213,27 @@ def _decoded(path: Path, content: bytes, depth: int) -> Labels:
         return labels.astype(np.uint16)
     spread = 255 // (2**depth - 1) if depth < 8 else 1  # fewer bits come spread over 0 ... 255
     return (labels // spread).astype(np.uint8)
+
+
+def _refuse_indexed_colours(labels: Labels, content: bytes, path: Path) -> None:
+    """Refuse a picture whose palette a program has put in an order of its own: black, the background, then has any number,
+    and an object may have 0.
+
+    Raises:
+        BadSampleError: naming the file and the cure.
+    """
+    at = content.find(b"PLTE", 29, 1 << 16)
+    if at < 0 or content[at + 4 : at + 7] == b"\0\0\0":
+        return
+    (size,) = struct.unpack(">I", content[at - 4 : at])
+    colours = [content[at + 4 + i : at + 7 + i] for i in range(0, size, 3)]
+    black = [label for label in labels_in(labels) if label and label < len(colours) and colours[label] == b"\0\0\0"]
+    if black and np.count_nonzero(labels == black[0]) > np.count_nonzero(labels == 0):
+        raise BadSampleError(
+            Cause.ANNOTATION,
+            f"{path} shows most of the picture in black, as number {black[0]}, and number 0 in colour: its palette is in an "
+            f"order of its own, and its numbers are not those of objects. {_CURE}",
+        )
 
 
 def _idat(content: bytes) -> list[bytes]:

@@ -49,11 +49,6 @@ def encode(mask: NDArray[np.bool_]) -> str:
     return counts.decode("ascii")
 
 
-def encode_many(masks: NDArray[np.bool_]) -> list[str | None]:
-    """The compressed counts of masks (O, H, W); None for an empty one."""
-    return [encode(mask) if mask.any() else None for mask in masks]
-
-
 def decode(counts: str, size: tuple[int, int]) -> NDArray[np.bool_]:
     """The mask (H, W) of compressed counts. Raises BadSampleError as `parse` does."""
     height, width = size

@@ -33,6 +33,14 @@ CHOICES = {
 }
 
 
+LEAST = {
+    "checkpoint_every": 1, "seed": 0, "stage.max_objects": 1, "data.workers": 0, "validation.every": 0,
+    "validation.times": 0, "validation.patience": 0, "validation.clips": 0, "logger.log_every": 1, "logger.panels_every": 0,
+    "logger.gradient_shares_every": 0, "launcher.nodes": 1, "launcher.tasks_per_node": 1,
+}  # fmt: skip
+"""Numbers below which a key means nothing, or something that nobody asked for: checkpoint_every=0 would save none."""
+
+
 def check(cfg: TrainConfig) -> None:
     """Refuse a configuration that cannot be trained, whatever the data.
 
@@ -42,6 +50,13 @@ def check(cfg: TrainConfig) -> None:
     for key, legal in CHOICES.items():
         if (value := attrgetter(key)(cfg)) not in legal:
             raise ValueError(f"{key} is {value!r}; use one of {', '.join(legal)}.")
+    for key, least in LEAST.items():
+        if (value := attrgetter(key)(cfg)) < least:
+            raise ValueError(f"{key} is {value}; it must be at least {least}.")
+    if cfg.keep_checkpoints < 1 and cfg.keep_checkpoints != -1:
+        raise ValueError(f"keep_checkpoints is {cfg.keep_checkpoints}; it must be at least 1, or -1 to keep all.")
+    if not cfg.out.strip():
+        raise ValueError("out is empty; give the folder of the run.")
     try:
         Objective.of(cfg.stage)
     except ValueError as error:

@@ -136,15 +136,6 @@ def layout_of(checkpoint: Mapping[str, Any]) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-def read_card(path: Path) -> dict[str, Any] | None:
-    """What a checkpoint says of itself, or None when it cannot be used."""
-    try:
-        verified(path)
-    except DamagedError:
-        return None
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)[CARD]
-
-
 def _age(path: Path) -> tuple[int, float, int]:
     """Newer is greater: by phase and step in the name, which a copy keeps, then by date. Names of others come first."""
     named = re.match(r"phase(\d+)-(?:step(\d+)|(done))", path.name)

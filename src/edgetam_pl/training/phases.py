@@ -14,7 +14,7 @@ import lightning as L
 
 from edgetam_pl.config import PhaseConfig, StageConfig
 from edgetam_pl.training import optim
-from edgetam_pl.training.checkpoints import CARD, Checkpoint, newest_whole
+from edgetam_pl.training.checkpoints import CARD, Checkpoint
 from edgetam_pl.training.datamodule import ShardDataModule
 from edgetam_pl.training.distillation import Distillation
 
@@ -101,16 +101,6 @@ class Progress:
     checkpoint: Path | None
     inside: bool
     """True: the phase is under way and optimiser and data continue; False: only the weights are taken over."""
-
-
-def progress_of(folder: Path, stage: StageConfig) -> Progress:
-    """The newest whole checkpoint in `folder` and what to do with it. Damaged ones are named and passed over.
-
-    Raises:
-        ValueError: none of them can be used, or it is of a phase that the schedule has not.
-    """
-    found = newest_whole(folder)
-    return Progress(0, None, inside=False) if found is None else progress_from(found, stage)
 
 
 def progress_from(found: Checkpoint, stage: StageConfig) -> Progress:
