@@ -42,6 +42,7 @@ def main(argv: list[str]) -> int:
     parts = split(found.lengths, val=args.val, test=args.test, seed=args.seed)
     for path in write_lists(root, parts, out):
         frames = [found.lengths[name] for name in parts[path.stem]]
-        extent = f"{min(frames)} to {max(frames)} annotated frames, median {np.median(frames):g}"
-        print(f"{path}: {len(frames)} videos of {extent}")
+        few, many = min(frames), max(frames)
+        extent = f"{few}" if few == many else f"{few} to {many} (median {np.median(frames):g})"
+        print(f"{path}: {len(frames)} {'video' if len(frames) == 1 else 'videos'} of {extent} annotated frames")
     return 0
