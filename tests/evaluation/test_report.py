@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from torchmetrics import Metric
 
 from edgetam_pl.evaluation.clips import Clip
 from edgetam_pl.evaluation.protocols import Answer
-from edgetam_pl.evaluation.reporting.page import report_page, write_report
+from edgetam_pl.evaluation.reporting.page import render, report_page, write_report
 from edgetam_pl.evaluation.reporting.report import METRICS, Report
 from edgetam_pl.evaluation.scoring import ObjectScore, ScoreRule
 from edgetam_pl.evaluation.vos import evaluate_clip, repeat_first_mask
@@ -118,3 +119,12 @@ def test_reports_of_before_are_read() -> None:
     assert report.repeated is None
     assert report.unanswered == (0, 0)
     assert "nothing answered" not in report_page(report)
+
+
+def test_a_small_number_of_a_tile_is_not_nought() -> None:
+    tiles = render("run.html", {
+        "title": "x", "live": False, "summary": "", "headline": {"J&F": 81.06, "clips a second": 0.031, "J": 0.0, "F": 0.2},
+        "weights": "", "validation": None, "clips": [], "worst": {}, "panels": {}, "charts": [], "faults": [],
+        "conditions": {},
+    })  # fmt: skip
+    assert re.findall(r"<b>([\d.]+)</b>", tiles) == ["81.1", "0.031", "0.0", "0.2"]

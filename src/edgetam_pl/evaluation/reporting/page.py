@@ -197,5 +197,6 @@ _PAGES = templates("edgetam_pl.evaluation.reporting")
 _PAGES.globals.update(missed=MISSED, extra=EXTRA)
 _PAGES.filters.update(
     word=lambda value: ("yes" if value else "no") if isinstance(value, bool) else str(value),
+    short=lambda value: f"{value:.2g}" if 0 < abs(value) < 0.095 else f"{value:.1f}",  # 0.03 clips a second are not 0.0
     anchor=lambda name: "s-" + "".join(letter if letter.isalnum() else "-" for letter in name),
 )
