@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 
+from edgetam_pl.config.choices import Flags
 from edgetam_pl.datasets.layout import SOURCES
 from edgetam_pl.datasets.split import look, split, write_lists
 
@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
     Raises:
         ValueError: a folder that is not what `--source` says, or a split that cannot be.
     """
-    parser = argparse.ArgumentParser(
+    parser = Flags(
         prog="edgetam split",
         description="Share videos out to train.txt, val.txt and test.txt: whole videos, drawn by a seed, short and long "
         "ones alike. `edgetam shards` and `edgetam evaluate` read the lists with split=train, split=val.",
