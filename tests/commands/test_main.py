@@ -222,3 +222,33 @@ main.main(["doctor"])
     with (tmp_path / "log.txt").open("w") as log:
         subprocess.run([sys.executable, "-c", script], stdout=log, check=True)
     assert (tmp_path / "log.txt").read_text() == "step 1\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["app", "--prt", "3"], "Did you mean --port?"),
+        (["track", "example", "--pont=3,4", "--out", "a.mp4"], "Did you mean --point?"),
+        (["split", "mine", "--sead", "1"], "Did you mean --seed?"),
+    ],
+)
+def test_a_mistyped_flag_is_answered_with_the_nearest_one(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(words)
+    assert said in capsys.readouterr().err
+
+
+def test_a_mistyped_data_set_or_list_is_answered_with_the_nearest_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "JPEGImages" / "cow").mkdir(parents=True)
+    (tmp_path / "Annotations" / "cow").mkdir(parents=True)
+    (tmp_path / "val.txt").write_text("cow\n")
+    for words, said in (
+        (["dataset=davs17", "root=x"], "Did you mean davis17?"),
+        (["dataset=davis", f"root={tmp_path}", "split=vall"], "Did you mean val?"),
+    ):
+        assert main(["evaluate", "model=toy", "weights=random", *words]) == 2
+        assert said in capsys.readouterr().err

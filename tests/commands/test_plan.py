@@ -7,7 +7,7 @@ import smallest
 
 from edgetam_pl.commands.compose import composed
 from edgetam_pl.commands.main import main
-from edgetam_pl.commands.plan import _cost, answers, describe, kept_for_backward, measure, most_answers, ranks
+from edgetam_pl.commands.plan import _cost, _knob, answers, describe, kept_for_backward, measure, most_answers, ranks
 from edgetam_pl.config import PromptConfig, TrainConfig
 from edgetam_pl.types import VERBS
 
@@ -80,3 +80,21 @@ def test_the_paper_s_schedule_is_planned_without_a_gpu() -> None:
 def test_the_impossible_is_refused(words: str, named: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", words]) == 2
     assert named in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        ((), "do not fit into 1.0 GiB; set activation_checkpointing=true"),
+        (("activation_checkpointing=true",), "memory: set object_chunk="),
+        (("activation_checkpointing=true", "object_chunk=1", "stage.phases.0.batch=4"), "halve batch to 2"),
+        (("activation_checkpointing=true", "object_chunk=1", "stage.phases.0.batch=1"), "lower stage.max_objects"),
+        (
+            ("activation_checkpointing=true", "object_chunk=1", "stage.phases.0.batch=1", "stage.max_objects=1"),
+            "a smaller model.image_size, or a device with more memory",
+        ),
+    ],
+)
+def test_a_gpu_that_is_too_small_gets_the_key_that_helps_next(words: tuple[str, ...], advice: str) -> None:
+    cfg = plan("model=toy", "data=toy", *words)
+    assert advice in _knob(cfg, cfg.stage.phases[0], peak=2.0**31, fixed=2.0**20, memory=2.0**30, parts={})

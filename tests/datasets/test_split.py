@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from own_videos import make_own_videos
 
@@ -13,6 +14,7 @@ from edgetam_pl.datasets.layout import open_layout
 from edgetam_pl.datasets.split import split
 from edgetam_pl.evaluation.datasets import open_data
 from edgetam_pl.io.folders import lines_of
+from edgetam_pl.io.label_png import read_labels, write_labels
 
 LENGTHS = {f"v{number:03d}": 10 * (number % 30 + 1) for number in range(300)}
 
@@ -91,3 +93,16 @@ def test_videos_without_any_mask_are_refused(tmp_path: Path, capsys: pytest.Capt
     (root / "masks").rename(root / "elsewhere")
     assert main(["split", str(root)]) == 2
     assert "has no folder masks" in capsys.readouterr().err
+
+
+def test_a_class_that_is_never_visible_is_named_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_own_videos(tmp_path / "mine", videos=2, frames=8)
+    for path in (root / "masks" / "clip0").iterdir():
+        write_labels(path, np.zeros_like(read_labels(path)))
+    words = ["shards", "source=videos", f"root={root}", "name=mine", "processes=1"]
+    assert main([*words, f"out={tmp_path / 'some'}"]) == 0
+    assert "no object visible: clip0: no object in frames 0 to 7" in capsys.readouterr().out
+    for path in (root / "masks" / "clip1").iterdir():
+        write_labels(path, np.zeros_like(read_labels(path)))
+    assert main([*words, f"out={tmp_path / 'none'}"]) == 2
+    assert "Not one sample could be made of none: left out: no object visible (2)" in capsys.readouterr().err

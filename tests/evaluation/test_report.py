@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,8 @@ from torchmetrics import Metric
 
 from edgetam_pl.evaluation.clips import Clip
 from edgetam_pl.evaluation.protocols import Answer
-from edgetam_pl.evaluation.reporting.page import report_page, write_report
+from edgetam_pl.evaluation.reporting.charts import Line, chart
+from edgetam_pl.evaluation.reporting.page import render, report_page, write_report
 from edgetam_pl.evaluation.reporting.report import METRICS, Report
 from edgetam_pl.evaluation.scoring import ObjectScore, ScoreRule
 from edgetam_pl.evaluation.vos import evaluate_clip, repeat_first_mask
@@ -118,3 +121,20 @@ def test_reports_of_before_are_read() -> None:
     assert report.repeated is None
     assert report.unanswered == (0, 0)
     assert "nothing answered" not in report_page(report)
+
+
+def test_a_small_number_of_a_tile_is_not_nought() -> None:
+    tiles = render("run.html", {
+        "title": "x", "live": False, "summary": "", "headline": {"J&F": 81.06, "clips a second": 0.031, "J": 0.0, "F": 0.2},
+        "weights": "", "validation": None, "clips": [], "worst": {}, "panels": {}, "charts": [], "faults": [],
+        "conditions": {},
+    })  # fmt: skip
+    assert re.findall(r"<b>([\d.]+)</b>", tiles) == ["81.1", "0.031", "0.0", "0.2"]
+
+
+@pytest.mark.parametrize(("high", "labels"), [(4.0, {"3", "4"}), (30.0, {"5", "10", "20"}), (3000.0, {"10", "100", "1000"})])
+def test_a_logarithmic_axis_has_values_to_read_by(high: float, labels: set[str]) -> None:
+    drawn = chart([Line("loss", [0, 1], [2.5, high])], x_title="step", y_title="loss", logarithmic=True)
+    assert drawn is not None
+    svg = base64.b64decode(drawn.source.partition(",")[2]).decode()
+    assert labels <= {*re.findall(r">([\d.]+)</text>", svg)}

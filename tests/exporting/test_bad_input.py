@@ -11,7 +11,7 @@ from exported import filled_model, tiny
 
 from edgetam_pl.config import CompressorConfig, ExportConfig, GateConfig
 from edgetam_pl.exporting.adapters import flatten, prepared
-from edgetam_pl.exporting.run import export_packages, load, run
+from edgetam_pl.exporting.run import _refusal, export_packages, load, run
 
 pytest.importorskip("coremltools")
 
@@ -114,3 +114,15 @@ def test_a_dry_run_checks_and_names_the_packages_and_writes_nothing(
         with pytest.raises(ValueError, match=message):
             run(replace(cfg, **change))  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("precision", "compression", "cure"),
+    [
+        ("fp16", "none", "larger: precision=fp32."),
+        ("fp16", "int8", "larger: compression=none or precision=fp32."),
+        ("fp32", "none", "packages.refused.json."),
+    ],
+)
+def test_a_refusal_of_the_gate_names_what_rounds_less(precision: str, compression: str, cure: str) -> None:
+    assert _refusal([], Path("packages.refused.json"), precision, compression).rstrip().endswith(cure)

@@ -21,7 +21,7 @@ from edgetam_pl.interactive.server import AppServer, _Request
 CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
 
 HAND = """<!doctype html><iframe id="app" src="/" style="width:1200px;height:900px"></iframe><pre id="seen"></pre><script>
-const seen = {}, until = async test => { for (let i = 0; i < 400 && !test(); i++) await fetch('/tick'); };
+const seen = {}, until = async test => { for (let i = 0; i < 1500 && !test(); i++) await fetch('/tick'); };
 document.getElementById('app').onload = async () => {
   const view = document.getElementById('app').contentWindow, page = view.document, $ = id => page.getElementById(id);
   const hand = (kind, x, y, more = {}) => {

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from edgetam_pl.commands.track import add_model_flags, load_tracker
+from edgetam_pl.config.choices import Flags
 from edgetam_pl.interactive.server import UPLOAD_MIB, AppServer
 from edgetam_pl.io import shipped
 
@@ -49,9 +50,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="edgetam app", description="A local web page to click on a video and watch it track."
-    )
+    parser = Flags(prog="edgetam app", description="A local web page to click on a video and watch it track.")
     add_model_flags(parser)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
     parser.add_argument("--threads", type=int, default=0, help="threads on a CPU (default: PyTorch's choice)")

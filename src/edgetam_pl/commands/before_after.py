@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from edgetam_pl.build import RANDOM
 from edgetam_pl.commands.compare import Comparison
 from edgetam_pl.commands.compose import composed
 from edgetam_pl.config import EvaluateConfig
+from edgetam_pl.config.choices import Flags
 from edgetam_pl.evaluation.reporting.report import Report
 from edgetam_pl.evaluation.runner import run
 from edgetam_pl.io.atomic import write_json, write_text
+from edgetam_pl.weights import recorded_config
 
 REPEAT = "first mask repeated"
 
@@ -23,7 +25,7 @@ def main(argv: list[str]) -> int:
     Raises:
         ValueError: a checkpoint, a word or a folder that `edgetam evaluate` refuses.
     """
-    parser = argparse.ArgumentParser(
+    parser = Flags(
         prog="edgetam before-after",
         description="Evaluate two checkpoints on the same videos, and the first mask repeated, and write one page, "
         "OUT/report.html. Finished parts are not done again.",
@@ -42,9 +44,16 @@ def main(argv: list[str]) -> int:
 
 def compare(before: str, after: str, words: Sequence[str], out: Path) -> Path:
     """Write OUT/report.html and OUT/comparison.json, with the evaluations beside them; returns the page."""
-    old = _evaluated([*words, f"weights={before}"], out / "before")
-    new = _evaluated([*words, f"weights={after}"], out / "after")
-    repeated = _evaluated([*words, "protocol=repeat"], out / "repeat").score
+    asked = [
+        _composed([*words, f"weights={before}"], out / "before"),
+        _composed([*words, f"weights={after}"], out / "after"),
+        _composed([*words, "protocol=repeat"], out / "repeat"),
+    ]
+    for cfg in asked[:2]:
+        if cfg.weights != RANDOM:
+            recorded_config(cfg.weights)  # a name that is mistyped is said now, not after the first evaluation
+    old, new, held = map(_evaluated, asked)
+    repeated = held.score
     comparison = Comparison.of(
         replace(old, title=f"before: {old.title}"), replace(new, title=f"after: {new.title}")
     )  # their conditions agree, for the words are the same
@@ -53,8 +62,12 @@ def compare(before: str, after: str, words: Sequence[str], out: Path) -> Path:
     return write_text(out / "report.html", comparison.page({REPEAT: repeated}))
 
 
-def _evaluated(words: Sequence[str], out: Path) -> Report:
-    report = run(composed(EvaluateConfig, command="evaluate", overrides=[*words, f"out={out}"])[0])
+def _composed(words: Sequence[str], out: Path) -> EvaluateConfig:
+    return composed(EvaluateConfig, command="evaluate", overrides=[*words, f"out={out}"])[0]
+
+
+def _evaluated(cfg: EvaluateConfig) -> Report:
+    report = run(cfg)
     if report is None:
         raise ValueError("before-after compares in one process; for several use workers=N, not torchrun.")
     return report

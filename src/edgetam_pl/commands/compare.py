@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edgetam_pl.config.choices import Flags
 from edgetam_pl.evaluation.reporting.charts import Chart, Line, chart
-from edgetam_pl.evaluation.reporting.page import data_uri, over_time, render
+from edgetam_pl.evaluation.reporting.page import counted, data_uri, over_time, render
 from edgetam_pl.evaluation.reporting.report import Report
 from edgetam_pl.evaluation.scoring import mean_j_by_frame
 from edgetam_pl.io.atomic import write_json, write_text
@@ -23,7 +23,7 @@ MUST_AGREE = ("protocol", "prompts", "frame_rule", "data", "list_hash", "data_ha
 
 def main(argv: list[str]) -> int:
     """Compare two evaluations, print the difference, write a page."""
-    parser = argparse.ArgumentParser(
+    parser = Flags(
         prog="edgetam compare",
         description="Two evaluations side by side: A, B and B - A for every object, J over time of both, pictures of both.",
     )
@@ -123,8 +123,8 @@ class Comparison:
             "title": f"{self.a.title} | {self.b.title}",
             "a": self.a.title,
             "b": self.b.title,
-            "summary": f"{len(self.pairs)} objects in both; {better}",
-            "headline": {"A": self.mean.a, "B": self.mean.b, "B - A": self.mean.gain, **(more or {})},
+            "summary": f"{counted(len(self.pairs), 'object')} in both; {better}",
+            "headline": {"A": self.mean.a, "B": self.mean.b, "B - A": f"{self.mean.gain:+.1f}", **(more or {})},
             "curve": self._curve(),
             "rows": [[p.sequence, p.object, p.a, p.b, p.gain] for p in self.pairs],
             "differences": self._differences(),

@@ -9,7 +9,6 @@ continues.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import time
@@ -25,6 +24,7 @@ from edgetam_pl.build import load_model
 from edgetam_pl.commands.compose import composed, model_config
 from edgetam_pl.commands.demo_report import Story, write_report
 from edgetam_pl.config import ExportConfig, ShardsConfig, TrainConfig
+from edgetam_pl.config.choices import Flags
 from edgetam_pl.datasets.toy_clips import toy_clip
 from edgetam_pl.evaluation.clips import Clip
 from edgetam_pl.evaluation.reporting import page
@@ -300,7 +300,7 @@ DEMOS: Mapping[str, type[Demo]] = {"real": RealDemo, "toy": Demo}
 
 def main(argv: list[str]) -> int:
     """`edgetam demo [data=real|toy] [--out DIR]`: run or resume the demo."""
-    parser = argparse.ArgumentParser(
+    parser = Flags(
         prog="edgetam demo",
         description="The whole job: shards, stage 1, stage 2, 16 and 32 frames, J&F, packages, report; on the real "
         "pictures that come with the package, or on generated ones (which need a teacher to be trained "

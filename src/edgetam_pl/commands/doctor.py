@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import platform
 import tempfile
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 
 from edgetam_pl.config import ExportConfig
+from edgetam_pl.config.choices import Flags
 from edgetam_pl.exporting.backend import Backend
 from edgetam_pl.exporting.backends import BACKENDS
 from edgetam_pl.exporting.extras import Finding, installed_version, numbers, package_finding
@@ -27,7 +27,7 @@ EVERYTHING = ("train", *BACKENDS)
 
 def main(argv: Sequence[str]) -> int:
     """Print the verdict; 0 when export to the default format works here, 1 when not."""
-    parser = argparse.ArgumentParser(
+    parser = Flags(
         prog="edgetam doctor",
         description="Says whether this environment can train and export, and how to get one that can. "
         "Export may live in an environment of its own: it needs a checkpoint, not the training set-up.",

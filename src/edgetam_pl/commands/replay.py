@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,6 +9,7 @@ from omegaconf import OmegaConf
 
 from edgetam_pl.build import build_model
 from edgetam_pl.config import ModelConfig, StageConfig
+from edgetam_pl.config.choices import Flags
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.training.forensics import Case, Finding, diagnose, first_nonfinite_module, load_case
 from edgetam_pl.training.step import StepOptions, freeze, measure, repeat_step
@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
     Raises:
         ValueError: no such case, or it was saved without its model.
     """
-    parser = argparse.ArgumentParser(
+    parser = Flags(
         prog="edgetam replay",
         description="Take a saved step again: the same clip, prompts, dropout and weights, in fp32 on the CPU. The teacher "
         "is not part of a case, so its two terms are left out.",

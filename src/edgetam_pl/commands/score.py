@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
+from edgetam_pl.config.choices import Flags
 from edgetam_pl.evaluation.score import RULES, score_folders
 from edgetam_pl.io.atomic import write_json
 
@@ -16,7 +16,7 @@ def main(argv: list[str]) -> int:
     Raises:
         ValueError: what does not fit, each thing named, with the rule.
     """
-    parser = argparse.ArgumentParser(
+    parser = Flags(
         prog="edgetam score",
         description="J, F and J&F of a folder of predictions, ours or anyone's: <PRED>/<sequence>/<frame>.png with a "
         "palette, or <PRED>/<sequence>/<object>/<frame>.png. GT is a data set's root or its folder of annotations.",

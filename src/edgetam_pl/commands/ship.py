@@ -5,7 +5,6 @@ Writes `shipped/lite.pt` (matrices in fp16), `lite.json` (what was measured) and
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import json
 import shlex
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from edgetam_pl.build import load_model
 from edgetam_pl.commands.compose import model_config
+from edgetam_pl.config.choices import Flags
 from edgetam_pl.evaluation.reporting.report import Report
 from edgetam_pl.io import shipped
 from edgetam_pl.io.atomic import atomic_path, write_json, write_text
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         ValueError: weights that do not fit the model or fp16, or that are too large; a folder without reports.
     """
-    parser = argparse.ArgumentParser(prog="python -m edgetam_pl.commands.ship", description=__doc__)
+    parser = Flags(prog="python -m edgetam_pl.commands.ship", description=__doc__)
     parser.add_argument("weights", type=Path, help="weights.pt of a run of model=lite")
     parser.add_argument("--scores", type=Path, help="folder of evaluations, DIR/SET-PROMPT/report.json")
     parser.add_argument("--beside", nargs="*", default=[], metavar="NAME=DIR", help="other scores for the card's table")

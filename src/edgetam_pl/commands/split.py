@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 
+from edgetam_pl.config.choices import Flags
 from edgetam_pl.datasets.layout import SOURCES
 from edgetam_pl.datasets.split import look, split, write_lists
 
@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
     Raises:
         ValueError: a folder that is not what `--source` says, or a split that cannot be.
     """
-    parser = argparse.ArgumentParser(
+    parser = Flags(
         prog="edgetam split",
         description="Share videos out to train.txt, val.txt and test.txt: whole videos, drawn by a seed, short and long "
         "ones alike. `edgetam shards` and `edgetam evaluate` read the lists with split=train, split=val.",
@@ -42,6 +42,7 @@ def main(argv: list[str]) -> int:
     parts = split(found.lengths, val=args.val, test=args.test, seed=args.seed)
     for path in write_lists(root, parts, out):
         frames = [found.lengths[name] for name in parts[path.stem]]
-        extent = f"{min(frames)} to {max(frames)} annotated frames, median {np.median(frames):g}"
-        print(f"{path}: {len(frames)} videos of {extent}")
+        few, many = min(frames), max(frames)
+        extent = f"{few}" if few == many else f"{few} to {many} (median {np.median(frames):g})"
+        print(f"{path}: {len(frames)} {'video' if len(frames) == 1 else 'videos'} of {extent} annotated frames")
     return 0

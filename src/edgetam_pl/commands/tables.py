@@ -6,7 +6,6 @@ number of the paper stands beside ours only where both are about the same sequen
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from edgetam_pl.config.choices import Flags
 from edgetam_pl.io.atomic import write_text
 from edgetam_pl.io.tables import markdown_table
 from edgetam_pl.io.templates import templates
@@ -117,7 +117,7 @@ class Result:
 
 def main(argv: list[str] | None = None) -> int:
     """Rebuild the tables."""
-    parser = argparse.ArgumentParser(prog="python -m edgetam_pl.commands.tables", description=__doc__)
+    parser = Flags(prog="python -m edgetam_pl.commands.tables", description=__doc__)
     parser.add_argument("--results", type=Path, default=Path("experiments/results"))
     parser.add_argument("--readme", type=Path, default=Path("experiments/README.md"))
     args = parser.parse_args(argv)

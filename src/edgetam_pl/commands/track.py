@@ -18,6 +18,7 @@ from tqdm import tqdm
 from edgetam_pl.build import load_model
 from edgetam_pl.commands.compose import model_for
 from edgetam_pl.commands.prompt_flags import Prompt, PromptAction, object_number, read_prompts
+from edgetam_pl.config.choices import Flags
 from edgetam_pl.inference.optimised import FastTracker
 from edgetam_pl.interactive import example_clip
 from edgetam_pl.interactive.options import SessionOptions
@@ -224,7 +225,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Flags(
         prog="edgetam track",
         description="Follow objects through a video from points, boxes or masks.",
         epilog=EPILOG,

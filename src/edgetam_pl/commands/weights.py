@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from edgetam_pl import weights
 from edgetam_pl.build import build_model
 from edgetam_pl.commands.compose import model_config
 from edgetam_pl.config import ModelConfig
+from edgetam_pl.config.choices import Flags
 from edgetam_pl.io import released
 from edgetam_pl.io.environment import VERSION
 
@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
     Raises:
         ValueError: a file that is missing, truncated, no checkpoint, or of another model.
     """
-    parser = argparse.ArgumentParser(prog="edgetam weights", description="Look into checkpoints, and convert them.")
+    parser = Flags(prog="edgetam weights", description="Look into checkpoints, and convert them.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="inspect | convert")
     look = commands.add_parser("inspect", help="which model a file seems to hold, and what our training wrote about it")
     look.add_argument(

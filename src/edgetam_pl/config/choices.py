@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 from collections.abc import Collection, Iterable
 from dataclasses import field, fields, is_dataclass
-from typing import Any
+from typing import Any, NoReturn
+
+
+class Flags(argparse.ArgumentParser):
+    """A parser of flags that names the nearest one where it does not know a flag."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = [word.partition("=")[0] for word in message.split() if word.startswith("--")]
+        known = [name for name in self._option_string_actions if name.startswith("--")]
+        near = did_you_mean(unknown[0], known) if message.startswith("unrecognized arguments") and unknown else ""
+        super().error(message + ("." + near if near else ""))
 
 
 def choice(default: str, *others: str) -> Any:

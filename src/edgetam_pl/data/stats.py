@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections import Counter
@@ -15,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from edgetam_pl.config.choices import Flags
 from edgetam_pl.data import sample as schema
 from edgetam_pl.data.shards import ShardSet
 from edgetam_pl.io import rle
@@ -53,7 +53,7 @@ class Stats:
 
 def main(argv: list[str]) -> int:
     """Print the table and write the picture."""
-    parser = argparse.ArgumentParser(
+    parser = Flags(
         prog="edgetam shards stats", description="Clips, frames, objects per clip, mask areas and sizes: a table and a PNG."
     )
     parser.add_argument("place", metavar="DIR", help="folder or URL with a manifest.json, or a brace pattern of .tar")

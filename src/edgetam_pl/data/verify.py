@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
 import os
@@ -18,6 +17,7 @@ from typing import BinaryIO
 from braceexpand import braceexpand
 from tqdm import tqdm
 
+from edgetam_pl.config.choices import Flags
 from edgetam_pl.data import sample as schema
 from edgetam_pl.data import storage
 from edgetam_pl.data.index import MAX_MEMBER, Entry, Manifest, Member, ShardRecord, index_name, record_of
@@ -41,7 +41,7 @@ class Verdict:
 
 def main(argv: list[str]) -> int:
     """0: all is well; 1: something is broken; the report says what, by cause."""
-    parser = argparse.ArgumentParser(
+    parser = Flags(
         prog="edgetam shards verify",
         description="Check shards against their manifest: sizes, sha256, tar structure, and decode every image and mask.",
     )

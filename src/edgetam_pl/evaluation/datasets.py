@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from edgetam_pl.config import ShardsConfig
+from edgetam_pl.config.choices import did_you_mean
 from edgetam_pl.datasets.layout import SOURCES, AnnotatedClip, Layout, open_layout
 from edgetam_pl.datasets.layouts.images import Images
 from edgetam_pl.datasets.layouts.toy import Toy
@@ -100,8 +101,11 @@ def open_data(
     """
     kind = {"davis": "davis17"}.get(kind, kind)
     if kind not in RULES and kind not in SOURCES:
-        known = ", ".join([*RULES, *(name for name in SOURCES if name not in RULES)])
-        raise ValueError(f"There is no data set {kind!r}; known ones: {known}. Any DAVIS-like folder is 'folder'.")
+        known = [*RULES, *(name for name in SOURCES if name not in RULES)]
+        raise ValueError(
+            f"There is no data set {kind!r}; known ones: {', '.join(known)}. Any DAVIS-like folder is 'folder'."
+            f"{did_you_mean(kind, known)}"
+        )
     if kind == "toy" or str(root).split(":")[0] == "toy":
         return _toy(str(root) or "toy", sequences=sequences, limit=limit, size=toy_size)
     base = Path(root).expanduser()

@@ -165,7 +165,7 @@ def export_packages(
         if not verdict.ok:
             refused = out.with_name(out.name + ".refused.json")
             write_json(refused, dataclasses.asdict(report), indent=1)
-            raise ExportRefused(_refusal(verdict.failures, refused), report)
+            raise ExportRefused(_refusal(verdict.failures, refused, precision, cfg.compression), report)
         # write what belongs to the packages; the folder gets its name when this block ends
         note("golden files, manifest")
         if cfg.golden:
@@ -252,10 +252,14 @@ def _check_folder(out: Path) -> None:
         ) from error
 
 
-def _refusal(failures: Sequence[Measure], refused: Path) -> str:
+def _refusal(failures: Sequence[Measure], refused: Path, precision: str, compression: str) -> str:
+    """What failed, and which key rounds less."""
     shown = "\n".join(f"  {measure}" for measure in failures[:8])
     more = f"\n  and {len(failures) - 8} more" if len(failures) > 8 else ""
+    keys = {"compression=none": compression != "none", "precision=fp32": precision == "fp16"}
+    less = " or ".join(key for key, helps in keys.items() if helps)
+    cure = f"\nPackages that round less, and are larger: {less}." if less else ""
     return (
         f"the gate refused the export: {len(failures)} comparisons failed. Nothing was written under the final name; "
-        f"all numbers are in {refused}.\n{shown}{more}"
+        f"all numbers are in {refused}.\n{shown}{more}{cure}"
     )

@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from edgetam_pl.config.choices import did_you_mean
 from edgetam_pl.io.errors import BadSampleError, Cause
 
 JUNK = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
@@ -192,7 +193,11 @@ def list_in(root: Path, name: str) -> Path:
     places = [root / name, Path(name).expanduser(), *sorted(root.glob(f"ImageSets/*/{name}.txt")), root / f"{name}.txt"]
     path = next((path for path in places if path.is_file()), None)
     if path is None:
-        raise ValueError(f"split={name} names no list: no such file, no ImageSets/*/{name}.txt and no {name}.txt in {root}.")
+        known = [found.stem for found in (*root.glob("ImageSets/*/*.txt"), *root.glob("*.txt"))]
+        raise ValueError(
+            f"split={name} names no list: no such file, no ImageSets/*/{name}.txt and no {name}.txt in {root}."
+            f"{did_you_mean(name, known)}"
+        )
     return path
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from edgetam_pl.config.choices import Flags
 from edgetam_pl.io.atomic import write_json, write_text
 from edgetam_pl.io.stop import TRY_AGAIN, handled
 from edgetam_pl.sweeps import trial
@@ -215,7 +216,7 @@ def main(argv: list[str]) -> int:
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Flags(
         prog="edgetam sweep",
         description="Run the trials of a W&B sweep file here, without a server (--server: with one). The same command "
         "continues what was interrupted.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import shutil
@@ -10,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgetam_pl.config.choices import Flags
 from edgetam_pl.io.atomic import atomic_path, write_json, write_text
 from edgetam_pl.io.tables import markdown_table
 from edgetam_pl.io.templates import render
@@ -25,7 +25,7 @@ Rows = list[list[str]]
 
 def main(argv: list[str]) -> int:
     """Write the report of a sweep's folder and print it."""
-    parser = argparse.ArgumentParser(prog="edgetam sweep-report", description=__doc__)
+    parser = Flags(prog="edgetam sweep-report", description=__doc__)
     parser.add_argument("folder", type=Path, help="runs/sweeps/NAME")
     parser.add_argument("--metric", help="instead of the sweep's own, for example trial/f")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="also there, with result.json, for make tables")

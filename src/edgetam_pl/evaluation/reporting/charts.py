@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from edgetam_pl.io.overlay import COLOURS
 
@@ -86,7 +86,9 @@ def chart(
     if logarithmic:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("{x:.2g}" if high < 10 * low else NullFormatter())
+        if 10 * low <= high < 100 * low:  # one or two whole powers of ten are too few to read a value by
+            axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axes.yaxis.set_minor_formatter("{x:.2g}" if high < 100 * low else NullFormatter())
     else:
         axes.set_ylim(*(y_range or (low - room, high + room)))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=all(float(x).is_integer() for x, _ in known)))

@@ -127,7 +127,7 @@ def _sequence(report: Report, item: Sequence, *, inline: bool) -> dict[str, Any]
     if not last:
         return None
     held = [score for (name, _), score in _repeated(report).items() if name == item.name]
-    counts = f"{_counted(item.num_frames, 'frame')}, {_counted(item.num_objects, 'object')}"
+    counts = f"{counted(item.num_frames, 'frame')}, {counted(item.num_objects, 'object')}"
     facts = [
         counts,
         f"{item.num_frames / max(item.seconds, 1e-9):.1f} frames a second",
@@ -181,15 +181,16 @@ def _curves(report: Report) -> Iterable[Chart | None]:
 
 def _summary(report: Report) -> str:
     parts = [
-        _counted(len(report.sequences), "sequence") if report.sequences else "",
-        _counted(len(report.by_object()), "object"),
+        counted(len(report.sequences), "sequence") if report.sequences else "",
+        counted(len(report.by_object()), "object"),
         *(str(report.conditions.get(name, "")) for name in ("prompts", "frame_rule")),
         _nothing(report) if report.rows else "",
     ]
     return "; ".join(part for part in parts if part) + "."
 
 
-def _counted(number: int, thing: str) -> str:
+def counted(number: int, thing: str) -> str:
+    """A number with its noun: 1 object, 2 objects."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
@@ -197,5 +198,9 @@ _PAGES = templates("edgetam_pl.evaluation.reporting")
 _PAGES.globals.update(missed=MISSED, extra=EXTRA)
 _PAGES.filters.update(
     word=lambda value: ("yes" if value else "no") if isinstance(value, bool) else str(value),
+    short=lambda value: (
+        value if isinstance(value, str) else f"{value:.2g}" if 0 < abs(value) < 0.095 else f"{value:.1f}"
+    ),  # 0.03 clips a second are not 0.0
+    counted=counted,
     anchor=lambda name: "s-" + "".join(letter if letter.isalnum() else "-" for letter in name),
 )
