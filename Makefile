@@ -38,6 +38,9 @@ test-parity: $(READY)  ## only the comparisons with the reference models
 test-kills: $(READY)  ## a training that is killed 50 times at random moments: make test-kills KILL_SEED=7 (an hour or more)
 	KILLS=$(KILLS) KILL_SEED=$(KILL_SEED) $(BIN)/python -m pytest -q -s tests/training/test_kills.py $(ARGS)
 
+test-slurm: $(READY)  ## trainings, shards and sweeps under a SLURM that is started here (root; apt-get install slurm-wlm munge)
+	EDGETAM_TEST_SLURM=1 $(BIN)/python -m pytest -q tests/cluster $(ARGS)
+
 test-gpu: $(READY)  ## only the tests that need a CUDA device
 	$(BIN)/python -m pytest -q -m gpu $(ARGS)
 
@@ -95,4 +98,4 @@ clean:  ## remove caches and build leftovers; runs/ and .venv stay
 	rm -rf build dist *.egg-info src/*.egg-info .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-.PHONY: help setup demo test test-parity test-kills test-gpu check shards train-stage1 train-stage2 finetune toy-data sweep-local sweep evaluate bench export plan doctor tables clean
+.PHONY: help setup demo test test-parity test-kills test-slurm test-gpu check shards train-stage1 train-stage2 finetune toy-data sweep-local sweep evaluate bench export plan doctor tables clean

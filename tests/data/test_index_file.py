@@ -13,7 +13,7 @@ import pytest
 from shard_sets import build, loader
 
 from edgetam_pl.data import shards
-from edgetam_pl.data.index import Entry
+from edgetam_pl.data.index import Entry, Manifest
 from edgetam_pl.data.index_file import HEAD, INDEX_FILE, IndexFile, UnfitIndexError, pack
 from edgetam_pl.data.reindex import main, reindex
 from edgetam_pl.data.shards import ShardSet, load_index, read_manifest
@@ -147,3 +147,12 @@ def test_damage_to_any_byte_is_found_by_verify_and_never_crashes_a_reader(copy: 
             pytest.fail(f"seed {seed}: {error}")
         faults = [message for verdict in verify(str(copy)) for _, message in verdict.faults]
         assert any("is not what was written" in message for message in faults), seed
+
+
+def test_a_data_set_of_many_terabytes_has_a_manifest(good: Path) -> None:
+    """SA-1B has 11; each shard is small."""
+    manifest = read_manifest(str(good))
+    line = dataclasses.replace(manifest.shards[0], bytes=10**9)
+    lines = tuple(dataclasses.replace(line, name=f"shard-{n:06d}.tar") for n in range(11_000))
+    large = dataclasses.replace(manifest, shards=lines, bytes=11 * 10**12, samples=11_000 * line.samples)
+    assert Manifest.from_json(large.to_json().encode(), where="x") == large

@@ -14,7 +14,8 @@ from shard_sets import spoil_masks
 
 from edgetam_pl.config import AugmentConfig, DataConfig, DataSource, ShardsConfig
 from edgetam_pl.data.build import run
-from edgetam_pl.data.loader import BrokenDataError, Order, Schedule, ShardLoader, build_loader
+from edgetam_pl.data.loader import BrokenDataError, ShardLoader, build_loader
+from edgetam_pl.data.sampling import Order, Schedule
 from edgetam_pl.types import VideoBatch
 
 

@@ -143,7 +143,7 @@ def test_a_server_that_sends_whole_files_is_named_once(
     monkeypatch.setattr(storage, "_no_ranges", set())
     assert keys(remote()) == expected
     (line,) = caplog.messages
-    assert "ignores ranges: it sent" in line
+    assert "ignores ranges: it sent memory://" in line
 
 
 def test_other_bytes_than_were_asked_for_are_asked_for_again_and_then_refused(

@@ -52,12 +52,16 @@ class Video:
         number = bisect_right(self.windows, position, key=lambda window: window[0]) - 1
         return number, position - self.windows[number][0]
 
-    def cut(self, start: int, num_frames: int) -> tuple[Header, list[tuple[int, int]]]:
-        """A header of these frames alone, and (window, frame in it) of each. The fewest windows are used.
+    def places(self, start: int, num_frames: int) -> list[tuple[int, int]]:
+        """(window, frame in it) of the frames from `start` on. The fewest windows are used, and of several that have them all
+        the first one: there they lie nearest to the header, which ends a window, and both are read at once.
 
         Raises:
-            BadSampleError: the windows do not fit together.
+            BadSampleError: the windows do not cover them.
         """
+        for window, (begin, frames) in enumerate(self.windows):
+            if begin <= start and start + num_frames <= begin + frames:
+                return [(window, start - begin + t) for t in range(num_frames)]
         # frames from the window that has the first one, then from the one that has the first frame after it
         places: list[tuple[int, int]] = []
         while len(places) < num_frames:
@@ -66,6 +70,15 @@ class Video:
                 raise BadSampleError(Cause.TAR, f"the index says impossible things of the windows of {self.name}")
             last = min(self.windows[window][1], frame + num_frames - len(places))
             places += [(window, t) for t in range(frame, last)]
+        return places
+
+    def cut(self, start: int, num_frames: int) -> tuple[Header, list[tuple[int, int]]]:
+        """A header of these frames alone, and (window, frame in it) of each.
+
+        Raises:
+            BadSampleError: the windows do not fit together.
+        """
+        places = self.places(start, num_frames)
         if self.wanted is not None:
             self.wanted(places)
         used = [(self.header(window), [t for _, t in run]) for window, run in groupby(places, key=lambda place: place[0])]
@@ -115,8 +128,8 @@ def choose(
     backwards = train and num_frames > 1 and rng.random() < reverse
     # SAM 2 draws again where nothing is seen; here no start is tried twice
     for number in rng.permutation(len(starts)) if train else range(len(starts)):
-        window, frame = video.at(starts[number] + (num_frames - 1 if backwards else 0))
-        if video.shows(window, frame):
+        places = video.places(starts[number], num_frames)
+        if video.shows(*places[-1 if backwards else 0]):
             break
     else:
         raise BadSampleError(Cause.NO_OBJECT, f"{video.name} shows no object where a clip of {num_frames} frames may begin")

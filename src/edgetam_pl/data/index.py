@@ -144,7 +144,8 @@ class Manifest:
             if raw.pop("version") != VERSION:
                 raise ValueError(f"another version than {VERSION}")
             shards = {record["name"]: _record(record) for record in raw["shards"]}
-            totals = {key: _whole(raw[key]) for key in ("samples", "videos", "frames", "objects", "bytes")}
+            totals = {key: _whole(raw[key]) for key in ("samples", "videos", "frames", "objects")}
+            totals["bytes"] = _whole(raw["bytes"], MAX_BYTES * max(len(shards), 1))
             sums = {key: sum(getattr(record, key) for record in shards.values()) for key in ("samples", "bytes")}
             if raw["kind"] not in {"video", "image"} or len(shards) < len(raw["shards"]) or sums.items() - totals.items():
                 raise ValueError(f"kind {raw['kind']!r:.20}, {len(raw['shards'])} shards, {totals}; they add up to {sums}")

@@ -8,7 +8,6 @@ Workers only share the work: their number changes nothing, and a run is resumed 
 from __future__ import annotations
 
 import logging
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -16,15 +15,14 @@ from functools import partial
 from typing import Any
 
 import cv2
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from edgetam_pl.config import DataConfig, DataSource
+from edgetam_pl.config import DataConfig
 from edgetam_pl.data import node_cache, storage
-from edgetam_pl.data.sampling import Order, Schedule, SpreadOrder
-from edgetam_pl.data.shards import ShardSet
-from edgetam_pl.data.steps import PREFETCH, BrokenDataError, Skip, Source, Steps, WorkerBatch, describe
+from edgetam_pl.data.sampling import Schedule
+from edgetam_pl.data.sources import open_source
+from edgetam_pl.data.steps import PREFETCH, BrokenDataError, Skip, Steps, WorkerBatch, describe
 from edgetam_pl.io.errors import Cause, ExplainedError
 from edgetam_pl.io.folders import some_of
 from edgetam_pl.io.processes import begin_worker, fresh
@@ -32,8 +30,6 @@ from edgetam_pl.types import VideoBatch
 
 _LOG = logging.getLogger(__name__)
 
-LANES = 512
-"""Of a source of many shards: as many as ranks of the largest run, a power of two as their numbers mostly are."""
 _SHOWN = 5
 """Skips of one cause that are logged in full."""
 
@@ -196,7 +192,7 @@ def build_loader(
     window = cfg.shuffle if train else 0
     lanes = cfg.lanes if train else 0
     sources = [
-        _open(source, number, (num_frames, batch, max_objects), seed=seed, mixed=(window, lanes), world_size=world_size)
+        open_source(source, number, (num_frames, batch, max_objects), seed=seed, mixed=(window, lanes), world_size=world_size)
         for number, source in enumerate(cfg.sources)
     ]
     schedule = Schedule([source.weight for source in cfg.sources], seed=seed, steps=steps, together=accumulate)
@@ -224,53 +220,6 @@ def _prepare(cfg: DataConfig) -> None:
     """What reads of this process need to know."""
     storage.set_timeout(cfg.read_timeout)
     node_cache.set_cache(cfg.cache, cfg.cache_gb)
-
-
-def _open(
-    source: DataSource, number: int, shape: tuple[int, int, int], *, seed: int, mixed: tuple[int, int | None], world_size: int
-) -> Source:
-    """A source of the mixture. `shape`: frames of a clip, clips of a batch, objects of a clip, unless the source says.
-    `mixed`: shards that are mixed at a time, and lanes."""
-    if source.kind not in {"video", "image"}:
-        raise ValueError(f"Source {source.name!r} is of kind {source.kind!r}; use video or image.")
-    video = source.kind == "video"
-    num_frames, batch, max_objects = shape[0] if video else 1, source.batch or shape[1], source.max_objects or shape[2]
-    shards = ShardSet(source.shards, name=source.name)
-    shards.index  # noqa: B018  (opened here, so that a server's is fetched, and what is wrong with it told, once)
-    frames, windows, counts = shards.videos()
-    enough = frames >= num_frames
-    usable = None
-    # where each video's windows lie in its shard
-    firsts = np.cumsum(windows) - windows
-    shard_of = np.repeat(np.arange(len(counts)), counts)
-    firsts -= (np.cumsum(shards.counts) - shards.counts)[shard_of].astype(firsts.dtype)
-    whole = bool((windows == 1).all()) and bool(enough.all())
-    where = None if whole else np.stack([firsts, windows], axis=1).astype(np.int32)
-    if not enough.all():
-        if not enough.any():
-            raise ValueError(
-                f"No clip of {source.name!r} ({source.shards}) has {num_frames} frames; the longest has {frames.max()}. "
-                f"Use a phase with fewer frames, or build shards from longer videos (window={num_frames} or more)."
-            )
-        left_out = int((~enough).sum())
-        _LOG.info("%s: %d of %d videos have fewer than %d frames: left out", source.name, left_out, len(frames), num_frames)
-        # only videos that are long enough are counted and ordered
-        usable = np.flatnonzero(enough)
-        counts = np.bincount(shard_of[enough], minlength=len(counts))
-    # a few long videos feed many ranks: each then comes as often in an epoch as it has windows, at most
-    total, needed = int(counts.sum()), batch * world_size
-    samples = int(windows[enough].sum())
-    if samples < needed:
-        raise ValueError(
-            f"{source.name!r} has {samples} samples of {num_frames} frames, but {world_size} ranks of {batch} clips need "
-            f"{needed} for one step. Use fewer ranks, a smaller batch, or more data."
-        )
-    times = -(-needed // total)
-    window, lanes = mixed
-    lanes = (LANES if window and np.count_nonzero(counts) >= 4 * LANES else 0) if lanes is None else lanes
-    key = (seed, number, zlib.crc32(source.name.encode()))
-    order = SpreadOrder(counts * times, seed=key, lanes=lanes) if lanes else Order(counts * times, seed=key, window=window)
-    return Source(source.name, video, shards, usable, counts, where, order, batch, max_objects, num_frames)
 
 
 def _unchanged(made: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import OrderedDict
 from typing import Any
 
@@ -74,8 +73,8 @@ class SpreadOrder:
 
     def __init__(self, counts: NDArray[np.int64], *, seed: tuple[int, ...], lanes: int) -> None:
         shards = np.random.default_rng(seed).permutation(np.flatnonzero(counts))
-        self.shards, self.ends = shards.tolist(), np.cumsum(counts[shards]).tolist()
-        self.total, self.lanes = self.ends[-1], lanes
+        self.shards, self.ends = shards, np.cumsum(counts[shards])
+        self.total, self.lanes = int(self.ends[-1]), lanes
         self.key = 0
         for number in seed:
             self.key = _mix(self.key ^ number)
@@ -100,8 +99,8 @@ class SpreadOrder:
         first = lane * each + min(max(lane - start, 0), longer - wrapped) + min(lane, wrapped)
         # shuffled as a whole
         number = first + shuffled(nth, size, key=_mix(_mix(self.key ^ epoch) ^ lane))
-        slot = bisect_right(self.ends, number)
-        return epoch, self.shards[slot], number - (self.ends[slot - 1] if slot else 0)
+        slot = int(np.searchsorted(self.ends, number, side="right"))
+        return epoch, int(self.shards[slot]), number - (int(self.ends[slot - 1]) if slot else 0)
 
 
 _ROUNDS = 6

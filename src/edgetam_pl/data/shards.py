@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any, overload
 
 import braceexpand
 import numpy as np
@@ -48,7 +49,7 @@ class ShardSet:
         self.skipped: Counter[str] = Counter()  # what is left out before the first sample is drawn
         self.notes: list[str] = []
         if place.endswith(".tar"):
-            self.addresses, records = [], []
+            addresses, records = [], []
             for address in braceexpand.braceexpand(place):
                 try:
                     index = load_index(address)
@@ -56,16 +57,17 @@ class ShardSet:
                     self.skipped[str(error.cause)] += 1
                     self.notes.append(str(error))
                     continue
-                self.addresses.append(address)
+                addresses.append(address)
                 records.append(record_of(index))
                 if not index.settings:  # not built here, so nobody has reported what is broken in it
                     self.skipped.update(index.skipped)
                     self.notes.extend(index.notes)
             self.kind: str | None = None
+            self.addresses: Sequence[str] = addresses
         else:
             manifest = read_manifest(place)
             records = list(manifest.shards)
-            self.addresses = [storage.join(place, record.name) for record in records]
+            self.addresses = _Addresses(place, [record.name for record in records])
             self.kind = manifest.kind
             self._manifest = manifest
         self.records = records
@@ -76,10 +78,20 @@ class ShardSet:
     def __len__(self) -> int:
         return int(self.counts.sum())
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A worker process reads by addresses and the index; what the manifest says of each shard stays behind."""
+        self.index  # noqa: B018  (opened before it is handed on)
+        return {**self.__dict__, "records": [], "_manifest": None}
+
     @cached_property
     def index(self) -> IndexFile | None:
         """The index of all shards, opened once and handed to worker processes; None: each shard has its own."""
         return None if self._manifest is None else open_index(self.place, self._manifest)
+
+    def all_single(self, num_frames: int) -> bool:
+        """Is each video one window of so many frames at least? Of millions of images that is known without listing them."""
+        rows = (record.videos or [(frames, 1, times) for frames, times in record.lengths] for record in self.records)
+        return all(frames >= num_frames and windows == 1 for row in rows for frames, windows, _ in row)
 
     def videos(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]:
         """(frames of the longest stretch without a gap, windows) of every video or image, in order (V,) each, and how many
@@ -104,6 +116,25 @@ class ShardSet:
     def read(self, shard: int, entry: Entry, suffixes: Sequence[str]) -> dict[str, bytes]:
         """These members of a sample, each compared with its checksum."""
         return read_members(self.addresses[shard], entry, suffixes)
+
+
+class _Addresses(Sequence[str]):
+    """Of the shards of a folder, put together when they are asked for: each of many worker processes holds them."""
+
+    def __init__(self, place: str, names: Sequence[str]) -> None:
+        self.place, self.names = place, np.array([name.encode() for name in names])
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, number: int) -> str: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[str]: ...
+    def __getitem__(self, number: int | slice) -> str | list[str]:
+        if isinstance(number, slice):
+            return [self[n] for n in range(len(self))[number]]
+        return storage.join(self.place, self.names[number].decode())
 
 
 def read_manifest(place: str) -> Manifest:

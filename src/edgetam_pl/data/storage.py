@@ -9,12 +9,13 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 from urllib.parse import urlsplit
 
+from edgetam_pl.data import http
 from edgetam_pl.io.errors import BadSampleError, Cause
 from edgetam_pl.io.files import regular
 
@@ -73,10 +74,7 @@ def read_range(address: str, offset: int, size: int) -> bytes:
             file ends before offset + size.
     """
     if is_remote(address):
-        data = _retry(address, size, lambda fs, path: fs.cat_file(path, start=offset, end=offset + size))
-        if len(data) > size:  # a server that ignores ranges sends everything
-            _tell_once(address, len(data), size)
-            data = data[offset : offset + size]
+        data = _retry(address, size, partial(_cat_range, address, offset, size))
     else:
         try:
             data = os.pread(_opened(address, os.getpid()).fileno(), size, offset)
@@ -84,6 +82,19 @@ def read_range(address: str, offset: int, size: int) -> bytes:
             raise BadSampleError(Cause.SHARD_UNREADABLE, f"{address}: {error.strerror}") from error
     if len(data) != size:
         raise BadSampleError(Cause.SHARD_TRUNCATED, f"{address} ends at byte {offset + len(data)}; {offset + size} expected")
+    return data
+
+
+def _cat_range(address: str, offset: int, size: int, fs: Any, path: str) -> bytes:
+    if http.plain(fs):
+        seconds = _Limits.seconds + size / SLOWEST
+        data = http.get_range(path, offset, offset + size, seconds=seconds, whole=lambda: _tell_once(address, size))
+        if data is not None:
+            return data
+    data = fs.cat_file(path, start=offset, end=offset + size)
+    if len(data) > size:  # a server that ignores ranges sends everything
+        _tell_once(address, size)
+        data = data[offset : offset + size]
     return data
 
 
@@ -133,14 +144,14 @@ def listed(place: str) -> set[str]:
         raise
 
 
-def _tell_once(address: str, sent: int, asked: int) -> None:
+def _tell_once(address: str, asked: int) -> None:
     server = _server(address)
     if server not in _no_ranges:
         _no_ranges.add(server)
         _LOG.warning(
-            "%s ignores ranges: it sent %.1f MB of %s where %.1f MB were asked for, and does so for each sample. Training goes "
-            "on, slowly; use a server that knows ranges, or copy the shards to a disk.",
-            *(server or address, sent / 1e6, address, asked / 1e6),
+            "%s ignores ranges: it sent %s from its beginning where %d bytes of it were asked for, and does so for each sample. "
+            "Training goes on, slowly; use a server that knows ranges, or copy the shards to a disk.",
+            *(server or address, address, asked),
         )
 
 
