@@ -90,7 +90,7 @@ def our_step(module: Distillation, batch: VideoBatch, prompter: Prompter, verbs:
     student = track_student(module.student, batch, prompter, options)
     features = teacher_features(module.teacher, batch, options)
     teacher = TrackedClip(features, teacher_outputs(module.teacher, features, batch, student.outputs, options))
-    return measure(batch, student, teacher, options, batch.num_objects).weighted(module.stage.weights).total
+    return measure(batch, student, {0: teacher}, options, batch.num_objects).weighted(module.stage.weights).total
 
 
 def plain_step(module: Distillation, batch: VideoBatch, prompter: Prompter, attention: str) -> Tensor:

@@ -26,6 +26,7 @@ from edgetam_pl.config.choices import did_you_mean
 from edgetam_pl.io import released, shipped
 from edgetam_pl.io.atomic import atomic_path, room_for
 from edgetam_pl.io.torch_files import damage_in
+from edgetam_pl.io.transformers_folder import model_in, tensor_files
 from edgetam_pl.model.sam3_names import is_sam3, tracker_of
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.model.trunks import classifier_names, is_classifier
@@ -274,6 +275,8 @@ def recorded_config(path: str | Path) -> ModelConfig | None:
     Raises:
         ValueError: the file is no checkpoint, or of a newer version.
     """
+    if Path(path).is_dir():
+        return model_in(Path(path))
     content = load_file(Path(path), mmap=True)
     card = content.get(CARD) if isinstance(content, Mapping) else None
     recorded = card.get("model") if isinstance(card, Mapping) else None
@@ -493,7 +496,8 @@ def _maybe_official_name(name: str) -> str:
 
 
 def load_file(path: Path, *, mmap: bool = False) -> object:
-    """What a file of tensors holds: torch's (zip or older) or safetensors, told apart by its first bytes. No code is run.
+    """What a file of tensors holds: torch's (zip or older) or safetensors, told apart by its first bytes; or a folder of
+    Transformers. No code is run.
 
     Args:
         mmap: leave tensors on the disk until they are used.
@@ -501,6 +505,9 @@ def load_file(path: Path, *, mmap: bool = False) -> object:
     Raises:
         ValueError: no such file, empty, an HTML page, a Git LFS pointer, truncated, or with more than plain values in it.
     """
+    if path.is_dir():
+        model_in(path)  # refuses what is no tracker
+        return {name: tensor for file in tensor_files(path) for name, tensor in _tensors(load_file(file)).items()}
     if not path.is_file():
         raise ValueError(
             f"There is no checkpoint {path}; give the path of a file that exists, `shipped`, or the name of a release "

@@ -29,6 +29,7 @@ PARAMETERS = {
     "sam2.1_hiera_base_plus": 80_850_178,
     "sam2.1_hiera_large": 224_446_642,
     "sam2_hiera_base_plus": 80_833_666,
+    "sam3_tracker": 465_782_146,  # tests/parity/test_sam3.py compares its names
     **dict.fromkeys(("efficienttam_s", "efficienttam_s_1", "efficienttam_s_2", "efficienttam_s_512x512"), 34_055_842),
     **dict.fromkeys(("efficienttam_ti", "efficienttam_ti_1", "efficienttam_ti_2", "efficienttam_ti_512x512"), 17_866_018),
 }
@@ -50,16 +51,19 @@ def test_an_official_model_has_the_official_size(name: str) -> None:
     assert sum(parameter.numel() for parameter in _meta(name).parameters()) == PARAMETERS[name]
 
 
-@pytest.mark.parametrize("name", list(PARAMETERS) + [f"sam2_hiera_{size}" for size in ("tiny", "small", "large")])
+@pytest.mark.parametrize(
+    "name", sorted({*PARAMETERS, "sam2_hiera_tiny", "sam2_hiera_small", "sam2_hiera_large"} - {"sam3_tracker"})
+)
 def test_an_official_model_has_the_official_names_and_shapes(name: str) -> None:
     ours = {official_name(key): list(tensor.shape) for key, tensor in _meta(name).state_dict().items()}
     assert ours == _official(name)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "sam3_tracker"])  # two gigabytes; toy_sam3 stands for it
 def test_an_entry_tracks_and_goes_to_the_official_layout_and_back(name: str, tmp_path: Path) -> None:
     """At 256 px, three frames of two objects; the models of the toy run have a size of their own."""
-    model = build_model(config(name, image_size=128 if name.startswith("toy") else 256)).eval()
+    size = 112 if name == "toy_sam3" else 128 if name.startswith("toy") else 256
+    model = build_model(config(name, image_size=size)).eval()
     lively(model)
     with torch.no_grad():
         model.get_parameter("mask_decoder.presence_head.layers.2.bias").fill_(20.0)
@@ -85,7 +89,7 @@ def _tracked(model: TrackAnything, *, frames: int) -> Iterator[Tensor]:
         features = model.encode(torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0)))
         for t in range(frames):
             output, bank = step(model, bank, features, t, lambda seen, t=t: clicks if t == 0 and seen is None else None)
-            assert output.final.logits.shape == (2, 3, size // 4, size // 4)
+            assert output.final.logits.shape == (2, 3, 4 * model.grid[0], 4 * model.grid[1])
             yield output.final.logits
 
 

@@ -57,7 +57,7 @@ def ours() -> tuple[dict[str, float], dict[str, Any]]:
     stage = StageConfig(weights=LossWeights(**WEIGHTS, img=0.0, mem=0.0))
     options = StepOptions(stage, PhaseConfig(frames=FRAMES))
     clip = track_student(model, batch, Replay.of_prompts([prompts_at(t) for t in range(FRAMES)]), options)
-    losses = measure(batch, clip, None, options, OBJECTS)
+    losses = measure(batch, clip, {}, options, OBJECTS)
     losses.weighted(stage.weights).total.backward()
     gradients = {official_name(name): p.grad for name, p in model.named_parameters() if p.grad is not None}
     return losses.named("x"), {name: summary(gradients[name]) for name in PARAMETERS}

@@ -55,7 +55,7 @@ def module_of(
 
 def taken(module: Distillation, batch: VideoBatch) -> StepResult:
     """The step that `training_step` takes."""
-    return compute_losses(module.student, module.teacher, batch, module.seeds, module.options)
+    return compute_losses(module.student, module.teachers, batch, module.seeds, module.options)
 
 
 def gradients(module: Distillation, found: StepResult) -> dict[str, Tensor]:

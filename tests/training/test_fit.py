@@ -6,11 +6,13 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+import steps
 import torch
 from trainings import SMALL, config, losses, training
 
@@ -22,6 +24,8 @@ from edgetam_pl.training import fit
 from edgetam_pl.training.checkpoints import newest_whole
 from edgetam_pl.training.curves import read_lines
 from edgetam_pl.training.phases import progress_from
+from edgetam_pl.training.step import asked
+from edgetam_pl.training.teachers import cache_bytes
 
 
 @pytest.fixture(scope="module")
@@ -371,3 +375,56 @@ def test_the_final_weights_say_their_model_and_training(whole: Path) -> None:
     assert recorded.image_size == 64
     model = load_model(recorded, whole / "weights.pt")  # no other word is needed
     assert all(torch.equal(tensor, found.state[weights.official_name(n)]) for n, tensor in model.state_dict().items())
+
+
+def test_a_run_from_kept_answers_is_the_one_with_the_teacher(shards: Path, teacher: Path, tmp_path: Path) -> None:
+    """Clips and images, flips and warps: bit for bit in fp32; in fp16 it is the run that filled the folder."""
+    words = [*taught(teacher), "stage.prompts.corrections=0"]
+    phases = "{frames:3,steps:3,batch:2}"
+
+    def trained(name: str, *more: str) -> dict[int, float]:
+        fit.run(training(shards, tmp_path / name, *words, *more, phases=phases))
+        return losses(tmp_path / name)
+
+    asked_for = trained("asked")
+    exact = [f"teacher_cache={tmp_path / 'exact'}", "teacher_cache_precision=fp32"]
+    assert trained("filling", *exact) == asked_for
+    assert trained("kept", *exact, "teacher_cache_only=true") == asked_for
+    ours, theirs = (weights.contents(tmp_path / name / "weights.pt").state for name in ("kept", "asked"))
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+
+    rounded = [f"teacher_cache={tmp_path / 'rounded'}"]
+    first = trained("rounded_filling", *rounded)
+    assert trained("rounded_kept", *rounded, "teacher_cache_only=true") == first
+    with pytest.raises(ValueError, match=r"is not in .*teacher_cache_only=true leaves the teacher out"):
+        trained("other_seed", *exact, "teacher_cache_only=true", "seed=99")
+
+    found = sum(file.stat().st_size for file in (tmp_path / "exact").rglob("*.npy"))
+    cfg = training(shards, tmp_path / "told", *words, *exact, phases=phases)
+    assert cfg.teacher is not None
+    told = cache_bytes(cfg, cfg.teacher, world=1)
+    assert 0.3 * told < found < 1.2 * told, "the size that plan tells is about that of a run"
+
+
+def test_two_teachers_are_averaged_or_teach_by_kind_and_are_recorded(shards: Path, teacher: Path, tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    weights.save_official(build_model(config("toy").model), tmp_path / "second.pt")
+    small = [word.replace("model.", "second_teacher.") for word in SMALL]
+    second = ["model@second_teacher=toy", *small, f"second_teacher_weights={tmp_path / 'second.pt'}"]
+    alone = {}
+    for name, words in (("first", taught(teacher)), ("second", taught(tmp_path / "second.pt"))):
+        fit.run(training(shards, tmp_path / name, *words, phases="{frames:2,steps:1,batch:1}"))
+        alone[name] = read_lines(tmp_path / name / "curves.jsonl")[0]
+    both = training(shards, tmp_path / "both", *taught(teacher), *second, phases="{frames:2,steps:1,batch:1}")
+    fit.run(both)
+    found = read_lines(tmp_path / "both" / "curves.jsonl")[0]
+    for term in ("train/img", "train/mem"):
+        assert found[term] == pytest.approx((alone["first"][term] + alone["second"][term]) / 2, rel=1e-5)
+    card = weights.contents(tmp_path / "both" / "weights.pt").card
+    assert card is not None
+    assert card["teacher"]["sha256"] != card["second_teacher"]["sha256"]
+
+    module = fit.build_module(replace(both, stage=replace(both.stage, teachers="by_kind")))
+    images, clips = steps.clips(1), steps.clips(2)
+    assert [asked(module.teachers, batch, module.stage) for batch in (images, clips)] == [[0], [1]]
+    assert asked(module.teachers, clips, both.stage) == [0, 1]

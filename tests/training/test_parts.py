@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -150,12 +151,8 @@ def test_kept_features_are_the_teachers_and_a_flipped_image_has_its_own(tmp_path
     settings = StageConfig(name="image", phases=[PhaseConfig(frames=1, steps=10)])
     teacher = Teacher(small(1), "toy", "ab" * 32)
     plain = Distillation(small(0), stage=settings, teacher=teacher)
-    kept = Distillation(
-        small(0),
-        stage=settings,
-        teacher=teacher,
-        teacher_cache=TeacherFeatureCache(tmp_path, teacher=teacher.sha256),
-    )
+    keeper = replace(teacher, cache=TeacherFeatureCache(tmp_path, teacher=teacher.sha256))
+    kept = Distillation(small(0), stage=settings, teacher=keeper)
     asked: list[int] = []
     teacher.model.image_encoder.register_forward_hook(lambda module, given, made: asked.append(len(given[0])))
     batch = clips(1, clips=2)
@@ -163,7 +160,7 @@ def test_kept_features_are_the_teachers_and_a_flipped_image_has_its_own(tmp_path
     for some in (batch, flipped):
         expected = teacher_features(teacher, some, plain.options).f16
         asked.clear()
-        first, second = (teacher_features(teacher, some, kept.options).f16 for _ in range(2))
+        first, second = (teacher_features(keeper, some, kept.options).f16 for _ in range(2))
         assert asked == [2], "encoded once"
         torch.testing.assert_close(first, expected, rtol=2e-3, atol=1e-3)
         assert torch.equal(first, second)

@@ -13,9 +13,9 @@ from torch import Tensor
 from edgetam_pl.training.teacher_cache import TeacherFeatureCache
 
 
-def encode(images: Tensor) -> Tensor:
-    """(N, 1, 3, S, S) to (N, 2, S/16, S/16)."""
-    return images[:, 0, :2, ::16, ::16].float() / 3
+def encoder(frames: Tensor) -> Callable[[list[int]], Tensor]:
+    """Of the images of these numbers, features (N, 2, S/16, S/16)."""
+    return lambda missing: frames.flatten(0, 1)[missing, :2, ::16, ::16].float() / 3
 
 
 def spoil_byte(path: Path) -> None:
@@ -42,15 +42,16 @@ def test_a_damaged_entry_is_named_and_made_again(
         TeacherFeatureCache(tmp_path, teacher="ab" * 32),
         torch.randint(256, (2, 1, 3, 32, 32), dtype=torch.uint8),
     )
+    encode = encoder(frames)
     first = cache.of(frames, encode)
     paths = sorted(tmp_path.rglob("*.npy"))
     assert len(paths) == 2
     asked: list[int] = []
     spoil(paths[0])
 
-    def counted(images: Tensor) -> Tensor:
-        asked.append(len(images))
-        return encode(images)
+    def counted(missing: list[int]) -> Tensor:
+        asked.append(len(missing))
+        return encode(missing)
 
     assert torch.equal(cache.of(frames, counted), first)
     assert f"{paths[0]} is damaged" in caplog.text

@@ -77,7 +77,7 @@ def test_a_projection_is_trained_beside_the_student_and_leaves_with_the_loss(tmp
     found: StepResult = steps.taken(module, _seen(3))
     found.losses.weighted(module.stage.weights).total.backward()
     learned = dict(module.match.named_parameters())
-    assert {name.split(".")[1] for name in learned} == {"f16", "f_m"}
+    assert {name.split(".")[2] for name in learned} == {"f16", "f_m"}
     assert all(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in learned.values())
     groups = {group["name"]: group["params"] for group in module.configure_optimizers()["optimizer"].param_groups}  # type: ignore[index]
     assert {id(parameter) for parameter in groups["projection"]} == {id(parameter) for parameter in learned.values()}

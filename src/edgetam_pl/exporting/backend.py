@@ -70,6 +70,11 @@ class Backend(ABC):
             if len(legal) == 1 and value != legal[0]:
                 raise ValueError(f"{key}={value} is a Core ML option; backend={self.name} takes {key}={legal[0]}.")
             check_choice(key, value, legal)
+        if "projection" in config.options:
+            raise ValueError(
+                "options.projection: the projection of stage.projection=linear belongs to the loss of distillation and was "
+                "dropped after training; a package holds the student alone, which needs none. Leave the word out."
+            )
         if unknown := sorted(set(config.options) - set(self.options)):
             known = ", ".join(self.options) or "none"
             raise ValueError(f"backend={self.name} has no options {', '.join(unknown)}; it has: {known}.")

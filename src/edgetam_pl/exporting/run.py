@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from edgetam_pl.build import RANDOM, load_model
+from edgetam_pl.build import RANDOM, load_model, stride_of
 from edgetam_pl.config import ExportConfig
 from edgetam_pl.exporting import manifest as contract
 from edgetam_pl.exporting.adapters import flatten, loop_of, prepared
@@ -102,6 +102,11 @@ def suitable(cfg: ExportConfig, out: Path) -> tuple[Backend, str]:
     precision = backend.precision(cfg)
     for package in backend.needs:
         require(package)
+    if stride_of(cfg.model) != 16:
+        raise ValueError(
+            f"{cfg.model.name} has patches of {stride_of(cfg.model)} pixels, and the exported loop is made for a stride of "
+            "16. It is a teacher; export the student that learned from it."
+        )
     if min(cfg.gate.frames, cfg.gate.short_frames) < LEAST_FRAMES:
         raise ValueError(
             f"gate.frames and gate.short_frames must be at least {LEAST_FRAMES}; shorter rollouts show nothing."

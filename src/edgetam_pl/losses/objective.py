@@ -175,11 +175,19 @@ class Objective:
             count = num_objects.clamp(min=1) if isinstance(num_objects, Tensor) else max(num_objects, 1.0)
             values = (torch.stack(frames).sum(dim=0) / count).unbind()  # (T, K) -> K scalars
             found = dict(zip((term.name for term in of_answers), values, strict=True))
-            for term in terms:
-                if isinstance(term, ClipTerm):
-                    value = term.value(clip, self)
-                    found[term.name] = torch.zeros_like(values[0].detach()) if value is None else value * share
+            found |= {name: values[0].detach().new_zeros(()) if v is None else v for name, v in self._clip(clip, share)}
         return Losses({term.name: found[term.name] for term in terms})
+
+    def of_clip(self, clip: JudgedClip, share: float = 1.0) -> dict[str, Tensor]:
+        """The terms of the clip that apply, alone: what another teacher says of the same outputs."""
+        with torch.autocast(device_type=clip.outputs[0].f_m.device.type, enabled=False):
+            return {name: value for name, value in self._clip(clip, share) if value is not None}
+
+    def _clip(self, clip: JudgedClip, share: float) -> Iterable[tuple[str, Tensor | None]]:
+        for term in self.terms or TERMS:
+            if isinstance(term, ClipTerm):
+                value = term.value(clip, self)
+                yield term.name, None if value is None else value * share
 
     def _frame(self, truth: Tensor, frame: FrameOutput, terms: Sequence[AnswerTerm]) -> Tensor:
         """(K,): the answer terms of one frame, summed over its answers and objects. `truth` is (O, S, S) bool."""

@@ -13,14 +13,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-WHOLE = ({"detector_model", "tracker_model"}, {"detector", "tracker"})
-"""First words of the names in a checkpoint of the whole model: Transformers', Meta's."""
+WORDS = ("tracker_model.", "tracker_neck.", "detector_model.", "detector.", "tracker.")
+"""Beginnings of names that only SAM 3's checkpoints have: Transformers', Meta's."""
 
 _TAKEN: tuple[tuple[str, str], ...] = (
-    # of the whole model, the tracker's parts
+    # of the whole model, the tracker's parts; Transformers puts its first word before all names when it saves the tracker
+    (r"^tracker_model\.", ""),
     (r"^detector_model\.vision_encoder\.backbone\.", "vision_encoder.backbone."),
     (r"^tracker_neck\.", "vision_encoder.neck."),
-    (r"^tracker_model\.", ""),
     (r"^detector\.backbone\.vision_backbone\.trunk\.", "image_encoder.trunk."),
     (r"^detector\.backbone\.vision_backbone\.sam2_convs\.", "image_encoder.neck.convs."),
     (r"^tracker\.maskmem_backbone\.", "memory_encoder."),
@@ -51,10 +51,8 @@ _ENCODER: tuple[tuple[str, str], ...] = (
 
 def is_sam3(state: Mapping[str, Tensor]) -> bool:
     """Are these names of SAM 3, the whole or its tracker alone?"""
-    firsts = {name.partition(".")[0] for name in state}
-    return any(words <= firsts for words in WHOLE) or any(
-        name.startswith("vision_encoder.backbone.embeddings.position_embeddings") for name in state
-    )
+    positions = "vision_encoder.backbone.embeddings.position_embeddings"
+    return any(name.startswith(WORDS) or name == positions for name in state)
 
 
 def tracker_of(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, int]]:
@@ -62,12 +60,11 @@ def tracker_of(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str
 
     The image encoder has SAM 2's names in the result; the other parts have SAM 2's or Transformers', as they were.
     """
-    whole = any(words <= {name.partition(".")[0] for name in state} for words in WHOLE)
     taken: dict[str, Tensor] = {}
     left: dict[str, int] = {}
     for name, tensor in state.items():
         new = _renamed(name, _TAKEN)
-        if whole and new == name and name.startswith(("detector_model.", "detector.")):
+        if new == name and name.startswith(("detector_model.", "detector.")):
             part = ".".join(name.split(".")[: 3 if name.startswith("detector.backbone.") else 2])
             left[part] = left.get(part, 0) + 1
         elif not new.endswith(".freqs_cis"):  # a table that follows from sizes

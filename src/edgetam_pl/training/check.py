@@ -12,6 +12,7 @@ import torch
 from edgetam_pl.build import validate
 from edgetam_pl.config import PhaseConfig, TrainConfig
 from edgetam_pl.data.loader import build_loader
+from edgetam_pl.io.transformers_folder import CONFIG
 from edgetam_pl.losses.match import PROJECTION, RESAMPLE
 from edgetam_pl.losses.objective import Objective
 from edgetam_pl.training.optim import schedule_of
@@ -25,6 +26,7 @@ CHOICES = {
     "stage.name": STAGES,
     "stage.teacher_memory": ("own", "student"),
     "stage.teacher_logits": ("own", "student"),
+    "stage.teachers": ("average", "by_kind"),
     "stage.resample": RESAMPLE,
     "stage.projection": PROJECTION,
     "load_parts": ("all", *PARTS),
@@ -78,9 +80,9 @@ def check_data(cfg: TrainConfig) -> None:
     Raises:
         ValueError: naming the key and the file, or the phase, the source, and what they hold.
     """
-    for key in ("weights", "trunk_weights", "teacher_weights"):
+    for key in ("weights", "trunk_weights", "teacher_weights", "second_teacher_weights"):
         path = getattr(cfg, key)
-        if path is not None and not Path(path).is_file():
+        if path is not None and not Path(path).is_file() and not (Path(path) / CONFIG).is_file():
             raise ValueError(f"There is no checkpoint at {key}={path}; give the path of a file that exists.")
     for number, phase in enumerate(cfg.stage.phases):
         try:
@@ -159,24 +161,51 @@ def _check_teacher(cfg: TrainConfig) -> None:
         raise ValueError(
             f"weights={cfg.weights} is a whole model, trunk_weights={cfg.trunk_weights} its trunk alone; give one of them."
         )
-    if (cfg.teacher is None) != (cfg.teacher_weights is None):
-        raise ValueError(
-            "A teacher needs both model@teacher=NAME and teacher_weights=FILE; "
-            f"given: {'no' if cfg.teacher is None else cfg.teacher.name} teacher and weights {cfg.teacher_weights}."
-        )
-    if cfg.teacher_cache and (cfg.teacher is None or cfg.stage.name != "image"):
-        raise ValueError(
-            f"teacher_cache={cfg.teacher_cache} keeps F16 of images for stage=image with a teacher; this is "
-            f"stage={cfg.stage.name} with {'no teacher' if cfg.teacher is None else 'one'}. Leave it empty."
-        )
-    if cfg.teacher is None:
+    for group, model in (("teacher", cfg.teacher), ("second_teacher", cfg.second_teacher)):
+        weights = getattr(cfg, f"{group}_weights")
+        if (model is None) != (weights is None):
+            raise ValueError(
+                f"A teacher needs both model@{group}=NAME and {group}_weights=FILE; "
+                f"given: {'no' if model is None else model.name} teacher and weights {weights}."
+            )
+        if model is None:
+            continue
+        validate(model)
+        if cfg.model.dim != model.dim and cfg.stage.projection == "none":
+            raise ValueError(
+                f"The teacher's F16 has {model.dim} channels ({group}.dim), the student's {cfg.model.dim} (model.dim); "
+                "distillation compares them number by number. Give both the same dim, or learn a projection with "
+                "stage.projection=linear."
+            )
+    if cfg.second_teacher is not None and cfg.teacher is None:
+        raise ValueError("There is a second_teacher and no teacher; name the first one with model@teacher=NAME.")
+    _check_teacher_cache(cfg)
+
+
+def _check_teacher_cache(cfg: TrainConfig) -> None:
+    if not cfg.teacher_cache:
+        if cfg.teacher_cache_only:
+            raise ValueError("teacher_cache_only=true leaves the teacher out, and no teacher_cache names its answers.")
         return
-    validate(cfg.teacher)
-    if cfg.model.dim != cfg.teacher.dim and cfg.stage.projection == "none":
+    if cfg.teacher is None:
         raise ValueError(
-            f"The teacher's F16 has {cfg.teacher.dim} channels (teacher.dim), the student's {cfg.model.dim} (model.dim); "
-            "distillation compares them number by number. Give both the same dim, or learn a projection with "
-            "stage.projection=linear."
+            f"teacher_cache={cfg.teacher_cache} keeps the answers of a teacher, and there is none. Leave it empty, or name "
+            "a teacher with model@teacher=NAME."
+        )
+    if cfg.stage.name == "image":
+        return
+    prompts = cfg.stage.prompts
+    if (cfg.stage.teacher_memory, cfg.stage.teacher_logits) != ("own", "own"):
+        raise ValueError(
+            f"teacher_cache with stage.teacher_memory={cfg.stage.teacher_memory} and stage.teacher_logits="
+            f"{cfg.stage.teacher_logits}: what the teacher answers would depend on the student. Use own for both."
+        )
+    follows = prompts.corrections > 0 and prompts.max_corrected_frames > 0 and prompts.point_prob > 0
+    if follows and prompts.ground_truth_prob < 1 and any(phase.frames > 1 and phase.distil for phase in cfg.stage.phases):
+        raise ValueError(
+            "teacher_cache in stage=video: correction clicks fall on the student's mistakes, so no answer would be asked "
+            "for twice. Set stage.prompts.corrections=0, stage.prompts.point_prob=0 (masks), or "
+            "stage.prompts.ground_truth_prob=1 (clicks inside the truth)."
         )
 
 

@@ -54,7 +54,7 @@ class Curves(L.Callback):
         rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
         values |= {"lr/max": max(rates), "lr/min": min(rates)}
         if pl_module.last_step is not None:
-            values |= agreement(pl_module.last_step.student, pl_module.last_step.teacher, pl_module.match)
+            values |= agreement(pl_module.last_step.student, pl_module.last_step.teacher, pl_module.last_match)
         write_line(self.path, {STEP: step, "progress/phase": pl_module.phase_index, **values})
         for logger in trainer.loggers:
             logger.log_metrics({STEP: float(step), **values})

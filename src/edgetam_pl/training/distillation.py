@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from edgetam_pl.config import StageConfig
+from edgetam_pl.losses.match import FeatureMatch
 from edgetam_pl.losses.objective import Losses
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.training import optim
@@ -26,7 +27,6 @@ from edgetam_pl.training.step import (
     freeze_eval,
     repeat_step,
 )
-from edgetam_pl.training.teacher_cache import TeacherFeatureCache
 from edgetam_pl.training.teachers import feature_match
 from edgetam_pl.training.track_batch import Teacher, TrackedClip
 from edgetam_pl.training.validation import Validation
@@ -52,7 +52,7 @@ class Distillation(L.LightningModule):
         seed: of everything random in a step.
         card: what checkpoints say about the model: its configuration and version (plain values only).
         memory_options: how memory is saved.
-        teacher_cache: remembers the teacher's F16 of images (stage 1).
+        second_teacher: likewise; stage.teachers says who teaches what.
         forensics: folder of the cases of steps whose loss or gradient was not finite; None: none are written.
         gradient_shares_every: steps between logs of how much each term pulls; 0: never. Costs one backward pass a term.
         fused: one kernel for all of AdamW. Not with a loss scaler, which must get at the gradients first.
@@ -65,10 +65,10 @@ class Distillation(L.LightningModule):
         *,
         stage: StageConfig,
         teacher: Teacher | None = None,
+        second_teacher: Teacher | None = None,
         seed: int = 0,
         card: dict[str, Any] | None = None,
         memory_options: MemoryOptions | None = None,
-        teacher_cache: TeacherFeatureCache | None = None,
         forensics: Path | None = None,
         gradient_shares_every: int = 0,
         fused: bool = True,
@@ -76,14 +76,15 @@ class Distillation(L.LightningModule):
     ) -> None:
         super().__init__()
         self.student, self.stage, self.seed, self.card = student, stage, seed, card or {}
-        self.match = feature_match(stage, student, teacher)
-        memory_options = memory_options or MemoryOptions()
-        self.options = StepOptions(stage, stage.phases[0], memory_options, teacher_cache, self.match)
+        self._teachers = tuple(one for one in (teacher, second_teacher) if one is not None)
+        matches = tuple(feature_match(stage, student, one) for one in self._teachers)
+        self.match = torch.nn.ModuleList(matches)
+        self.options = StepOptions(stage, stage.phases[0], memory_options or MemoryOptions(), matches)
         self.phase_index = self.first_step = self.batches_seen = 0
         self.gradient_shares_every, self.fused = gradient_shares_every, fused
         self.watch, self.validation = Watch(forensics), validation
         self.last_step: LastStep | None = None
-        self._teacher = teacher
+        self.last_match: FeatureMatch | None = None  # of the teacher in it
 
     def enter(self, index: int) -> None:
         """Begin phase `index`: what is trained, counted from which step. Called before the strategy wraps the module."""
@@ -94,9 +95,14 @@ class Distillation(L.LightningModule):
         freeze(self.student, self.stage, phase)
 
     @property
+    def teachers(self) -> tuple[Teacher, ...]:
+        """Those who teach in this phase."""
+        return self._teachers if self.options.phase.distil else ()
+
+    @property
     def teacher(self) -> Teacher | None:
-        """The teacher when this phase distils, else None."""
-        return self._teacher if self.options.phase.distil else None
+        """The first of them, or None."""
+        return next(iter(self.teachers), None)
 
     @property
     def steps_done(self) -> int:
@@ -113,8 +119,9 @@ class Distillation(L.LightningModule):
     def training_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:
         self.last_step = None  # or the outputs of two steps are alive at once
         seeds = self.seeds
-        found = compute_losses(self.student, self.teacher, batch, seeds, self.options)
+        found = compute_losses(self.student, self.teachers, batch, seeds, self.options)
         self.last_step = LastStep(batch, found.student, found.teacher)
+        self.last_match = None if found.taught_by is None else self.options.matches[found.taught_by]
         self.watch.note(batch, found.student.outputs, found.order, found.losses, seeds._asdict())
         self.batches_seen += 1
         return self._log(found.losses, batch.num_objects)
@@ -197,12 +204,14 @@ class Distillation(L.LightningModule):
     @property
     def full_card(self) -> dict[str, Any]:
         """What is known of the model: its configuration and training, its teacher, and how far it is."""
-        teacher = None if self._teacher is None else {"name": self._teacher.name, "sha256": self._teacher.sha256}
-        return {**self.card, "teacher": teacher, "phase": self.phase_index, "steps_done": self.steps_done}
+        names = [{"name": one.name, "sha256": one.sha256} for one in self._teachers]
+        taught = {"teacher": names[0] if names else None, **({"second_teacher": names[1]} if names[1:] else {})}
+        return {**self.card, **taught, "phase": self.phase_index, "steps_done": self.steps_done}
 
     def on_train_start(self) -> None:
-        if self._teacher is not None:
-            self._teacher.model.to(self.device)
+        for teacher in self._teachers:
+            if teacher.cache is None or not teacher.cache.closed:  # otherwise it has no weights
+                teacher.model.to(self.device)
 
     def on_train_batch_start(self, batch: VideoBatch, batch_idx: int) -> None:
         # Lightning returns the whole module to train mode after a validation

@@ -31,7 +31,6 @@ from edgetam_pl.inference.compiled import compile_parts
 from edgetam_pl.inference.onednn import use_onednn
 from edgetam_pl.io import stop
 from edgetam_pl.io.environment import VERSION
-from edgetam_pl.io.hashing import sha256_of
 from edgetam_pl.io.locks import folder_lock
 from edgetam_pl.io.processes import LAUNCHER, follow_launcher
 from edgetam_pl.training.activation_checkpointing import MemoryOptions
@@ -49,10 +48,8 @@ from edgetam_pl.training.quiet import silence_expected
 from edgetam_pl.training.record import is_rank_zero
 from edgetam_pl.training.run_folder import LOCK, Start, say, survey
 from edgetam_pl.training.run_page import RunPage, write_files
-from edgetam_pl.training.teacher_cache import TeacherFeatureCache
-from edgetam_pl.training.teachers import load_match, views_of
+from edgetam_pl.training.teachers import load_match, load_teachers, views_of
 from edgetam_pl.training.throughput import Throughput
-from edgetam_pl.training.track_batch import Teacher
 from edgetam_pl.training.trainer import require_devices, trainer_arguments
 from edgetam_pl.training.validation import NEVER, ValidateEvery, ValidateOwed, Validation
 from edgetam_pl.training.wandb_runs import finish, git_state, keep_artifacts, make_logger, mode, note
@@ -191,34 +188,28 @@ def build_module(cfg: TrainConfig) -> Distillation:
             weights.load_parts(student, cfg.weights, cfg.load_parts)
     if cfg.trunk_weights is not None:
         weights.load_trunk(student, cfg.trunk_weights)
-    teacher = None
-    if cfg.teacher is not None and cfg.teacher_weights is not None:
-        digest = sha256_of(cfg.teacher_weights)
-        taught_by = weights.load_into(build_model(cfg.teacher), cfg.teacher_weights, cfg=cfg.teacher)
-        teacher = Teacher(taught_by, cfg.teacher.name, digest)
-    for model in (student, teacher.model) if teacher else (student,):
+    teachers = load_teachers(cfg)
+    for model in (student, *(teacher.model for teacher in teachers)):
         if cfg.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if cfg.compile:
             compile_parts(model)
     if not cfg.compile and cfg.trainer.get("accelerator") == "cpu":
         use_onednn(student, trained=True)
-        if teacher is not None:
+        for teacher in teachers:
             use_onednn(teacher.model)
-    cache, validation = None, None
-    if cfg.teacher_cache and teacher is not None:
-        cache = TeacherFeatureCache(Path(cfg.teacher_cache), teacher=teacher.sha256)
+    validation = None
     if cfg.validation.every:
         pictures = cfg.logger.kind == "wandb" or cfg.logger.page
         validation = Validation(cfg.validation, out / "validation", size=cfg.model.image_size, pictures=pictures)
     return Distillation(
         student,
         stage=cfg.stage,
-        teacher=teacher,
+        teacher=next(iter(teachers), None),
+        second_teacher=next(iter(teachers[1:]), None),
         seed=cfg.seed,
         card=card_of(cfg),
         memory_options=MemoryOptions.of(cfg),
-        teacher_cache=cache,
         forensics=out / "forensics",
         gradient_shares_every=cfg.logger.gradient_shares_every,
         fused=str(cfg.trainer.get("precision", "32-true")) not in {"16", "16-mixed"},
@@ -378,6 +369,8 @@ def describe(cfg: TrainConfig, module: Distillation) -> str:
         count = sum(p.numel() for p in part.parameters())
         lines.append(f"  {name:<18} {count:>12,} parameters")
     teacher = "none" if cfg.teacher is None else f"{cfg.teacher.name} from {cfg.teacher_weights}"
+    if cfg.second_teacher is not None:
+        teacher += f", and {cfg.second_teacher.name} from {cfg.second_teacher_weights} ({cfg.stage.teachers})"
     lines.append(f"teacher {teacher}")
     lines += [ProgressiveFrames(cfg.stage.phases, index).describe() for index in range(len(cfg.stage.phases))]
     return "\n".join(lines)

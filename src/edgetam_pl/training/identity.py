@@ -23,7 +23,7 @@ from edgetam_pl.training.check import accumulation, ranks
 MAY_CHANGE = (
     "out", "dry_run", "accept_changes", "export_on_end", "logger", "launcher", "validation", "checkpoint_every",
     "keep_checkpoints", "activation_checkpointing", "recompute", "object_chunk", "encoder_chunk", "data.workers",
-    "data.max_skips", "data.read_timeout", "data.read_ahead", "data.cache", "data.cache_gb",
+    "data.max_skips", "data.read_timeout", "data.read_ahead", "data.cache", "data.cache_gb", "teacher_cache_only",
 )  # fmt: skip
 """Keys, and groups of keys, that change no value of a training."""
 
@@ -42,6 +42,7 @@ MODEL_MAY_CHANGE = ("model.name", "model.dropout", "model.drop_path")
 
 NOTES = {
     "teacher_weights": "what the run is taught by",
+    "second_teacher_weights": "what the run is taught by, too",
     "total_batch": "clips of an optimiser step: batch x ranks x accumulate",
 }
 """Said beside a key, or beside keys that end like this."""
@@ -88,10 +89,12 @@ class Identity:
             phase["total_batch"] = phase["batch"] * ranks(cfg) * accumulation(cfg, number)
         for source, kept in zip(cfg.data.sources, raw["data"]["sources"], strict=True):
             kept["shards"] = shards_digest(source)
-        for key in ("weights", "trunk_weights", "teacher_weights"):
+        for key in ("weights", "trunk_weights", "teacher_weights", "second_teacher_weights"):
             raw[key] = None if raw[key] is None else CONTENTS + sha256_of(Path(raw[key]))
-        raw["teacher_cache"] = bool(raw["teacher_cache"])  # a cache rounds to fp16, wherever it is
+        rounds = raw.pop("teacher_cache_precision") == "fp16"
+        raw["teacher_cache"] = bool(raw["teacher_cache"]) and rounds  # wherever it is
         raw["teacher"] = raw["teacher"] or {"name": None}
+        raw["second_teacher"] = raw["second_teacher"] or {"name": None}
         return cls({key: value for key, value in _flat(_plain(raw)) if not _may_change(key)})
 
     def changes_since(self, before: Identity) -> list[Change]:
@@ -111,7 +114,8 @@ class Identity:
 def in_words(changes: Iterable[Change]) -> str:
     """A line each. Another model, or another teacher, is one line and not one of each of its sizes."""
     listed = list(changes)
-    others = [f"{part}." for part in ("model", "teacher") if any(change.key == f"{part}.name" for change in listed)]
+    named = {change.key for change in listed}
+    others = [f"{part}." for part in ("model", "teacher", "second_teacher") if f"{part}.name" in named]
     return "\n".join(
         f"  {change}" for change in listed if change.key.endswith(".name") or not change.key.startswith(tuple(others))
     )
@@ -152,7 +156,9 @@ def _plain(value: Any) -> Any:
 @cache
 def _defaults() -> Mapping[str, Any]:
     raw = dict(_flat(_plain(asdict(TrainConfig()))))
-    return raw | {key.replace("model.", "teacher.", 1): value for key, value in raw.items() if key.startswith("model.")}
+    models = [(key, value) for key, value in raw.items() if key.startswith("model.")]
+    named = {key.replace("model.", f"{one}.", 1): value for one in ("teacher", "second_teacher") for key, value in models}
+    return raw | named | {"second_teacher.name": None}
 
 
 def _shown(value: Any) -> str:

@@ -60,7 +60,7 @@ def draw(
         truth = _resized(batch.masks[t, objects].float()[:, None], side)[:, 0] > 0.5
         cells = [frame, paint(frame, truth.cpu().numpy())]
         for track in (student, *([] if teacher is None else [teacher])):
-            if not track.outputs:
+            if not track.outputs or not track.outputs[t].rounds:  # from a cache: features alone
                 cells.append(np.full_like(frame, 32))
                 continue
             logits = _resized(track.outputs[t].final.best[objects].detach().float(), side)[:, 0]

@@ -7,6 +7,7 @@ when it is computed again in the backward pass, on resume, or from a file (`repe
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -17,14 +18,13 @@ from torch.utils.checkpoint import checkpoint
 
 from edgetam_pl.config import PhaseConfig, StageConfig
 from edgetam_pl.losses.match import FeatureMatch
-from edgetam_pl.losses.objective import Losses, Objective
+from edgetam_pl.losses.objective import JudgedClip, Losses, Objective
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.tracking.clicks import Among
 from edgetam_pl.tracking.prompters import PromptPlan, Replay, SimulatedClicks, draw_plan
 from edgetam_pl.tracking.step import Prompter
 from edgetam_pl.training.activation_checkpointing import CheckpointedTracker, MemoryOptions
 from edgetam_pl.training.forensics import Case
-from edgetam_pl.training.teacher_cache import TeacherFeatureCache
 from edgetam_pl.training.track_batch import (
     Teacher,
     TrackedClip,
@@ -69,10 +69,8 @@ class StepOptions:
     stage: StageConfig
     phase: PhaseConfig
     memory: MemoryOptions = field(default_factory=MemoryOptions)
-    teacher_cache: TeacherFeatureCache | None = None
-    """Remembers the teacher's F16 of images (stage 1)."""
-    match: FeatureMatch | None = None
-    """Brings student's and teacher's maps together; None: as the stage says, with nothing learned."""
+    matches: tuple[FeatureMatch, ...] = ()
+    """One a teacher: brings student's and teacher's maps together; empty: as the stage says, with nothing learned."""
 
     def tracker(self, student: TrackAnything) -> CheckpointedTracker:
         """The student's verbs. Where presence has no weight nobody trains it, so masks are not gated by it: they would be
@@ -97,30 +95,33 @@ class StepResult(NamedTuple):
     losses: Losses
     order: tuple[int, ...]
     """In which the frames were visited."""
+    taught_by: int | None = None
+    """The number of the teacher whose track this is; of several the first."""
 
 
 def compute_losses(
-    student: TrackAnything, teacher: Teacher | None, batch: VideoBatch, seeds: StepSeeds, options: StepOptions
+    student: TrackAnything, teachers: Sequence[Teacher], batch: VideoBatch, seeds: StepSeeds, options: StepOptions
 ) -> StepResult:
-    """Track a batch with both models and compare. The global generator is seeded, for dropout.
+    """Track a batch with the student and its teachers and compare. The global generator is seeded, for dropout.
 
     More than `options.memory.object_chunk` objects are taken in parts. Each part is computed again in the backward pass, so
     that only one part's values are in memory at a time.
     """
     torch.manual_seed(seeds.dropout)
     features = student_features(student, batch, options)
-    taught = None if teacher is None else teacher_features(teacher, batch, options)
+    numbers = asked(teachers, batch, options.stage)
+    taught = {k: teacher_features(teachers[k], batch, options) for k in numbers}
     num_objects = mean_over_ranks(batch.num_objects, device=batch.masks.device)
     tracker = options.tracker(student)
-    replies: dict[int, tuple[FrameOutput, ...]] = {}  # the teacher's, by the part's first object
+    replies: dict[int, dict[int, tuple[FrameOutput, ...]]] = {}  # the teachers', by the part's first object
 
     def track_part(among: Among) -> tuple[tuple[FrameOutput, ...], Losses]:
         some = objects_of(batch, among.rows)
         outputs = track_objects(tracker, features, some, options.prompter(batch, seeds, among))
         key = among.rows.start
-        if teacher is not None and taught is not None and key not in replies:  # the second time they are known
-            replies[key] = teacher_outputs(teacher, taught, some, outputs, options)
-        theirs = None if taught is None else TrackedClip(taught, replies[key])
+        if key not in replies:  # the second time they are known
+            replies[key] = {k: teacher_outputs(teachers[k], taught[k], some, outputs, options) for k in numbers}
+        theirs = {k: TrackedClip(taught[k], replies[key][k]) for k in numbers}
         share = some.num_objects / max(batch.num_objects, 1)
         return outputs, measure(some, TrackedClip(features, outputs), theirs, options, num_objects, share=share)
 
@@ -134,9 +135,10 @@ def compute_losses(
             tracked.append(detached(some))
             lost.append(cost)
         outputs, losses = together(tracked), Losses.added(lost)
-    theirs = None if taught is None else TrackedClip(taught, together(list(replies.values())))
+    first = numbers[0] if numbers else None
+    theirs = None if first is None else TrackedClip(taught[first], together([some[first] for some in replies.values()]))
     order = options.prompter(batch, seeds).order(batch.num_frames)
-    return StepResult(TrackedClip(features, outputs), theirs, losses, tuple(order))
+    return StepResult(TrackedClip(features, outputs), theirs, losses, tuple(order), first)
 
 
 def student_features(student: TrackAnything, batch: VideoBatch, options: StepOptions) -> ImageFeatures:
@@ -147,17 +149,22 @@ def student_features(student: TrackAnything, batch: VideoBatch, options: StepOpt
 
 
 @torch.inference_mode()
-def teacher_features(teacher: Teacher, batch: VideoBatch, options: StepOptions) -> ImageFeatures:
-    """The teacher's features of all frames; F16 alone where they come from the cache."""
-
-    def encode(frames: Tensor) -> ImageFeatures:
-        memory = options.memory
-        return encode_frames(teacher.model, frames, chunk=memory.encoder_chunk, channels_last=memory.channels_last)
-
+def teacher_features(teacher: Teacher, batch: VideoBatch, options: StepOptions, *, cached: bool = True) -> ImageFeatures:
+    """The teacher's features of all frames; F16 alone where the teacher has a cache and `cached` says to use it."""
     frames = batch.frames_at(teacher.model.image_size)
-    if options.teacher_cache is None:
+
+    def encode(some: Tensor) -> ImageFeatures:
+        memory = options.memory
+        return encode_frames(teacher.model, some, chunk=memory.encoder_chunk, channels_last=memory.channels_last)
+
+    def f16_of(missing: list[int]) -> Tensor:
+        if options.stage.name == "image":
+            return encode(frames.flatten(0, 1)[missing][:, None]).f16
+        return encode(frames).f16[missing]  # of a clip usually all or none; together, as without a cache
+
+    if teacher.cache is None or not cached:
         return encode(frames)
-    return ImageFeatures(None, None, options.teacher_cache.of(frames, lambda frames: encode(frames).f16))
+    return ImageFeatures(None, None, teacher.cache.of(frames, f16_of))
 
 
 @torch.inference_mode()
@@ -165,36 +172,66 @@ def teacher_outputs(
     teacher: Teacher, features: ImageFeatures, batch: VideoBatch, student: tuple[FrameOutput, ...], options: StepOptions
 ) -> tuple[FrameOutput, ...]:
     """The teacher's answers to the student's prompts; empty where nothing is learned from them: in stage 1, and from an
-    image, which recalls nothing."""
+    image, which recalls nothing. From a cache: F_M alone."""
     stage = options.stage
     if stage.name == "image" or (batch.num_frames == 1 and stage.memory_frames == "recalled"):
         return ()
     sides = (batch.masks.shape[-1], teacher.model.image_size)
     replay = Replay(student, own_logits=stage.teacher_logits == "own", sides=sides)
-    if stage.teacher_memory == "student":
-        return track_with_memory_of(teacher.model, features, batch, student, replay)
-    return track_objects(teacher.model, features, batch, replay)
+
+    def track() -> tuple[FrameOutput, ...]:
+        # a cache rounds F16 and has no F4 and F8: the teacher tracks with what it sees itself
+        seen = features if teacher.cache is None else teacher_features(teacher, batch, options, cached=False)
+        if stage.teacher_memory == "student":
+            return track_with_memory_of(teacher.model, seen, batch, student, replay)
+        return track_objects(teacher.model, seen, batch, replay)
+
+    if teacher.cache is None:
+        return track()
+    every = stage.memory_frames == "all"
+    return teacher.cache.outputs(batch.frames_at(teacher.model.image_size), replay.prompts, batch.video_of, every, track)
+
+
+def asked(teachers: Sequence[Teacher], batch: VideoBatch, stage: StageConfig) -> list[int]:
+    """Which of the teachers teach a batch, by number: all of them, or with teachers=by_kind the first one images and the
+    second one clips."""
+    if len(teachers) < 2 or stage.teachers == "average":
+        return list(range(len(teachers)))
+    return [0 if batch.num_frames == 1 else 1]
 
 
 def measure(
     batch: VideoBatch,
     student: TrackedClip,
-    teacher: TrackedClip | None,
+    teachers: Mapping[int, TrackedClip],
     options: StepOptions,
     num_objects: Tensor | float,
     *,
     share: float = 1.0,
 ) -> Losses:
-    """The unweighted losses of tracks; see `Objective`."""
-    return Objective.of(options.stage, options.match)(
+    """The unweighted losses of tracks; see `Objective`. Of several teachers, by number, the mean."""
+
+    def held_to(number: int) -> tuple[Objective, JudgedClip]:
+        one = teachers[number]
+        match = options.matches[number] if number < len(options.matches) else None
+        return Objective.of(options.stage, match), JudgedClip(student.outputs, one.outputs or None, student.f16, one.f16)
+
+    numbers = list(teachers)
+    objective, clip = held_to(numbers[0]) if numbers else (Objective.of(options.stage), None)
+    losses = objective(
         batch.masks,
         student.outputs,
         student_f16=student.f16,
-        teacher_f16=None if teacher is None else teacher.f16,
-        teacher_outputs=None if teacher is None else (teacher.outputs or None),
+        teacher_f16=None if clip is None else clip.teacher_f16,
+        teacher_outputs=None if clip is None else clip.teacher_outputs,
         num_objects=num_objects,
         share=share,
     )
+    if len(numbers) > 1:
+        others = [objective.of_clip(clip, share) for objective, clip in map(held_to, numbers[1:])]
+        for name in others[0]:
+            losses[name] = torch.stack([losses[name], *(other[name] for other in others)]).mean()
+    return losses
 
 
 def track_student(student: TrackAnything, batch: VideoBatch, prompter: Prompter, options: StepOptions) -> TrackedClip:

@@ -14,6 +14,7 @@ from edgetam_pl.tracking.bank import MemoryBank, RecallPolicy
 from edgetam_pl.tracking.clicks import Among
 from edgetam_pl.tracking.prompters import Replay
 from edgetam_pl.tracking.step import Features, Prompter, Tracker, observe, rollout
+from edgetam_pl.training.teacher_cache import TeacherFeatureCache
 from edgetam_pl.types import Decoded, FrameOutput, ImageFeatures, Prompts, VideoBatch
 
 
@@ -36,6 +37,8 @@ class Teacher:
     model: TrackAnything
     name: str
     sha256: str
+    cache: TeacherFeatureCache | None = None
+    """Remembers its answers."""
 
     def __post_init__(self) -> None:
         self.model.eval().requires_grad_(False)
