@@ -14,7 +14,7 @@ from exported import Exported, export, filled_model, tiny
 from edgetam_pl.config import CompressorConfig, ExportConfig, GateConfig, ModelConfig
 from edgetam_pl.exporting import coreml
 from edgetam_pl.exporting.adapters import flatten, prepared
-from edgetam_pl.exporting.coreml import convert_part
+from edgetam_pl.exporting.coreml import convert_part, order_entries
 from edgetam_pl.exporting.manifest import read
 from edgetam_pl.exporting.mil_interpreter import WEIGHTS_FOLDER, Interpreter, load_program
 from edgetam_pl.exporting.parts import Part
@@ -192,3 +192,18 @@ def test_plain_vit_trunks_convert_without_a_resize(tmp_path: Path, neck: str) ->
     operations = load_program(tmp_path / "part.mlpackage").functions["main"].operations
     assert not {kind for kind in (operation.op_type for operation in operations) if "resize" in kind or "bicubic" in kind}
     assert max(len(var.shape) for operation in operations for var in operation.outputs) <= 5
+
+
+def test_a_package_does_not_depend_on_the_order_in_which_its_tables_were_filled(tmp_path: Path) -> None:
+    written = []
+    for names in ("abcdefgh", "hgfedcba"):
+        program = ct.proto.Model_pb2.Model()
+        for name in names:
+            program.description.metadata.userDefined[name] = name
+        package = tmp_path / names
+        (package / "Data" / "com.apple.CoreML").mkdir(parents=True)
+        path = package / "Data" / "com.apple.CoreML" / "model.mlmodel"
+        path.write_bytes(program.SerializeToString())
+        order_entries(package)
+        written.append(path.read_bytes())
+    assert written[0] == written[1]

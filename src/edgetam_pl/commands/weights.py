@@ -69,7 +69,7 @@ def _file(given: Path) -> Path:
 
 def inspect(path: Path, *, keys: bool = False) -> str:
     """What a checkpoint holds, as text. `keys` adds every tensor."""
-    state, layout, card = weights.contents(path)
+    state, layout, card, _ = weights.contents(path)
     parameters = sum(tensor.numel() for tensor in state.values())
     lines = [
         f"{path}",

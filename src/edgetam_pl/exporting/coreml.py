@@ -73,7 +73,10 @@ class CoreML(Backend):
             with silenced():
                 model.save(str(path))
             saved.append(Saved(part, path))
-        return merge(saved, folder / f"{config.name}{self.suffix}") if config.multifunction else tuple(saved)
+        done = merge(saved, folder / f"{config.name}{self.suffix}") if config.multifunction else tuple(saved)
+        for path in {each.path for each in done}:
+            order_entries(path)
+        return done
 
     def load(self, saved: Saved, *, rounded: bool) -> Interpreter:
         return Interpreter.load(saved.path, function=saved.function, rounded=rounded, record=rounded)
@@ -151,6 +154,16 @@ def compress(model: Any, kind: str) -> Any:
         method, work = cto.OpPalettizerConfig(mode="kmeans", nbits=bits, **groups), cto.palettize_weights
     with silenced():
         return work(model, cto.OptimizationConfig(op_type_configs={"conv": method, "linear": method}))
+
+
+def order_entries(package: Path) -> None:
+    """Write the program of a package once more with its tables in order: protobuf leaves the order to chance, and equal weights
+    should give equal files."""
+    ct = require("coremltools")
+    (path,) = package.glob("Data/*/model.mlmodel")
+    program = ct.proto.Model_pb2.Model()
+    program.ParseFromString(path.read_bytes())
+    path.write_bytes(program.SerializeToString(deterministic=True))
 
 
 def merge(saved: Sequence[Saved], path: Path) -> tuple[Saved, ...]:
