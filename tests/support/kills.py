@@ -101,12 +101,12 @@ class Run:
         folder, end = self.out / "checkpoints", time.monotonic() + PATIENCE
         done = {path.name for path in folder.glob("*-done.ckpt")}
         while self.process.poll() is None and time.monotonic() < end:
-            drafts = any(folder.glob(".partial.*/*"))
+            drafts = _drafts(folder, "*")
             if (
                 kill.moment == "startup"
                 or (kill.moment == "training" and self._lines() > self.lines)
                 or (kill.moment == "checkpoint" and drafts)
-                or (kill.moment == "export" and any(self.out.glob(".partial.*/packages")))
+                or (kill.moment == "export" and _drafts(self.out, "packages"))
                 or (kill.moment == "boundary" and {path.name for path in folder.glob("*-done.ckpt")} - done)
             ):
                 return True
@@ -149,3 +149,11 @@ def _hears(pid: int) -> bool:
         return True  # it is gone; the kill will find out
     caught = int(next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt")), 16)
     return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+
+def _drafts(folder: Path, name: str) -> bool:
+    """Is a draft of that name in the folder? It may vanish while it is looked for."""
+    try:
+        return any(folder.glob(f".partial.*/{name}"))
+    except FileNotFoundError:
+        return False
