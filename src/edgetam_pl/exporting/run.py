@@ -101,7 +101,7 @@ def suitable(cfg: ExportConfig, out: Path) -> tuple[Backend, str]:
     backend = backend_of(cfg.backend)
     precision = backend.precision(cfg)
     for package in backend.needs:
-        require(package)
+        require(package, backend.extra)
     if min(cfg.gate.frames, cfg.gate.short_frames) < LEAST_FRAMES:
         raise ValueError(
             f"gate.frames and gate.short_frames must be at least {LEAST_FRAMES}; shorter rollouts show nothing."
