@@ -1,4 +1,4 @@
-"""Half precision for formats whose converter has none: a torch.export program whose arithmetic is fp16, angles excepted."""
+"""Half precision for formats whose converter has none: a torch.export program whose arithmetic is fp16, angles and norms excepted."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ _COORDINATE_OPS = frozenset(
 )
 """Operations between a coordinate and its sine."""
 
+_PRECISE = frozenset({"layer_norm", "native_layer_norm", "softmax", "_softmax"})
+"""Sums of squares and of exponentials, which half precision rounds too coarsely."""
+
 
 def halved(program: ExportedProgram, part: Part) -> ExportedProgram:
-    """The program with fp16 weights and arithmetic; from a coordinate to its sine it stays in fp32, since half precision
-    steps by half a pixel above 512.
+    """The program with fp16 weights and arithmetic. From a coordinate to its sine it stays in fp32, since half precision
+    steps by half a pixel above 512; so do layer norms and softmaxes.
 
     Inputs and outputs are of the types that the part's features declare for fp16.
     """
@@ -29,7 +32,7 @@ def halved(program: ExportedProgram, part: Part) -> ExportedProgram:
         for feature, tensor in zip(part.inputs, part.example(), strict=True)
     )
     with torch.no_grad():
-        return torch.export.export(_Half(program, part).eval(), example, strict=False)
+        return torch.export.export(_Half(program, part), example, strict=False)
 
 
 class _Half(nn.Module):
@@ -37,24 +40,20 @@ class _Half(nn.Module):
 
     def __init__(self, program: ExportedProgram, part: Part) -> None:
         super().__init__()
-        graph = program.module()
-        assert isinstance(graph, fx.GraphModule)
-        self.graph, self.part = graph, part
-        self.kept = {node.name for node in graph.graph.nodes if _makes_angles(node)}
+        self.program, self.part = _plain(program.module()), part
+        self.kept = {node.name for node in self.program.graph.nodes if _name(node) in _PRECISE or _makes_angles(node)}
         with torch.no_grad():  # weights that only fp16 operations read are stored in fp16
-            for node in graph.graph.nodes:
-                if node.op != "get_attr" or any(reader.name in self.kept for reader in node.users):
-                    continue
-                *path, name = str(node.target).split(".")
-                owner = graph.get_submodule(".".join(path))
-                value = getattr(owner, name)
-                if isinstance(value, nn.Parameter) and value.is_floating_point():
-                    setattr(owner, name, nn.Parameter(value.half(), requires_grad=False))
-                elif isinstance(value, Tensor) and value.is_floating_point():
-                    setattr(owner, name, value.half())
+            for node in self.program.graph.nodes:
+                if node.op == "get_attr" and not any(reader.name in self.kept for reader in node.users):
+                    *path, name = str(node.target).split(".")
+                    owner = self.program.get_submodule(".".join(path))
+                    value = getattr(owner, name)
+                    if value.is_floating_point():
+                        half = value.half()
+                        setattr(owner, name, nn.Parameter(half, requires_grad=False) if isinstance(value, nn.Parameter) else half)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        results = _Casting(self.graph, self.kept).run(*inputs)
+        results = _Casting(self.program, self.kept).run(*inputs)
         results = (results,) if isinstance(results, Tensor) else tuple(results)
         return tuple(
             result.to(_TYPES[feature.dtype("fp16")]) for feature, result in zip(self.part.outputs, results, strict=True)
@@ -62,6 +61,25 @@ class _Half(nn.Module):
 
 
 _TYPES = {"fp16": torch.float16, "fp32": torch.float32, "int32": torch.int32}
+
+
+def _plain(module: nn.Module) -> fx.GraphModule:
+    """The graph of an exported program as an ordinary module, without the checks of its inputs' types."""
+    assert isinstance(module, fx.GraphModule)
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(module.graph, {}))
+    for node in list(graph.nodes):
+        if node.op == "call_module":
+            graph.erase_node(node)
+    tensors = {str(node.target): _attribute(module, str(node.target)) for node in graph.nodes if node.op == "get_attr"}
+    return fx.GraphModule(tensors, graph)
+
+
+def _attribute(module: nn.Module, path: str) -> Tensor:
+    value: Any = module
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value
 
 
 class _Casting(fx.Interpreter):
@@ -93,7 +111,12 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
 
 
 def _makes_angles(node: fx.Node) -> bool:
-    name = getattr(node.target, "__name__", str(node.target)).split(".")[0]
+    name = _name(node)
     if name in _ANGLES:
         return True
     return name in _COORDINATE_OPS and any(_makes_angles(reader) for reader in node.users)
+
+
+def _name(node: fx.Node) -> str:
+    """Of the operation, without its overload."""
+    return getattr(node.target, "__name__", str(node.target)).split(".")[0]
