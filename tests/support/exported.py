@@ -118,17 +118,13 @@ class Changed(Backend):
     def load(self, saved: Saved, *, rounded: bool) -> Program:
         if saved.part.role in self.change:
             return self.change[saved.part.role](self.backend.load(saved, rounded=rounded))
-        return _loaded(self.name, saved.path, saved.function, rounded)
+        return _loaded(self.name, saved, rounded)
 
 
 @functools.cache
-def _loaded(backend: str, path: Path, function: str | None, rounded: bool) -> Program:
+def _loaded(backend: str, saved: Saved, rounded: bool) -> Program:
     """A program that nobody tampers with: reading it takes longer than judging it."""
-    return backend_of(backend).load(Saved(_NO_PART, path, function), rounded=rounded)
-
-
-_NO_PART = Part("", "", nn.Identity(), (), (), "")
-"""Backends load what a path holds; the part is for the gate."""
+    return backend_of(backend).load(saved, rounded=rounded)
 
 
 def export(cfg: ExportConfig, out: Path, model: TrackAnything | None = None) -> Exported:

@@ -94,21 +94,21 @@ class ExportConfig:
     out: str = "runs/export"
     """Folder of the packages, written only when the gate has passed."""
     backend: str = "coreml"
-    """Format of the packages, by its name in exporting/backends.py: coreml | onnx."""
+    """Format of the packages, by its name in exporting/backends.py: coreml | coreai | executorch | onnx."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Options that this format alone has (exporting/backend.py), e.g. +options.KEY=VALUE; Core ML and ONNX have none."""
+    """Options that this format alone has (exporting/backend.py), e.g. +options.KEY=VALUE; the formats here have none."""
     name: str = "EdgeTAM"
     """Prefix of the package names."""
     size: int = 0
     """Side of the square input in pixels, e.g. 512; 0: the model's own."""
     precision: str = choice("auto", "fp16", "fp32")
-    """auto (Core ML fp16, ONNX fp32) | fp16 | fp32."""
+    """auto (Core ML and Core AI fp16, others fp32) | fp16 | fp32."""
     system: str = "ios17"
     """Oldest system that loads the packages: ios17 | ios18 (Core ML only)."""
     attention: str = choice("decomposed", "fused")
     """decomposed | fused (ios18): the fused operation has been reported wrong or crashing on some systems."""
     multifunction: bool = False
-    """One package with a function per part and shared weights (ios18)."""
+    """One package with a function per part and shared weights (Core ML from ios18; Core AI)."""
     compression: str = choice("none", "int8", "palette8", "palette6", "palette4")
     """none | int8 | palette8 | palette6 | palette4 (ios18), of convolution and linear weights."""
     prompt_slots: int = 8

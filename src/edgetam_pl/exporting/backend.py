@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from edgetam_pl.config import ExportConfig
 from edgetam_pl.config.choices import check_choice
 from edgetam_pl.exporting.documents import render
-from edgetam_pl.exporting.extras import Finding, package_finding
+from edgetam_pl.exporting.extras import Finding, install_words, package_finding
 from edgetam_pl.exporting.manifest import Manifest
 from edgetam_pl.exporting.parts import Feature, Part, Program, Saved
 
@@ -38,8 +38,10 @@ class Backend(ABC):
     """Its name in texts."""
     suffix: str
     """Of the saved files or folders."""
+    extra: str = "export"
+    """Extra of this package that installs what it needs."""
     needs: tuple[str, ...] = ()
-    """Distributions (and modules of the same name) without which nothing goes."""
+    """Modules (and distributions of the same name) without which nothing goes."""
     optional: Mapping[str, str] = {}
     """Distributions that only some option needs, and that option in words."""
     tested: Mapping[str, tuple[tuple[int, int], tuple[int, int]]] = {}
@@ -131,5 +133,6 @@ class Backend(ABC):
         Args:
             installed: version of a distribution, or None.
         """
-        found = [package_finding(name, installed(name), (self.name,), self.tested.get(name)) for name in self.needs]
-        return found + [package_finding(name, installed(name), (use,)) for name, use in self.optional.items()]
+        install = install_words(self.extra)
+        found = [package_finding(name, installed(name), (self.name,), self.tested.get(name), install) for name in self.needs]
+        return found + [package_finding(name, installed(name), (use,), None, install) for name, use in self.optional.items()]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from edgetam_pl.config.choices import check_choice
 from edgetam_pl.exporting.backend import Backend
+from edgetam_pl.exporting.coreai import CoreAI
 from edgetam_pl.exporting.coreml import CoreML
+from edgetam_pl.exporting.executorch import ExecuTorch
 from edgetam_pl.exporting.onnx import Onnx
 
-BACKENDS: dict[str, type[Backend]] = {"coreml": CoreML, "onnx": Onnx}
+BACKENDS: dict[str, type[Backend]] = {"coreml": CoreML, "coreai": CoreAI, "executorch": ExecuTorch, "onnx": Onnx}
 
 
 def backend_of(name: str) -> Backend:

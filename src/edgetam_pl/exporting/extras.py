@@ -11,7 +11,11 @@ from collections.abc import Iterator
 from importlib import metadata
 from typing import Any, NamedTuple
 
-INSTALL = "pip install 'edgetam-pl[export]'"
+
+def install_words(extra: str = "export") -> str:
+    """The command that installs an extra of this package."""
+    return f"pip install 'edgetam-pl[{extra}]'"
+
 
 
 class MissingExtra(ValueError):
@@ -34,12 +38,12 @@ def package_finding(
     found: str | None,
     needed_for: tuple[str, ...],
     tested: tuple[tuple[int, int], tuple[int, int]] | None = None,
-    install: str = INSTALL,
+    install: str = "",
     upgrade: str = "",
 ) -> Finding:
     """Is a distribution there, and between the oldest version that works and the newest that was tried?"""
     if found is None:
-        return Finding(name, "missing", f"not installed: {install}", needed_for)
+        return Finding(name, "missing", f"not installed: {install or install_words()}", needed_for)
     if tested is not None:
         (low, high), version = tested, numbers(found)
         if version < low:
@@ -64,7 +68,7 @@ def numbers(version: str) -> tuple[int, int]:
     return int(major), int("".join(c for c in rest[0] if c.isdigit()) or 0) if rest else 0
 
 
-def require(name: str) -> Any:
+def require(name: str, extra: str = "export") -> Any:
     """Import an optional module, without the noise that converters make on Linux.
 
     Raises:
@@ -74,9 +78,10 @@ def require(name: str) -> Any:
         with silenced():
             return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name != name:
+        if error.name not in (name, name.split(".")[0]):
             raise
-        raise MissingExtra(f"{name} is not installed, and export needs it. Install it with: {INSTALL}") from error
+        words = install_words(extra)
+        raise MissingExtra(f"{name} is not installed, and export needs it. Install it with: {words}") from error
 
 
 @contextlib.contextmanager

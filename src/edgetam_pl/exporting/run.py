@@ -101,7 +101,7 @@ def suitable(cfg: ExportConfig, out: Path) -> tuple[Backend, str]:
     backend = backend_of(cfg.backend)
     precision = backend.precision(cfg)
     for package in backend.needs:
-        require(package)
+        require(package, backend.extra)
     if stride_of(cfg.model) != 16:
         raise ValueError(
             f"{cfg.model.name} has patches of {stride_of(cfg.model)} pixels, and the exported loop is made for a stride of "

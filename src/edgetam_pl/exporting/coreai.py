@@ -1,0 +1,130 @@
+"""Core AI, the successor of Core ML: parts to `.aimodel` assets, executed here by Apple's own CPU runtime, which runs on Linux."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgetam_pl.config import ExportConfig
+from edgetam_pl.exporting.backend import Backend, ProgramFacts
+from edgetam_pl.exporting.documents import render
+from edgetam_pl.exporting.extras import require, silenced
+from edgetam_pl.exporting.half import halved
+from edgetam_pl.exporting.manifest import Manifest
+from edgetam_pl.exporting.parts import Part, Saved
+from edgetam_pl.io.environment import VERSION
+
+_NUMPY = {"fp16": np.float16, "fp32": np.float32, "int32": np.int32}
+
+
+class CoreAI(Backend):
+    """The backend `coreai`."""
+
+    name = "coreai"
+    title = "Core AI"
+    suffix = ".aimodel"
+    extra = "coreai"
+    needs = ("coreai_torch",)
+    tested = {"coreai_torch": ((0, 4), (0, 4)), "torch": ((2, 8), (2, 13))}  # noqa: RUF012
+    default_precision = "fp16"
+    choices = Backend.choices | {"multifunction": (False, True)}
+    volatile = ("metadata.json",)  # the time of the save
+    device = "Apple hardware; executed by Core AI's CPU runtime on Linux"
+
+    def system(self, config: ExportConfig) -> str:
+        return "ios27"
+
+    def convert(self, parts: Sequence[Part], folder: Path, config: ExportConfig) -> tuple[Saved, ...]:
+        tools = require("coreai_torch", self.extra)
+        half = self.precision(config) == "fp16"
+        groups = [parts] if config.multifunction else [[part] for part in parts]
+        saved = []
+        for group in groups:
+            path = folder / f"{config.name if config.multifunction else group[0].name}{self.suffix}"
+            with silenced(), torch.no_grad():
+                converter = tools.TorchConverter(mode=tools.TorchConverter.Mode.RELEASE)
+                for part in group:
+                    program = torch.export.export(part.module, part.example(), strict=False)
+                    if half:
+                        program = halved(program, part)
+                    converter.add_exported_program(
+                        program.run_decompositions(tools.get_decomp_table()),
+                        input_names=[feature.name for feature in part.inputs],
+                        output_names=[feature.name for feature in part.outputs],
+                        entrypoint_name=part.role,
+                    )
+                converter.to_coreai().save_asset(path, self._metadata(group))
+            saved += [Saved(part, path, part.role) for part in group]
+        return tuple(saved)
+
+    def load(self, saved: Saved, *, rounded: bool) -> CoreAIProgram:
+        assert saved.function is not None
+        return CoreAIProgram(saved.path, saved.function)
+
+    def facts(self, saved: Saved) -> ProgramFacts:
+        function = CoreAIProgram(saved.path, saved.function or "").function
+        shapes = [function.desc.input_descriptor(name).shape for name in function.desc.input_names]
+        return ProgramFacts(max_rank=max(len(shape) for shape in shapes))
+
+    def usage(self, manifest: Manifest) -> str:
+        return render("usage_coreai.md.jinja", manifest=manifest, spec=manifest.loop)
+
+    def _metadata(self, parts: Sequence[Part]) -> Any:
+        metadata = require("coreai.runtime", self.extra).AIModelAssetMetadata()
+        metadata.author, metadata.license = f"EdgeTAM-PL {VERSION}", "Apache-2.0"
+        metadata.model_description = "\n".join(f"{part.role}: {part.purpose}" for part in parts)
+        return metadata
+
+
+class CoreAIProgram:
+    """One function of a saved asset under Core AI's runtime."""
+
+    def __init__(self, path: Path, function: str) -> None:
+        self._runtime = require("coreai.runtime", CoreAI.extra)
+        self.model, self._open = _opened(path, (path / "main.hash").read_bytes())
+        self.function = self.model.load_function(function)
+        self.types = {name: self.function.desc.input_descriptor(name).dtype for name in self.function.desc.input_names}
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if set(inputs) != set(self.types):
+            raise ValueError(f"the program takes {sorted(self.types)}; given {sorted(inputs)}.")
+        given = {
+            name: self._runtime.NDArray(np.ascontiguousarray(value.numpy().astype(self.types[name])))
+            for name, value in inputs.items()
+        }
+        results = _loop().run(self._call(given))
+        return {name: torch.from_numpy(np.array(value.numpy(), dtype=np.float32)) for name, value in results.items()}
+
+    async def _call(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        return await self.function(inputs=given)
+
+
+@cache
+def _loop() -> asyncio.Runner:
+    """The event loop that the runtime's coroutines run in, for the life of the process."""
+    return asyncio.Runner()
+
+
+@cache
+def _opened(path: Path, digest: bytes) -> tuple[Any, contextlib.AsyncExitStack]:
+    """The asset, compiled for this machine, and what keeps it loaded; functions of one asset share it.
+
+    Args:
+        digest: of the program, so that another program saved under the same name is not taken for it.
+    """
+    asset = require("coreai.authoring", CoreAI.extra).AIModelAsset.load(path)
+
+    async def enter() -> tuple[Any, contextlib.AsyncExitStack]:
+        stack = contextlib.AsyncExitStack()
+        return await stack.enter_async_context(asset.executable()), stack
+
+    with silenced():
+        return _loop().run(enter())

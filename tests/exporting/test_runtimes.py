@@ -1,0 +1,78 @@
+"""Core AI and ExecuTorch: the same parts, judged by the same gate, executed by the runtimes that phones have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from exported import Exported, export, tiny
+from torch import Tensor
+
+from edgetam_pl.config import ExportConfig, GateConfig
+from edgetam_pl.exporting.backends import backend_of
+from edgetam_pl.exporting.extras import MissingExtra
+from edgetam_pl.exporting.manifest import read
+from edgetam_pl.exporting.parts import Program
+
+MODULES = {"coreai": "coreai_torch", "executorch": "executorch"}
+FRAMES = 12
+
+
+@pytest.fixture(scope="module", params=list(MODULES))
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """One export of a small model; Core AI's as one asset with a function per part."""
+    pytest.importorskip(MODULES[request.param])
+    cfg = ExportConfig(
+        model=tiny(),
+        backend=request.param,
+        precision="fp32",
+        multifunction=request.param == "coreai",
+        gate=GateConfig(frames=FRAMES, short_frames=5),
+    )
+    return export(cfg, tmp_path_factory.mktemp("export") / "packages")
+
+
+def test_all_frames_of_the_rollouts_equal_torch(exported: Exported) -> None:
+    frames = exported.report.frames
+    assert {row.frame for row in frames if row.rollout == "click"} == set(range(FRAMES))
+    assert max(row.free_candidates for row in frames) < 1e-4  # torch with a bank of its own
+    assert min(row.free_iou for row in frames) > 0.999
+
+
+def test_the_gate_refuses_a_program_that_forgets(exported: Exported) -> None:
+    def forgetful(program: Program) -> Program:
+        def run(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return program({**inputs, "obj_ptr_valid": inputs["obj_ptr_valid"] * 0})
+
+        return run
+
+    failures = [str(measure) for measure in exported.judge({"track_step": forgetful}).failures]
+    assert any(text.startswith("EdgeTAMTrackStep, full bank") for text in failures)
+
+
+def test_an_asset_with_several_functions_is_one_file(exported: Exported) -> None:
+    files = {part.file for part in read(exported.out).parts}
+    assert len(files) == (1 if exported.cfg.backend == "coreai" else 4)
+
+
+def test_a_program_refuses_other_inputs_than_its_own(exported: Exported) -> None:
+    program = backend_of(exported.cfg.backend).load(exported.saved[0], rounded=False)
+    with pytest.raises(ValueError, match=r"the program takes \['image'\]; given \['picture'\]"):
+        program({"picture": torch.zeros(1, 3, 128, 128)})
+
+
+@pytest.mark.parametrize("backend", list(MODULES))
+def test_a_missing_extra_is_named_with_the_words_that_install_it(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr("importlib.import_module", missing)
+    tools = backend_of(backend)
+    with pytest.raises(MissingExtra, match=rf"pip install 'edgetam-pl\[{backend}\]'"):
+        tools.convert([], None, ExportConfig(backend=backend))  # type: ignore[arg-type]
+
+
+def test_half_precision_is_refused_where_the_runtime_has_none() -> None:
+    with pytest.raises(ValueError, match="precision"):
+        backend_of("executorch").precision(ExportConfig(backend="executorch", precision="fp16"))
