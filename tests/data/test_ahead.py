@@ -12,7 +12,7 @@ from edgetam_pl.data.ahead import ReadAhead
 def test_results_come_in_order_and_what_is_read_ahead_is_read_once() -> None:
     begun: list[int] = []
 
-    def make(number: int):  # noqa: ANN202
+    def make(number: int):
         def act() -> int:
             begun.append(number)
             return number * 10

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from edgetam_pl.data import sample as schema
 from edgetam_pl.data import node_cache, storage
+from edgetam_pl.data import sample as schema
 from edgetam_pl.data.index import MAX_MEMBER, Entry, Index, Member
 from edgetam_pl.io.errors import BadSampleError, Cause
 
