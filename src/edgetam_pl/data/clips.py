@@ -53,8 +53,8 @@ class Video:
         return number, position - self.windows[number][0]
 
     def places(self, start: int, num_frames: int) -> list[tuple[int, int]]:
-        """(window, frame in it) of the frames from `start` on. The fewest windows are used, of several that have them all the
-        first one: there they lie nearest to the header, which ends a window, and both are read at once.
+        """(window, frame in it) of the frames from `start` on. The fewest windows are used; of several that have all,
+        the first one: there they lie nearest to the header, which ends a window, and both are read at once.
 
         Raises:
             BadSampleError: the windows do not cover them.

@@ -56,16 +56,17 @@ def _restart_only_what_may_help() -> None:
     from torch.distributed.elastic.agent.server import WorkerState
     from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 
-    monitor = LocalElasticAgent._monitor_workers
+    agent: Any = LocalElasticAgent
+    monitor = agent._monitor_workers
 
-    def monitored(self: LocalElasticAgent, group: Any) -> Any:
+    def monitored(self: Any, group: Any) -> Any:
         result = monitor(self, group)
         codes = {failure.exitcode for failure in result.failures.values()}
         if result.state is WorkerState.FAILED and codes & {REFUSED, stop.TRY_AGAIN}:
             self._remaining_restarts = 0
         return result
 
-    LocalElasticAgent._monitor_workers = monitored
+    agent._monitor_workers = monitored
 
 
 if __name__ == "__main__":
