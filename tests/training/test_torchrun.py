@@ -33,6 +33,28 @@ def test_only_what_may_help_is_started_again(tmp_path: Path, status: int, starts
     assert max(len((tmp_path / f"started{rank}").read_text()) for rank in range(2)) == starts
 
 
+MEET = """
+import os, signal, sys
+import torch.distributed as dist
+dist.init_process_group("gloo")
+dist.barrier()
+open(sys.argv[1] + "/met" + os.environ["RANK"], "a").write("x")
+if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+    if os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+def test_ranks_that_are_started_again_find_one_another(tmp_path: Path) -> None:
+    (tmp_path / "rank.py").write_text(MEET)
+    command = [*TORCHRUN, str(tmp_path / "rank.py"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [(tmp_path / f"met{rank}").read_text() for rank in range(2)] == ["xx", "xx"]
+
+
 @pytest.mark.slow
 def test_a_rank_that_is_killed_takes_the_run_back_to_its_last_checkpoint_and_no_further(
     shards: Path, tmp_path: Path

@@ -34,6 +34,9 @@ def _run(argv: list[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     os.environ[LAUNCHER] = str(os.getpid())
+    # a store for each attempt: in the launcher's own, ranks that are started again find addresses of those that were killed,
+    # and gloo waits for them (torch 2.13)
+    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     _restart_only_what_may_help()
     try:
         torchrun.run(torchrun.parse_args(argv))
