@@ -215,6 +215,7 @@ accuracy, cost = {"jf": 50.0}, {"gflops_per_frame": 1.0}
 
 def test_a_trial_that_is_preempted_is_no_failure_and_goes_on(here: dict[str, str], tmp_path: Path) -> None:
     pytest.importorskip("submitit")
+    (tmp_path / "out").mkdir()
     (tmp_path / "stub.py").write_text(TRIAL)
     sweep = {
         "name": "one", "method": "grid", "metric": {"name": "trial/jf", "goal": "maximize"},
