@@ -4,7 +4,7 @@ ours       edgetam_pl.data: the order of a training, one range a picture, read a
 webdataset `WebDataset(urls).shuffle(...)` through curl, as its documentation has it; tars from front to end
 streaming  mosaicml-streaming's StreamingDataset: shards of its own format, fetched whole to a folder, `shuffle=True`
 
-Pictures are COCO's with their masks, several times over. Each contestant decodes each JPEG with simplejpeg and parses each header
+Pictures are COCO's with their masks, several times over. Each contestant decodes JPEGs with simplejpeg and parses headers
 with json; ours reads and checks its masks' sizes, too. Rounds are interleaved; what a contestant kept on disk is removed.
 Processor time stands beside, since a shared machine disturbs the other.
 """
@@ -210,7 +210,7 @@ def race(pictures: int, rounds: int) -> dict[str, dict[str, float]]:
         name: {"rate": statistics.median(r), "least": min(r), "most": max(r), "cpu": statistics.median(costs[name])}
         for name, r in rates.items()
     }
-    print(f"{pictures} pictures, {DELAY * 1e3:.0f} ms away, {rounds} rounds: samples a second, median [least - most]; processor ms")
+    print(f"{pictures} pictures, {DELAY * 1e3:.0f} ms away, {rounds} rounds: samples a second, [least - most]; processor ms")
     for name, row in found.items():
         print(f"{name:12}{row['rate']:8.1f} [{row['least']:.1f} - {row['most']:.1f}]{1e3 * row['cpu']:8.1f}")
     return found

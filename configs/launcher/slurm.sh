@@ -40,8 +40,9 @@ tasks=
 case "$status" in
   75|130|138|140|143)
     status=75
-    if scontrol show job "$SLURM_JOB_ID" | grep -q JobState=CANCELLED; then
-      echo "Job $SLURM_JOB_ID was cancelled; it is not put back into the queue."
+    # COMPLETING is what a cancelled job is called while its tasks end, and one that SLURM itself puts back, too
+    if scontrol show job "$SLURM_JOB_ID" | grep -qE 'JobState=(CANCELLED|COMPLETING)'; then
+      echo "Job $SLURM_JOB_ID was ended by SLURM, which puts it back into the queue unless somebody has cancelled it."
     else
       scontrol requeue "$SLURM_JOB_ID"
     fi

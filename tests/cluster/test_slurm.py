@@ -21,7 +21,7 @@ from smallest import SMALL
 from edgetam_pl.config import ShardsConfig
 from edgetam_pl.data.build import run as build
 from edgetam_pl.io.resources import CONFIGS, shipped
-from edgetam_pl.training.curves import read_lines
+from edgetam_pl.training.curves import STEP, read_lines
 
 pytestmark = [
     pytest.mark.slow,
@@ -31,7 +31,7 @@ pytestmark = [
 
 PATIENCE = 600.0
 """Seconds after which something hangs. A machine may be busy."""
-STEPS = 30
+STEPS = 16
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,8 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     build(ShardsConfig(source="toy", out=str(shards), clips=16, frames=1, size=64, objects=3, group=4, processes=1))
     return [
         "model=toy", "stage=toy_image", *SMALL, "data=toy_images", f"data.sources.0.shards={shards}", "data.workers=0",
-        "stage.optim.warmup=0", f"stage.phases=[{{frames: 1, steps: {STEPS}, batch: 1}}]", "stage.max_objects=2",
+        "stage.optim.warmup=0", "stage.optim.cooldown=0", f"stage.phases=[{{frames: 1, steps: {STEPS}, batch: 1}}]",
+        "stage.max_objects=2",
         "logger=none", "logger.log_every=1", "logger.panels_every=0", "checkpoint_every=5", "trainer.accelerator=cpu",
         "trainer.precision=32-true", "trainer.strategy=ddp_find_unused_parameters_true",
         "trainer.enable_progress_bar=false",
@@ -103,11 +104,18 @@ def submit(here: dict[str, str], words: list[str], out: Path, *options: str) -> 
 
 
 def steps(out: Path) -> list[int]:
-    return [line["step"] for line in read_lines(out / "curves.jsonl")]
+    return [line[STEP] for line in read_lines(out / "curves.jsonl")]
 
 
-def begun(out: Path, least: int) -> None:
-    until(f"step {least}; see {out}/job.log", lambda: len(steps(out)) >= least)
+def begun(here: dict[str, str], job: str, out: Path, least: int) -> None:
+    """Wait until so many steps are done. A job that ends before has its say."""
+
+    def there() -> bool:
+        over = job_of(here, job).get("JobState") in ("FAILED", "CANCELLED")
+        assert not over, "".join(path.read_text()[-3000:] for path in out.rglob("*.log"))
+        return len(steps(out)) >= least
+
+    until(f"step {least}; see {out}", there)
 
 
 def finished(here: dict[str, str], job: str, out: Path) -> None:
@@ -117,10 +125,12 @@ def finished(here: dict[str, str], job: str, out: Path) -> None:
     assert steps(out) == list(range(1, STEPS + 1))
 
 
-def test_two_tasks_train_and_a_requeued_job_goes_on_where_it_was(here: dict[str, str], words: list[str], tmp_path: Path) -> None:
+def test_two_tasks_train_and_a_requeued_job_goes_on_where_it_was(
+    here: dict[str, str], words: list[str], tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     job = submit(here, words, out)
-    begun(out, 3)
+    begun(here, job, out, 3)
     ask(here, "scontrol", "requeue", job)
     until("the job is restarted", lambda: job_of(here, job).get("Restarts") == "1")
     finished(here, job, out)
@@ -131,7 +141,7 @@ def test_a_job_that_gives_way_to_another_partition_goes_on_afterwards(
 ) -> None:
     out = tmp_path / "run"
     job = submit(here, words, out, "--partition=low")
-    begun(out, 3)
+    begun(here, job, out, 3)
     other = ask(here, "sbatch", "--parsable", "--partition=high", "--ntasks=8", "--output=/dev/null", "--wrap=sleep 2")
     assert ended(here, other) == "COMPLETED"
     finished(here, job, out)
@@ -149,7 +159,7 @@ def test_a_job_whose_time_is_over_saves_and_goes_back_and_a_cancelled_one_stays_
     before = len(steps(out))
     assert before > 0
     assert list((out / "checkpoints").glob("*-stopped.ckpt"))
-    begun(out, before + 2)
+    begun(here, job, out, before + 2)
     assert steps(out)[: before + 2] == list(range(1, before + 3))
     ask(here, "scancel", job)
     assert ended(here, job) == "CANCELLED"
@@ -162,13 +172,14 @@ def test_a_training_that_hands_itself_in_through_submitit_is_put_back_when_it_is
 ) -> None:
     pytest.importorskip("submitit")
     out = tmp_path / "run"
-    own = ["launcher=slurm", "launcher.tasks_per_node=2", "launcher.arguments.gpus_per_node=2", "launcher.arguments.cpus_per_task=1"]
+    own = ["launcher=slurm", "launcher.tasks_per_node=2", "launcher.arguments.gpus_per_node=2"]
+    own += ["launcher.arguments.cpus_per_task=1"]
     done = subprocess.run(
         [here["EDGETAM"], "train", *words, *own, f"out={out}"], env=here, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     job = done.stdout.split("Job ")[1].split()[0]
-    begun(out, 3)
+    begun(here, job, out, 3)
     ask(here, "scancel", "--signal=USR2", job)
     until("the job is restarted", lambda: job_of(here, job).get("Restarts") == "1")
     assert ended(here, job) == "COMPLETED"
@@ -204,6 +215,7 @@ accuracy, cost = {"jf": 50.0}, {"gflops_per_frame": 1.0}
 
 def test_a_trial_that_is_preempted_is_no_failure_and_goes_on(here: dict[str, str], tmp_path: Path) -> None:
     pytest.importorskip("submitit")
+    (tmp_path / "out").mkdir()
     (tmp_path / "stub.py").write_text(TRIAL)
     sweep = {
         "name": "one", "method": "grid", "metric": {"name": "trial/jf", "goal": "maximize"},
@@ -218,8 +230,9 @@ def test_a_trial_that_is_preempted_is_no_failure_and_goes_on(here: dict[str, str
         from edgetam_pl.sweeps.jobs import Local, Submitit
         from edgetam_pl.sweeps.local import Runner
         from edgetam_pl.sweeps.sweep_config import read_sweep
-        jobs = Submitit(Path({str(tmp_path / "jobs")!r}), {settings!r}, Local(({sys.executable!r}, {str(tmp_path / "stub.py")!r})))
-        runner = Runner(read_sweep(Path({str(tmp_path / "sweep.yaml")!r})), Path({str(tmp_path / "out")!r}), jobs, poll=0.5)
+        here = Path({str(tmp_path)!r})
+        jobs = Submitit(here / "jobs", {settings!r}, Local(({sys.executable!r}, str(here / "stub.py"))))
+        runner = Runner(read_sweep(here / "sweep.yaml"), here / "out", jobs, poll=0.5)
         print([outcome.status for outcome in runner.run()])
     """
     runner = subprocess.Popen([sys.executable, "-c", program], env=here, stdout=subprocess.PIPE, text=True)
@@ -250,5 +263,3 @@ def test_the_job_of_a_trial_ends_with_what_waits_for_it(here: dict[str, str], tm
     assert ended(here, job) == "CANCELLED"
     printed, _ = trial.communicate(timeout=60)
     assert printed.strip() == ("75" if who == "the trial is told to stop" else "-9")
-
-

@@ -1,4 +1,4 @@
-"""Shards in a bucket: built there, cut in the middle, continued, read and verified. A real client, a server of this machine."""
+"""Shards in a bucket: built there, cut in the middle, continued, read, verified. A real client, a server of this machine."""
 
 from __future__ import annotations
 
@@ -78,7 +78,9 @@ def objects(place: str) -> dict[str, bytes]:
     return {path.rsplit("/", 1)[-1]: fs.cat_file(path) for path in fs.ls(place.removeprefix("s3://"), detail=False)}
 
 
-def test_shards_built_in_a_bucket_are_those_of_a_folder(bucket: str, local: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_shards_built_in_a_bucket_are_those_of_a_folder(
+    bucket: str, local: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     build(bucket, **SET)  # type: ignore[arg-type]
     there = objects(bucket)
     assert sorted(there) == sorted(path.name for path in local.iterdir())

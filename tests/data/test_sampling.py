@@ -38,7 +38,9 @@ def test_ranks_that_draw_together_draw_from_many_shards_and_order_keeps_no_trace
     first = [order.at(position)[1] for position in range(400)]
     by_chance = np.random.default_rng(0).integers(0, 400, 400)
     assert len(set(first)) > 0.85 * len(set(by_chance.tolist()))
-    places = np.array([[order.at(epoch * 10_000 + n)[1] * 25 + order.at(epoch * 10_000 + n)[2] for n in range(10_000)] for epoch in (0, 1)])
+    places = np.array(
+        [[order.at(epoch * 10_000 + n)[1] * 25 + order.at(epoch * 10_000 + n)[2] for n in range(10_000)] for epoch in (0, 1)]
+    )
     ranks = np.argsort(places, axis=1)
     assert abs(np.corrcoef(ranks[0], ranks[1])[0, 1]) < 0.04  # when a sample is drawn says nothing of when it is next
     assert abs(np.corrcoef(ranks[0], np.arange(10_000))[0, 1]) < 0.04  # nor does where it lies

@@ -1,4 +1,4 @@
-"""Reads what will be needed while other work is done: a thread for each thing, so that a server's answer is not waited for."""
+"""Reads what will be needed while other work is done, a thread for each thing: a server's answer is not waited for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ReadAhead(Generic[T]):
         self.begun: dict[Hashable, Future[T]] = {}
 
     def take(self, keys: Sequence[Hashable], wanted: Mapping[Hashable, Callable[[], T]]) -> Iterator[T]:
-        """The results of `keys`, in order, each once. All that is `wanted` is begun first; what no longer is, is forgotten."""
+        """The results of `keys`, in order, each once. What is `wanted` is begun first, the rest forgotten."""
         self.begun = {key: future for key, future in self.begun.items() if key in wanted}
         for key, action in wanted.items():
             if key not in self.begun:

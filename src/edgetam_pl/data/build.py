@@ -202,9 +202,7 @@ def _other_settings(out: Destination, old: Mapping[str, Any], new: Mapping[str, 
 def _unfinished(out: Destination, jobs: Sequence[Job]) -> list[Job]:
     there = out.names()
     return [
-        job
-        for job in jobs
-        if index_name(job.shard) not in there or out.index(job.shard, settings=job.fingerprint) is None
+        job for job in jobs if index_name(job.shard) not in there or out.index(job.shard, settings=job.fingerprint) is None
     ]
 
 
@@ -253,7 +251,7 @@ def build_shard(cfg: ShardsConfig, job: Job) -> Iterator[str]:
 
 
 def _collect(out: Destination, plan: Plan, writer: IndexWriter) -> tuple[Manifest, list[str]]:
-    """The manifest of all shards, which must all be there, and the first skip of each cause in words; their index is written.
+    """The manifest of all shards, which must all be there, and the first skip of each cause in words. Writes their index.
 
     Indices are read one at a time: together they would fill the memory.
     """

@@ -53,7 +53,7 @@ class Video:
         return number, position - self.windows[number][0]
 
     def places(self, start: int, num_frames: int) -> list[tuple[int, int]]:
-        """(window, frame in it) of the frames from `start` on. The fewest windows are used, and of several that have them all
+        """(window, frame in it) of the frames from `start` on. The fewest windows are used; of several that have all,
         the first one: there they lie nearest to the header, which ends a window, and both are read at once.
 
         Raises:

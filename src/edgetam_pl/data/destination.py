@@ -17,7 +17,7 @@ from edgetam_pl.io.errors import BadSampleError
 
 @dataclass(frozen=True)
 class Destination:
-    """A folder or URL that receives shards. A file that is there is whole: servers show an object when all of it has come."""
+    """A folder or URL that receives shards. A file that is there is whole: servers show objects that have come whole."""
 
     place: str
 

@@ -36,7 +36,15 @@ _BLOCK = 512
 _HIDDEN = 1 << 31
 """Added to the size of a frame on which no object is seen."""
 _SHARD = np.dtype(
-    [("sha256", "V32"), ("bytes", "<u8"), ("at", "<u8"), ("samples", "<u4"), ("members", "<u4"), ("crc32", "<u4"), ("", "V4")]
+    [
+        ("sha256", "V32"),
+        ("bytes", "<u8"),
+        ("at", "<u8"),
+        ("samples", "<u4"),
+        ("members", "<u4"),
+        ("crc32", "<u4"),
+        ("", "V4"),
+    ]
 )
 _SAMPLE = np.dtype([("member", "<u4"), ("frames", "<u2"), ("objects", "<u2"), ("position", "<i4")])
 _MEMBER = np.dtype([("block", "<u4"), ("size", "<u4"), ("crc32", "<u4")])
@@ -155,7 +163,9 @@ class IndexFile:
         """
         mapped = self._mapped
         _, _, at, samples, count, _, _ = mapped[HEAD + shard * _SHARD.itemsize :][: _SHARD.itemsize].view(_SHARD)[0].item()
-        first, frames, objects, position = mapped[at + number * _SAMPLE.itemsize :][: _SAMPLE.itemsize].view(_SAMPLE)[0].item()
+        first, frames, objects, position = (
+            mapped[at + number * _SAMPLE.itemsize :][: _SAMPLE.itemsize].view(_SAMPLE)[0].item()
+        )
         if first + frames >= count:
             raise BadSampleError(Cause.TAR, f"{self.path} is damaged at sample {number} of shard {shard}")
         at += samples * _SAMPLE.itemsize + first * _MEMBER.itemsize

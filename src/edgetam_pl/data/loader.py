@@ -192,7 +192,9 @@ def build_loader(
     window = cfg.shuffle if train else 0
     lanes = cfg.lanes if train else 0
     sources = [
-        open_source(source, number, (num_frames, batch, max_objects), seed=seed, mixed=(window, lanes), world_size=world_size)
+        open_source(
+            source, number, (num_frames, batch, max_objects), seed=seed, mixed=(window, lanes), world_size=world_size
+        )
         for number, source in enumerate(cfg.sources)
     ]
     schedule = Schedule([source.weight for source in cfg.sources], seed=seed, steps=steps, together=accumulate)
@@ -212,7 +214,11 @@ def build_loader(
         views=tuple(views),
     )
     return ShardLoader(
-        dataset, count=steps, workers=cfg.workers, max_skips=cfg.max_skips, prepare=partial(_prepare, replace(cfg, sources=[]))
+        dataset,
+        count=steps,
+        workers=cfg.workers,
+        max_skips=cfg.max_skips,
+        prepare=partial(_prepare, replace(cfg, sources=[])),
     )
 
 

@@ -44,7 +44,9 @@ def set_cache(folder: str, gigabytes: float) -> None:
     """
     if folder:
         if not gigabytes > 0:
-            raise ValueError(f"data.cache_gb is {gigabytes}; give the gigabytes that the cache may take, or data.cache='' for none.")
+            raise ValueError(
+                f"data.cache_gb is {gigabytes}; give the gigabytes that the cache may take, or data.cache='' for none."
+            )
         try:
             import diskcache  # noqa: F401
         except ModuleNotFoundError as error:

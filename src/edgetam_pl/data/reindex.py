@@ -54,7 +54,10 @@ def reindex(place: str, *, processes: int = 1) -> Path:
     addresses = [storage.join(place, record.name) for record in records]
     path = Path(place) / INDEX_FILE
     progress = {"total": len(records), "unit": " shards", "desc": "index", "file": sys.stderr, "disable": len(records) < 2}
-    with index_writer(path, shards=len(records)) as writer, pool(max(min(processes, len(records)), 1), fresh(__name__)) as found:
+    with (
+        index_writer(path, shards=len(records)) as writer,
+        pool(max(min(processes, len(records)), 1), fresh(__name__)) as found,
+    ):
         for record, block in zip(records, tqdm(found.map(_packed, addresses, records), **progress), strict=True):
             writer.add(record, block)
     return path

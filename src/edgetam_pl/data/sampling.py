@@ -63,8 +63,8 @@ class Order:
 
 
 class SpreadOrder:
-    """An endless order like `Order`, for runs of hundreds of ranks: the samples are cut into `lanes` parts for good, position
-    p is drawn from part p mod `lanes`, and each part is shuffled anew in each epoch as a whole.
+    """An endless order like `Order`, for runs of hundreds of ranks: samples are cut into `lanes` parts for good, position p
+    is drawn from part p mod `lanes`, and each part is shuffled anew in each epoch as a whole.
 
     Shards are put in a random order first, so that a part is a random choice of shards, and ranks that draw at the same time
     draw from different ones. Where the samples that all ranks draw at a time divide `lanes`, the ranks of a machine meet

@@ -21,7 +21,13 @@ LANES = 512
 
 
 def open_source(
-    source: DataSource, number: int, shape: tuple[int, int, int], *, seed: int, mixed: tuple[int, int | None], world_size: int
+    source: DataSource,
+    number: int,
+    shape: tuple[int, int, int],
+    *,
+    seed: int,
+    mixed: tuple[int, int | None],
+    world_size: int,
 ) -> Source:
     """A source of the mixture. `shape`: frames of a clip, clips of a batch, objects of a clip, unless the source says.
     `mixed`: shards that are mixed at a time, and lanes."""
@@ -48,9 +54,7 @@ def open_source(
     lanes = (LANES if window and np.count_nonzero(counts) >= 4 * LANES else 0) if lanes is None else lanes
     key = (seed, number, zlib.crc32(source.name.encode()))
     order = SpreadOrder(counts * times, seed=key, lanes=lanes) if lanes else Order(counts * times, seed=key, window=window)
-    return Source(
-        source.name, video, shards, videos.usable, counts, videos.windows, order, batch, max_objects, num_frames
-    )
+    return Source(source.name, video, shards, videos.usable, counts, videos.windows, order, batch, max_objects, num_frames)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import groupby
@@ -196,7 +196,7 @@ class Steps(Dataset[Any]):
         worker = get_worker_info()
         apart = worker.num_workers if worker else 1
         steps = range(step, min(step + apart * (1 + -(-self.read_ahead // source.batch)), len(self.schedule.sources)), apart)
-        wanted: dict[tuple[int, int], Callable[[], Drawn]] = {}
+        wanted: dict[Hashable, Callable[[], Drawn]] = {}
         for number in steps:
             of, begin, far = self._place(number)
             for position in range(begin, begin + self.sources[of].batch):

@@ -149,7 +149,7 @@ def _tell_once(address: str, asked: int) -> None:
     if server not in _no_ranges:
         _no_ranges.add(server)
         _LOG.warning(
-            "%s ignores ranges: it sent %s from its beginning where %d bytes of it were asked for, and does so for each sample. "
+            "%s ignores ranges: it sent %s from its beginning where %d bytes of it were asked for, and so for each sample. "
             "Training goes on, slowly; use a server that knows ranges, or copy the shards to a disk.",
             *(server or address, address, asked),
         )

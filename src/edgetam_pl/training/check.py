@@ -103,6 +103,16 @@ def check_data(cfg: TrainConfig) -> None:
             raise ValueError(f"stage.phases[{number}] (frames={phase.frames}, batch={phase.batch}): {error}") from error
 
 
+def in_this_world(cfg: TrainConfig) -> TrainConfig:
+    """The same configuration with the devices and nodes that torchrun found: machines of an elastic start come and go, and
+    what was given is their largest number. `total_batch` keeps the optimiser's steps what they are."""
+    world, local = (os.environ.get(key, "") for key in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if "TORCHELASTIC_RUN_ID" not in os.environ or not (world.isdigit() and local.isdigit()) or int(world) % int(local):
+        return cfg
+    found = {"devices": int(local), "num_nodes": int(world) // int(local)}
+    return cfg if ranks(cfg) == int(world) else replace(cfg, trainer={**cfg.trainer, **found})
+
+
 def ranks(cfg: TrainConfig) -> int:
     """Processes of the trainer: devices times nodes."""
     given = cfg.trainer.get("devices", 1)

@@ -35,7 +35,7 @@ from edgetam_pl.io.locks import folder_lock
 from edgetam_pl.io.processes import LAUNCHER, follow_launcher
 from edgetam_pl.training.activation_checkpointing import MemoryOptions
 from edgetam_pl.training.best import WEIGHTS, BestWeights, ended_early, save_weights, with_validation
-from edgetam_pl.training.check import check, check_data, with_accumulation
+from edgetam_pl.training.check import check, check_data, in_this_world, with_accumulation
 from edgetam_pl.training.curves import Curves
 from edgetam_pl.training.datamodule import ShardDataModule
 from edgetam_pl.training.distillation import Distillation
@@ -71,6 +71,7 @@ def run(cfg: TrainConfig) -> Path:
         SystemExit: a signal asked for the end (`io.stop`).
     """
     follow_launcher()
+    cfg = in_this_world(cfg)
     check(cfg)
     if cfg.logger.kind == "wandb":
         mode()  # refuses an unknown one

@@ -49,7 +49,7 @@ def submit(cfg: TrainConfig, task: Callable[[TrainConfig], str]) -> str:
 def requeue(job: str) -> None:
     """Put this job of SLURM back into the queue, unless somebody has cancelled it."""
     shown = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, check=False).stdout
-    if "JobState=CANCELLED" in shown:
-        print(f"Job {job} was cancelled; it is not put back into the queue.", flush=True)
+    if any(f"JobState={state}" in shown for state in ("CANCELLED", "COMPLETING")):  # the second while its tasks end
+        print(f"Job {job} was ended by SLURM, which puts it back unless somebody has cancelled it.", flush=True)
     else:
         subprocess.run(["scontrol", "requeue", job], check=True)

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 from edgetam_pl.io import stop
 from edgetam_pl.io.processes import LAUNCHER, follow_launcher
+
+REFUSED = 2
+"""Status of a command that refuses what it was given."""
 
 
 def main(argv: list[str]) -> int:
@@ -30,6 +34,10 @@ def _run(argv: list[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     os.environ[LAUNCHER] = str(os.getpid())
+    # a store for each attempt: in the launcher's own, ranks that are started again find addresses of those that were killed,
+    # and gloo waits for them (torch 2.13)
+    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    _restart_only_what_may_help()
     try:
         torchrun.run(torchrun.parse_args(argv))
     except SignalException as told:  # it has passed the signal on and waited
@@ -43,6 +51,25 @@ def _run(argv: list[str]) -> int:
         print(f"torchrun: rank {rank} ended first ({how}); what it said is above.", file=sys.stderr)
         return 1
     return 0
+
+
+def _restart_only_what_may_help() -> None:
+    """--max-restarts is for ranks that were killed or lost a peer: one that was told to stop has saved, and one that refused
+    its command would refuse it again."""
+    from torch.distributed.elastic.agent.server import WorkerState
+    from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+
+    agent: Any = LocalElasticAgent
+    monitor = agent._monitor_workers
+
+    def monitored(self: Any, group: Any) -> Any:
+        result = monitor(self, group)
+        codes = {failure.exitcode for failure in result.failures.values()}
+        if result.state is WorkerState.FAILED and codes & {REFUSED, stop.TRY_AGAIN}:
+            self._remaining_restarts = 0
+        return result
+
+    agent._monitor_workers = monitored
 
 
 if __name__ == "__main__":
