@@ -16,7 +16,7 @@ STUDENTS = {
     "efficienttam": {"trunk": "vit_tiny", "neck": "single", "trunk_args": {"dim": 32, "heads": 2, "depth": 3, "window": 4}},
     "sam2.1": {
         "trunk": "sam2_hiera_tiny",
-        "trunk_args": {"embed_dim": 16, "stages": [1, 1, 1, 1], "global_att_blocks": [2]},
+        "trunk_args": {"embed_dim": 16, "stages": [1, 1, 2, 1], "global_att_blocks": [3]},
         "pointer_age": True,
         "occlusion_embedding": True,
     },
