@@ -30,7 +30,7 @@ demo: $(READY)  ## the whole job on a CPU, taught by the shipped tracker on real
 	$(BIN)/edgetam demo $(ARGS)
 
 test: $(READY)  ## every test
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -q $(ARGS)
 
 test-parity: $(READY)  ## only the comparisons with the reference models
 	$(BIN)/python -m pytest -n $(WORKERS) -q tests/parity $(ARGS)

@@ -10,6 +10,24 @@ import torch
 
 import edgetam_pl  # noqa: F401  (declares what torchvision needs before anything imports it)
 
+HERE = Path(__file__).parent
+LONGEST = (
+    "exporting/test_targets.py", "system/test_real_input.py", "commands/test_demo.py", "model/test_zoo.py",
+    "training/test_kills.py", "training/test_distributed.py", "exporting/test_run.py", "parity/test_fixtures.py",
+    "test_own_videos.py", "exporting/test_third_backend.py", "training/test_elastic.py", "exporting/test_onnx.py",
+    "sweeps/test_local.py", "training/test_fit.py", "evaluation/test_runner.py", "training/test_validation.py",
+    "io/test_processes.py", "exporting/test_transformers_layout.py", "test_install.py", "test_examples.py",
+)  # fmt: skip
+"""Files that take 20 s or more on a core, about the longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the long files: `make test` gives a file to one worker, and where a long one is left to the end the other
+    workers have nothing to do."""
+    rank = {HERE / name: number for number, name in enumerate(LONGEST)}
+    assert all(path.is_file() for path in rank), "LONGEST names a file that is not there"
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))  # keeps the order within files
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:

@@ -77,6 +77,26 @@ def edgetam(site: Path, folder: Path, *words: str) -> str:
     return result.stdout
 
 
+SEVERAL = """
+import shlex, sys
+from edgetam_pl.commands.main import main
+for line in sys.argv[1:]:
+    print("=====", flush=True)
+    assert main(shlex.split(line)) == 0, line
+"""
+
+
+def edgetam_several(site: Path, folder: Path, *lines: str) -> list[str]:
+    """What each of several commands prints. One process does them all: every start costs seconds of imports."""
+    environment = {**os.environ, "PYTHONPATH": str(site), "WANDB_MODE": "disabled"}
+    command = [sys.executable, "-c", SEVERAL, *lines]
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
+    printed = result.stdout.split("=====\n")[1:]
+    assert len(printed) == len(lines)
+    return printed
+
+
 def test_the_wheel_holds_every_file_that_commands_read(wheel: Path) -> None:
     packed = set(zipfile.ZipFile(wheel).namelist())
     ours = [*(ROOT / "configs").rglob("*.*"), *(ROOT / "shards" / "recipes").glob("*.yaml")]
@@ -88,14 +108,7 @@ def test_the_wheel_holds_every_file_that_commands_read(wheel: Path) -> None:
 
 @pytest.mark.slow
 def test_the_wheel_works_from_another_folder(site: Path, tmp_path: Path) -> None:
-    where = edgetam(site, tmp_path, "show", "model=toy")
-    assert "memory_attention" in where
-    assert "sav" in edgetam(site, tmp_path, "shards", "--help")
-    for kind, frames in (("video", 8), ("image", 1)):
-        words = ("source=toy", f"out=runs/toy/{kind}", "clips=32", f"frames={frames}", "size=64", "objects=2", "processes=1")
-        edgetam(site, tmp_path, "shards", *words)
-    quiet = ("logger=none", "dry_run=true")
-    assert "toy" in edgetam(site, tmp_path, "train", "model=toy", "stage=toy_video", *quiet)
+    assert "memory_attention" in edgetam(site, tmp_path, "show", "model=toy")
     save = (
         "import edgetam_pl as et; from edgetam_pl.weights import save_official; save_official(et.load_model('toy'), 'x.pt')"
     )
@@ -104,7 +117,19 @@ def test_the_wheel_works_from_another_folder(site: Path, tmp_path: Path) -> None
     stage1 = tmp_path / "runs" / "toy" / "stage1"
     stage1.mkdir(parents=True)
     shutil.move(tmp_path / "x.pt", stage1 / "weights.pt")
-    assert "tab3b_global" in edgetam(site, tmp_path, "train", "experiment=tab3b_global", "scale=toy", *quiet)
+    toy, quiet = "clips=32 size=64 objects=2 processes=1", "logger=none dry_run=true"
+    recipes, _, _, alone, after_stage1 = edgetam_several(
+        site,
+        tmp_path,
+        "shards --help",
+        f"shards source=toy out=runs/toy/video frames=8 {toy}",
+        f"shards source=toy out=runs/toy/image frames=1 {toy}",
+        f"train model=toy stage=toy_video {quiet}",
+        f"train experiment=tab3b_global scale=toy {quiet}",
+    )
+    assert "sav" in recipes
+    assert "toy" in alone
+    assert "tab3b_global" in after_stage1
 
 
 def test_a_users_own_files_win_and_are_named(site: Path, tmp_path: Path) -> None:
@@ -113,12 +138,18 @@ def test_a_users_own_files_win_and_are_named(site: Path, tmp_path: Path) -> None
     (tmp_path / "configs" / "model" / "mine.yaml").write_text("name: mine\nimage_size: 96\n")
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "first.yaml").write_text("model: mine\nstage: toy_video\n")
-    shown = edgetam(site, tmp_path, "show", "model=toy", "--cfg", "job")
+    shown, first, packed = edgetam_several(
+        site,
+        tmp_path,
+        "show model=toy --cfg job",
+        "train experiment=first --cfg job",
+        "show model=edgetam_1block --cfg job",
+    )
     assert "image_size: 64" in shown
     assert "# configs/model/toy.yaml of this folder" in shown
     assert "mine.yaml of this folder" not in shown
-    assert "image_size: 96" in edgetam(site, tmp_path, "train", "experiment=first", "--cfg", "job")
-    assert "memory_blocks: 1" in edgetam(site, tmp_path, "show", "model=edgetam_1block", "--cfg", "job")
+    assert "image_size: 96" in first
+    assert "memory_blocks: 1" in packed
 
 
 def test_the_words_for_a_missing_extra_work_without_an_index(site: Path, tmp_path: Path) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from exported import tiny
+from smallest import SMALL
 from torch import Tensor
 
+from edgetam_pl.commands.compose import composed
 from edgetam_pl.commands.main import main
-from edgetam_pl.config import ExportConfig, GateConfig
+from edgetam_pl.config import ExportConfig
 from edgetam_pl.exporting.backend import Backend, ProgramFacts
 from edgetam_pl.exporting.backends import BACKENDS
 from edgetam_pl.exporting.client import PackagedTracker
@@ -65,7 +68,10 @@ class Loaded:
 
 # --- what comes of it -----------------------------------------------------------------------------------------------------
 
-QUICK = GateConfig(frames=4, short_frames=4)
+WORDS = (
+    "model=toy", *SMALL, "model.memory_blocks=1", "model.compressor.depth=1", "weights=random", "backend=pt2",
+    "+options.strict=false", "gate.frames=4", "gate.short_frames=4",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +85,7 @@ def registered() -> object:
 def packages(registered: object, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Made by the command itself, as a user would type it."""
     out = tmp_path_factory.mktemp("export") / "packages"
-    words = ["model=toy", "weights=random", "backend=pt2", "+options.strict=false", f"out={out}"]
-    assert main(["export", *words, "gate.frames=4", "gate.short_frames=4"]) == 0
+    assert main(["export", *WORDS, f"out={out}"]) == 0
     return out
 
 
@@ -106,16 +111,22 @@ def test_its_packages_run_in_the_loop(packages: Path) -> None:
     assert features.f16.shape == (1, manifest.loop.dim, manifest.loop.feature, manifest.loop.feature)
 
 
-def test_the_gate_refuses_it_like_any_other(registered: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gate_refuses_it_like_any_other(packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def convert(self: TorchPrograms, parts: Sequence[Part], folder: Path, config: ExportConfig) -> tuple[Saved, ...]:
+        """The same model's files, which are there already."""
+        names = [f"{part.name}{self.suffix}" for part in parts]
+        return tuple(Saved(part, shutil.copyfile(packages / name, folder / name)) for part, name in zip(parts, names))
+
     def forgetful(self: TorchPrograms, saved: Saved, *, rounded: bool) -> Program:
         program = Loaded(saved.path, saved.part)
         if saved.part.role != "track_step":
             return program
         return lambda inputs: program({**inputs, "obj_ptr_valid": inputs["obj_ptr_valid"] * 0})
 
+    monkeypatch.setattr(TorchPrograms, "convert", convert)
     monkeypatch.setattr(TorchPrograms, "load", forgetful)
     with pytest.raises(ExportRefused, match="EdgeTAMTrackStep"):
-        run(ExportConfig(model=tiny(), weights="random", backend="pt2", out=str(tmp_path / "out"), gate=QUICK))
+        run(composed(ExportConfig, command="export", overrides=[*WORDS, f"out={tmp_path / 'out'}"])[0])
     assert not (tmp_path / "out").exists()
 
 

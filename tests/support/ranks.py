@@ -6,6 +6,8 @@ Every rank notes at each step what it drew, in PATH.rankN. A run that was told t
 
 from __future__ import annotations
 
+from edgetam_pl.commands import begin  # noqa: F401  # isort: skip  (first, as in `edgetam`: what is not needed is not imported)
+
 import json
 import os
 import signal

@@ -219,7 +219,8 @@ class Demo:
         refused: list[str] = []
         for precision in ("fp16", "fp32"):
             words = [f"model={self.student}", f"weights={self.weights('finetune')}", f"out={self.out / 'packages'}"]
-            cfg, _ = composed(ExportConfig, command="export", overrides=[*words, f"precision={precision}"])
+            words += [f"precision={precision}", *self.sizes("export")]
+            cfg, _ = composed(ExportConfig, command="export", overrides=words)
             try:
                 report = export_packages(cfg)
             except ExportRefused as refusal:
@@ -439,6 +440,7 @@ _SMOKE = {
     "shards_pasted": ["clips=4", "frames=4", "size=64", "objects=2", "window=4", "stride=4", "processes=1"],
     "shards_chair": ["short_side=64", "processes=1"],
     "shards_pictures": ["short_side=64", "processes=1"],
+    "export": ["gate.frames=4", "gate.short_frames=4"],
     **{
         name: ["stage.optim.warmup=0", "stage.optim.cooldown=0", "stage.phases=" + phases]
         for name, phases in {
