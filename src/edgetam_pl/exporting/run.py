@@ -179,9 +179,11 @@ def export_packages(
         report.estimate = estimate(saved, loop, backend, precision=precision, blocks=blocks)
         manifest = _manifest(cfg, backend, saved, loop, draft, checkpoint, checkpoint_sha256, report)
         contract.write(manifest, draft)
-        write_text(draft / README, readme(manifest, backend.usage(manifest)))
+        usage = backend.usage(manifest)
         if cfg.target == web.WEB:
             web.write_page(draft, web.check(cfg), cfg)
+            usage = web.USAGE
+        write_text(draft / README, readme(manifest, usage, phone=cfg.target != web.WEB))
         clock.lap("write")
         write_json(draft / REPORT, dataclasses.asdict(report), indent=1)
     return report

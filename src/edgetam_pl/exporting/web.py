@@ -1,7 +1,7 @@
 """target=web: a page, its client in plain JavaScript and onnxruntime-web beside the ONNX parts, for any static server.
 
-The page asks no host but its own. The client (`templates/web`) plays the manifest as `client.py` does; style, colours and the
-layout of saved masks are those of `edgetam app`.
+The page asks no host but its own. The client (`templates/web`) plays the manifest as `client.py` does; style, colours and
+the layout of saved masks are those of `edgetam app`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from edgetam_pl.io.overlay import COLOURS
 
 WEB = "web"
 """Value of `target=`."""
-PACKAGE = "onnxruntime-web"
+PACKAGE, TRIED = "onnxruntime-web", "1.30"
+"""What the browser needs, and the version that was tried."""
 PAGE, RUNTIME, EXAMPLE = "page.json", "ort", "example"
 """The page's settings, and the folders of onnxruntime-web and of the example clip."""
 
@@ -35,6 +36,13 @@ _RUNTIME_FILES = (
     "ort-wasm-simd-threaded.wasm",
 )
 EXAMPLE_RATE = 25
+USAGE = """## In a browser
+
+Serve this folder by any static server and open it; it asks no other host. `edgetam app --web DIR` serves it with the headers
+`Cross-Origin-Opener-Policy: same-origin` and `Cross-Origin-Embedder-Policy: require-corp`, which give WebAssembly its
+threads; without them the page says so and uses one. `session.js` and `bank.js` are the loop, for a page of your own.
+"""
+"""The section of the packages' README."""
 
 
 def check(cfg: ExportConfig) -> Path:
@@ -64,8 +72,8 @@ def runtime_folder(given: str = "") -> Path:
     folder = package / "dist" if (package / "dist").is_dir() else package
     if missing := [name for name in _RUNTIME_FILES if not (folder / name).is_file()]:
         raise ValueError(
-            f"{folder} lacks {', '.join(missing)}; target={WEB} takes the files of {PACKAGE} 1.30 (others may name them otherwise): "
-            f"{cure}."
+            f"{folder} lacks {', '.join(missing)}; target={WEB} takes the files of {PACKAGE} {TRIED}, and other versions "
+            f"may name them otherwise: {cure}."
         )
     return folder
 
