@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +42,7 @@ class Visitor:
         self.failures: list[str] = []
         self.hosts: set[str] = set()
         page.on("pageerror", lambda error: self.failures.append(str(error)))
-        page.on("request", lambda request: self.hosts.add(request.url.split(":")[0] + ":" + request.url.split("/")[2]))
+        page.on("request", lambda request: self.hosts.add(urlsplit(request.url.removeprefix("blob:")).netloc))
         page.goto(url)
 
     def until(self, test: Callable[[], object], seconds: float = 240) -> None:

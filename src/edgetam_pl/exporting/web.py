@@ -113,7 +113,6 @@ def write_page(folder: Path, runtime: Path, cfg: ExportConfig) -> None:
             "name": example_clip.CLIP,
             "rate": EXAMPLE_RATE,
             "files": [f"{EXAMPLE}/{path.name}" for path in sorted(example_clip.FRAMES.glob("*.jpg"))],
-            "note": "The example is a chair of PUMaVOS (CC BY 4.0, example/ATTRIBUTION.md).",
         },
     }
     write_json(folder / PAGE, settings, indent=None)

@@ -230,7 +230,6 @@ try {
   low = manifest.loop.size / 4;
   $('device').textContent = `${page.model}, ${manifest.loop.size} pixels, on ${device}.`;
   $('notes').textContent = [page.note, ...notes].filter(Boolean).join(' ');
-  $('example-note').textContent = page.example.note;
   settings = page;
 } catch (error) {
   $('device').textContent = '';

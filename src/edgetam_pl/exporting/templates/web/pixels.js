@@ -1,16 +1,21 @@
 // Frames in, masks out: the resampling of training and evaluation, so that masks equal those of the Python client.
 
-// Weights of one axis of a resize, as torch's and Pillow's antialiased bicubic: for each output, where its inputs begin and
-// what each counts.
+// Weights of one axis of a resize, as torch's antialiased bicubic of bytes: for each output, where its inputs begin and what
+// each counts, in whole numbers of 1 / 2 ** precision.
 function taps(from, to) {
   const scale = from / to, stretch = Math.max(scale, 1), support = 2 * stretch;
-  return Array.from({length: to}, (_, i) => {
+  const exact = Array.from({length: to}, (_, i) => {
     const centre = (i + 0.5) * scale;
     const first = Math.max(Math.trunc(centre - support + 0.5), 0), end = Math.min(Math.trunc(centre + support + 0.5), from);
-    const weights = Float32Array.from({length: end - first}, (_, j) => cubic((first + j + 0.5 - centre) / stretch));
+    const weights = Array.from({length: end - first}, (_, j) => cubic((first + j + 0.5 - centre) / stretch));
     const sum = weights.reduce((a, b) => a + b);
     return {first, weights: weights.map(weight => weight / sum)};
   });
+  const most = exact.reduce((most, {weights}) => Math.max(most, ...weights), 0);
+  let precision = 0;  // the largest with which every weight fits into 16 bits
+  while (precision < 22 && Math.trunc(0.5 + most * 2 ** (precision + 1)) < 2 ** 15) precision++;
+  const whole = weight => Math.trunc(weight * 2 ** precision + (weight < 0 ? -0.5 : 0.5));
+  return {precision, axis: exact.map(({first, weights}) => ({first, weights: Int32Array.from(weights, whole)}))};
 }
 
 function cubic(x) {  // a = -0.5
@@ -23,18 +28,18 @@ export function resized(rgba, width, height, side) {
   const rows = new Uint8ClampedArray(3 * height * side);  // (3, height, S); bytes, rounded, between the two passes
   const across = taps(width, side), down = taps(height, side);
   for (let c = 0; c < 3; c++) for (let y = 0; y < height; y++) for (let x = 0; x < side; x++) {
-    const {first, weights} = across[x];
-    let sum = 0;
+    const {first, weights} = across.axis[x];
+    let sum = 1 << (across.precision - 1);
     for (let j = 0, at = 4 * (y * width + first) + c; j < weights.length; j++, at += 4) sum += weights[j] * rgba[at];
-    rows[(c * height + y) * side + x] = sum;
+    rows[(c * height + y) * side + x] = sum >> across.precision;
   }
   const bytes = new Uint8ClampedArray(3 * side * side);
   for (let c = 0; c < 3; c++) for (let y = 0; y < side; y++) {
-    const {first, weights} = down[y];
+    const {first, weights} = down.axis[y];
     for (let x = 0; x < side; x++) {
-      let sum = 0;
+      let sum = 1 << (down.precision - 1);
       for (let j = 0, at = (c * height + first) * side + x; j < weights.length; j++, at += side) sum += weights[j] * rows[at];
-      bytes[(c * side + y) * side + x] = sum;
+      bytes[(c * side + y) * side + x] = sum >> down.precision;
     }
   }
   return Float32Array.from(bytes);
