@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import random
 import re
 from collections.abc import Iterator
@@ -235,7 +236,9 @@ def test_masks_are_enlarged_as_for_the_python_client(modules: Visitor) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model, exported with target=web."""
+    """A small model, exported with target=web; EDGETAM_WEB_SITE names another folder to be tried instead."""
+    if ready := os.environ.get("EDGETAM_WEB_SITE"):
+        return Path(ready)
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package)
     try:
@@ -298,7 +301,7 @@ def test_a_click_on_the_example_gives_the_masks_of_the_python_client(visitor: Vi
     found = visitor.masks(tmp_path)
     assert len(found) >= 32
     expected = python_masks(folder, clip.frames[:32], prompt_of([place], [FOREGROUND]))
-    assert all(0.01 < mask.mean() < 0.99 for mask in expected)  # masks that say something
+    assert all(0.005 < mask.mean() < 0.99 for mask in expected)  # masks that say something
     assert min(iou(found[t] == 1, expected[t]) for t in range(32)) > 0.99
 
 
