@@ -95,6 +95,10 @@ class ExportConfig:
     """Folder of the packages, written only when the gate has passed."""
     backend: str = "coreml"
     """Format of the packages, by its name in exporting/backends.py: coreml | coreai | executorch | onnx."""
+    target: str = choice("packages", "web")
+    """packages | web (backend=onnx): a folder with a page that tracks in the browser, for any static server."""
+    ort_web: str = ""
+    """Folder of onnxruntime-web, for target=web; empty: the one in node_modules, as node would find it."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options that this format alone has (exporting/backend.py), e.g. +options.KEY=VALUE; the formats here have none."""
     name: str = "EdgeTAM"
@@ -118,7 +122,7 @@ class ExportConfig:
     num_pointers: int = 16
     """Object pointer slots."""
     golden: bool = True
-    """Write golden inputs and outputs, for validate_on_mac.py."""
+    """Write golden inputs and outputs, for validate_on_mac.py (not with target=web)."""
     gate: GateConfig = field(default_factory=GateConfig)
     """What the packages must show."""
     seed: int = 0

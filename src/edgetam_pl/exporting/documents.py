@@ -10,11 +10,12 @@ from edgetam_pl.io import templates
 render = partial(templates.render, "edgetam_pl.exporting")
 
 
-def readme(manifest: Manifest, usage: str) -> str:
+def readme(manifest: Manifest, usage: str, *, phone: bool = True) -> str:
     """The README of the packages, for the developer of the app: what the files are, the loop, how to use and measure it.
 
     Args:
         usage: the section of the format (`Backend.usage`).
+        phone: say how speed is measured on a phone.
     """
     target = ", ".join(word for word in (manifest.backend, manifest.precision, manifest.system) if word)
-    return render("README.md.jinja", manifest=manifest, spec=manifest.loop, target=target, usage=usage.strip())
+    return render("README.md.jinja", manifest=manifest, spec=manifest.loop, target=target, usage=usage.strip(), phone=phone)

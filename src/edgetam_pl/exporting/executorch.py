@@ -1,4 +1,4 @@
-"""ExecuTorch: parts to `.pte` programs by XNNPACK, the CPU path of Android and iOS, executed here by ExecuTorch's own runtime."""
+"""ExecuTorch: parts to `.pte` programs by XNNPACK, the CPU path of Android and iOS, executed here by its own runtime."""
 
 from __future__ import annotations
 

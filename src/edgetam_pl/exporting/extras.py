@@ -17,7 +17,6 @@ def install_words(extra: str = "export") -> str:
     return f"pip install 'edgetam-pl[{extra}]'"
 
 
-
 class MissingExtra(ValueError):
     """A package that only export needs is not installed."""
 

@@ -1,4 +1,4 @@
-"""Half precision for formats whose converter has none: a torch.export program whose arithmetic is fp16, angles and norms excepted."""
+"""Half precision for converters that have none: a torch.export program in fp16, but for angles and norms."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class _Half(nn.Module):
                     owner = self.program.get_submodule(".".join(path))
                     value = getattr(owner, name)
                     if value.is_floating_point():
-                        half = value.half()
-                        setattr(owner, name, nn.Parameter(half, requires_grad=False) if isinstance(value, nn.Parameter) else half)
+                        kept = isinstance(value, nn.Parameter)
+                        setattr(owner, name, nn.Parameter(value.half(), requires_grad=False) if kept else value.half())
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         results = _Casting(self.program, self.kept).run(*inputs)

@@ -16,6 +16,7 @@ from torch import nn
 from edgetam_pl.build import RANDOM, load_model, stride_of
 from edgetam_pl.config import ExportConfig
 from edgetam_pl.exporting import manifest as contract
+from edgetam_pl.exporting import web
 from edgetam_pl.exporting.adapters import flatten, loop_of, prepared
 from edgetam_pl.exporting.backend import Backend
 from edgetam_pl.exporting.backends import backend_of
@@ -102,6 +103,8 @@ def suitable(cfg: ExportConfig, out: Path) -> tuple[Backend, str]:
     precision = backend.precision(cfg)
     for package in backend.needs:
         require(package, backend.extra)
+    if cfg.target == web.WEB:
+        web.check(cfg)
     if stride_of(cfg.model) != 16:
         raise ValueError(
             f"{cfg.model.name} has patches of {stride_of(cfg.model)} pixels, and the exported loop is made for a stride of "
@@ -173,7 +176,7 @@ def export_packages(
             raise ExportRefused(_refusal(verdict.failures, refused, precision, cfg.compression), report)
         # write what belongs to the packages; the folder gets its name when this block ends
         note("golden files, manifest")
-        if cfg.golden:
+        if cfg.golden and cfg.target != web.WEB:  # nobody validates on a Mac what runs in a browser
             clip = draw(cfg.gate.frames, loop.size, seed=cfg.gate.seed)
             write_golden(draft, found, clip, rollouts.expected, short_frames=cfg.gate.short_frames)
             shutil.copyfile(Path(__file__).with_name(VALIDATOR), draft / VALIDATOR)
@@ -181,7 +184,11 @@ def export_packages(
         report.estimate = estimate(saved, loop, backend, precision=precision, blocks=blocks)
         manifest = _manifest(cfg, backend, saved, loop, draft, checkpoint, checkpoint_sha256, report)
         contract.write(manifest, draft)
-        write_text(draft / README, readme(manifest, backend.usage(manifest)))
+        usage = backend.usage(manifest)
+        if cfg.target == web.WEB:
+            web.write_page(draft, web.check(cfg), cfg)
+            usage = web.USAGE
+        write_text(draft / README, readme(manifest, usage, phone=cfg.target != web.WEB))
         clock.lap("write")
         write_json(draft / REPORT, dataclasses.asdict(report), indent=1)
     return report
