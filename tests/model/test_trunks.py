@@ -15,7 +15,7 @@ from zoo import TINY, config, lively
 from edgetam_pl.build import build_model
 from edgetam_pl.commands.compose import model_config
 from edgetam_pl.model.image_encoder import FPN, SingleLevel
-from edgetam_pl.model.trunks import TRUNKS, ChannelScale, Trunk, build_trunk
+from edgetam_pl.model.trunks import SAM3, TRUNKS, ChannelScale, Trunk, build_trunk
 from edgetam_pl.model.vit import Block, DropPath, PlainViT
 from edgetam_pl.types import Prompts, Recall
 from edgetam_pl.weights import load_into, save_official
@@ -44,7 +44,7 @@ def test_nothing_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("timm.models._builder.load_pretrained", refuse)
     with torch.device("meta"):
         for name in TRUNKS:
-            build_trunk(name, single=False, drop_path=0.0, args={})
+            build_trunk(name, single=name == SAM3, drop_path=0.0, args={})
 
 
 def test_depthwise_1x1_convolutions_are_computed_as_scales() -> None:

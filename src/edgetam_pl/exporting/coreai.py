@@ -1,4 +1,4 @@
-"""Core AI, the successor of Core ML: parts to `.aimodel` assets, executed here by Apple's CPU runtime, which runs on Linux."""
+"""Core AI, the successor of Core ML: parts to `.aimodel` assets, executed here by Apple's runtime for the CPU on Linux."""
 
 from __future__ import annotations
 

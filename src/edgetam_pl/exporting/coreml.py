@@ -157,8 +157,8 @@ def compress(model: Any, kind: str) -> Any:
 
 
 def order_entries(package: Path) -> None:
-    """Write the program of a package once more with its tables in order: protobuf leaves it to chance, and equal weights should
-    give equal files."""
+    """Write the program of a package once more with its tables in order: protobuf leaves that to chance, and equal weights
+    should give equal files."""
     ct = require("coremltools")
     (path,) = package.glob("Data/*/model.mlmodel")
     program = ct.proto.Model_pb2.Model()
