@@ -235,15 +235,18 @@ def test_a_trial_that_is_preempted_is_no_failure_and_goes_on(here: dict[str, str
         runner = Runner(read_sweep(here / "sweep.yaml"), here / "out", jobs, poll=0.5)
         print([outcome.status for outcome in runner.run()])
     """
-    runner = subprocess.Popen([sys.executable, "-c", program], env=here, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", program]
+    runner = subprocess.Popen(command, env=here, stdout=subprocess.PIPE, text=True)
     try:
         until("the trial begins", lambda: list((tmp_path / "out").rglob("begun")))
         other = ask(here, "sbatch", "--parsable", "--partition=high", "--ntasks=8", "--output=/dev/null", "--wrap=sleep 2")
         assert ended(here, other) == "COMPLETED"
         printed, _ = runner.communicate(timeout=PATIENCE)
-        assert "['finished']" in printed
     finally:
         runner.kill()
+    assert "['interrupted']" in printed  # no failure: the same command goes on with it
+    again = subprocess.run(command, env=here, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert "['finished']" in again.stdout, again.stderr[-2000:]
 
 
 @pytest.mark.parametrize("who", ["the trial is told to stop", "sbatch is killed"])
