@@ -44,7 +44,7 @@ def test_nothing_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("timm.models._builder.load_pretrained", refuse)
     with torch.device("meta"):
         for name in TRUNKS:
-            build_trunk(name, single=name == SAM3, drop_path=0.0, args={})
+            build_trunk(name, single=name == SAM3, drop_path=0.0, args={"image_size": 1008} if name == SAM3 else {})
 
 
 def test_depthwise_1x1_convolutions_are_computed_as_scales() -> None:
