@@ -76,7 +76,7 @@ class Run:
             return None
         time.sleep(kill.later)
         # a process that has not come to its first line yet cannot answer; it is waited for, as it is not what is tested
-        while (target := self._target(kill.whom)) is not None and not _hears(target):
+        while (target := self._target(kill)) is not None and not _hears(target):
             time.sleep(0.05)
         if target is None:
             return None
@@ -116,10 +116,11 @@ class Run:
     def _lines(self) -> int:
         return len(read_lines(self.out / "curves.jsonl"))
 
-    def _target(self, whom: str) -> int | None:
-        """The process to kill: the launcher; or a rank that it started, once there is one."""
+    def _target(self, kill: Kill) -> int | None:
+        """The process to kill: the launcher; or a rank that it started, once there is one. Rank 0 exports alone, and it is
+        Lightning's launcher."""
         while self.process.poll() is None:
-            if whom != "rank":
+            if kill.whom != "rank" or (kill.moment == "export" and self.by == "lightning"):
                 return self.process.pid
             ranks = [pid for pid, line in self._processes().items() if " train " in line]
             if ranks := sorted(pid for pid in ranks if pid != self.process.pid):
