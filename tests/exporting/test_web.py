@@ -155,7 +155,7 @@ def test_the_command_refuses_a_folder_without_a_page_and_a_second_model(
 
 
 @pytest.fixture(scope="module")
-def modules(bare: Path, browser: Any) -> Iterator[Visitor]:
+def modules(browser: Any, bare: Path) -> Iterator[Visitor]:
     """The client's modules in a browser; there is no model to load."""
     with served(bare) as url:
         yield Visitor(browser.new_page(), url)
@@ -251,7 +251,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def visitor(folder: Path, browser: Any) -> Iterator[Visitor]:
+def visitor(browser: Any, folder: Path) -> Iterator[Visitor]:
     with served(folder) as url:
         visitor = Visitor(browser.new_page(viewport=VIEW), url)
         visitor.idle()
@@ -387,7 +387,7 @@ def test_pictures_of_other_sizes_are_refused(visitor: Visitor, tmp_path: Path) -
     assert visitor.text("track-error") == "Frame 2 is 32 x 48, the first one 64 x 48; a video has frames of one size."
 
 
-def test_a_server_without_the_headers_costs_threads_and_the_page_says_so(folder: Path, browser: Any) -> None:
+def test_a_server_without_the_headers_costs_threads_and_the_page_says_so(browser: Any, folder: Path) -> None:
     with served(folder, {}) as url:
         visitor = Visitor(browser.new_page(viewport=VIEW), url)
         visitor.idle()
