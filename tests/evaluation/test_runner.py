@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from oracle import Oracle, Scene, tell_the_truth
+from smallest import SMALL
 
 from edgetam_pl.build import load_model
 from edgetam_pl.commands.compare import Comparison
@@ -111,7 +112,7 @@ def test_ranks_share_the_sequences_and_the_first_reports(tmp_path: Path, monkeyp
 
 
 def test_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
-    model = composed(EvaluateConfig, command="evaluate", overrides=["model=toy"])[0].model
+    model = composed(EvaluateConfig, command="evaluate", overrides=["model=toy", *SMALL])[0].model
     data = open_data("toy", "toy:5:2", toy_size=64)
     job = Job(Recipe.of("vos", data.rule), data, tmp_path / "one", partial(load_model, model, "random", seed=0), threads=1)
     one = evaluate(job, devices=CPU)

@@ -7,6 +7,7 @@ give TRY_AGAIN, USR1 and USR2 are passed on as SIGTERM is, and ranks end with th
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Any
 
@@ -44,9 +45,11 @@ def _run(argv: list[str]) -> int:
         print(f"torchrun: {told}; the same command continues.", file=sys.stderr)
         return stop.TRY_AGAIN
     except ChildFailedError as error:
-        if {failure.exitcode for failure in error.failures.values()} == {stop.TRY_AGAIN}:
-            return stop.TRY_AGAIN
         rank, failure = error.get_first_failure()
+        # torchrun ends the other ranks when the first has ended; one that was about to end itself may still fall to that
+        codes = {each.exitcode for each in error.failures.values()}
+        if failure.exitcode == stop.TRY_AGAIN and codes <= {stop.TRY_AGAIN, -signal.SIGTERM, -signal.SIGKILL}:
+            return stop.TRY_AGAIN
         how = f"killed by {failure.signal_name()}" if failure.exitcode < 0 else f"status {failure.exitcode}"
         print(f"torchrun: rank {rank} ended first ({how}); what it said is above.", file=sys.stderr)
         return 1
