@@ -33,6 +33,16 @@ def test_only_what_may_help_is_started_again(tmp_path: Path, status: int, starts
     assert max(len((tmp_path / f"started{rank}").read_text()) for rank in range(2)) == starts
 
 
+def test_a_rank_that_torchrun_ends_after_another_has_saved_is_no_failure(tmp_path: Path) -> None:
+    """Rank 1 was told to stop and is done; rank 0, as good as done, falls to the SIGTERM that torchrun then sends."""
+    (tmp_path / "rank.py").write_text(
+        "import os, signal, sys, time\nsignal.signal(signal.SIGTERM, signal.SIG_DFL)\n"
+        f"sys.exit({TRY_AGAIN}) if os.environ['RANK'] == '1' else time.sleep(60)\n"
+    )
+    done = subprocess.run([*TORCHRUN, str(tmp_path / "rank.py")], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == TRY_AGAIN, done.stderr
+
+
 MEET = """
 import os, signal, sys
 import torch.distributed as dist

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from edgetam_pl.compat import lean_torchmetrics
 from edgetam_pl.io import stop
 
 STOPPABLE = ("train", "shards", "evaluate", "export", "trial", "sweep")
@@ -13,7 +12,6 @@ STOPPABLE = ("train", "shards", "evaluate", "export", "trial", "sweep")
 TOGETHER = "train"
 """The one of them whose ranks wait for one another."""
 
-lean_torchmetrics.install()
 
 if sys.argv[1:2] and sys.argv[1] in STOPPABLE:
     stop.install(together=sys.argv[1] == TOGETHER)

@@ -35,7 +35,7 @@ class CoreAI(Backend):
     needs = ("coreai_torch",)
     tested = {"coreai_torch": ((0, 4), (0, 4)), "torch": ((2, 8), (2, 13))}  # noqa: RUF012
     default_precision = "fp16"
-    choices = Backend.choices | {"multifunction": (False, True)}
+    choices = {**Backend.choices, "multifunction": (False, True)}  # noqa: RUF012
     volatile = ("metadata.json",)  # the time of the save
     device = "Apple hardware; executed by Core AI's CPU runtime on Linux"
 

@@ -26,7 +26,7 @@ class ExecuTorch(Backend):
     extra = "executorch"
     needs = ("executorch",)
     tested = {"executorch": ((1, 5), (1, 5))}  # noqa: RUF012
-    choices = Backend.choices | {"precision": ("auto", "fp32")}
+    choices = {**Backend.choices, "precision": ("auto", "fp32")}  # noqa: RUF012
     device = "a phone; executed by ExecuTorch's runtime with XNNPACK on Linux"
 
     def convert(self, parts: Sequence[Part], folder: Path, config: ExportConfig) -> tuple[Saved, ...]:
