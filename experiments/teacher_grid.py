@@ -1,7 +1,7 @@
 """Does a teacher of another grid teach as well as one of the student's own? One process, minutes on a CPU core.
 
 Two teachers of one design and one budget, at 64 px (4 x 4 tokens) and at 96 px (6 x 6), and students at 64 px that learn
-from the first or from the second: three seeds each, the same clips, prompts and steps. Students have their teachers'
+from the first, from the second, or from none: five seeds each, the same clips, prompts and steps. Students have their teachers'
 design: reading a compressed memory takes a smaller one longer to learn than there is time for here. Scored on clips that
 nothing was trained on: mean IoU of the masks of frames 1, 2, ... after the mask of frame 0 was given.
     python experiments/teacher_grid.py [OUT]      writes OUT (default: experiments/results/004-teacher-grid/scores.json)
@@ -31,6 +31,7 @@ from edgetam_pl.training.track_batch import Teacher, encode_frames, track_object
 from edgetam_pl.types import VideoBatch
 
 SIDE, LARGER, FRAMES, OBJECTS, BATCH = 64, 96, 2, 2, 4
+SEEDS = 5
 TEACHER_STEPS, STUDENT_STEPS, CLIPS, HELD_OUT = 150, 120, 96, 12
 SMALL = "trunk_args={embed_dim:[12,24,48,96],depth:[1,1,2,1]}"
 
@@ -117,13 +118,13 @@ def main() -> None:
         out.write_text(json.dumps({"iou": scores, **settings, "held_out_clips": HELD_OUT, "cpu_seconds": seconds}, indent=1))
         print(name, scores[name], f"{seconds} s", flush=True)
 
-    teachers = {}
+    teachers: dict[str, Teacher | None] = {"untaught": None}
     for side in (SIDE, LARGER):
         model = model_of(0, taught.model, side)
         train(model, taught.stage, clips, steps=TEACHER_STEPS, seed=0, teacher=None)
         note(f"teacher_{side}", score(model, held_out))
         teachers[f"taught_by_{side}"] = Teacher(model, f"toy_teacher at {side} px", "")
-    for seed in (1, 2, 3):
+    for seed in range(1, SEEDS + 1):
         for name, teacher in teachers.items():
             model = model_of(seed, student.model, SIDE)
             train(model, student.stage, clips, steps=STUDENT_STEPS, seed=seed, teacher=teacher)
