@@ -1,9 +1,9 @@
 """Does a teacher of another grid teach as well as one of the student's own? One process, minutes on a CPU core.
 
 Two teachers of one design and one budget, at 64 px (4 x 4 tokens) and at 96 px (6 x 6), and students at 64 px that learn
-from the first, from the second, or from none: five seeds each, the same clips, prompts and steps. Students have their teachers'
-design: reading a compressed memory takes a smaller one longer to learn than there is time for here. Scored on clips that
-nothing was trained on: mean IoU of the masks of frames 1, 2, ... after the mask of frame 0 was given.
+from the first, from the second, or from none: five seeds each, the same clips, prompts and steps. Students have their
+teachers' design: reading a compressed memory takes a smaller one longer to learn than there is time for here. Scored on
+clips that nothing was trained on: mean IoU of the masks of frames 1, 2, ... after the mask of frame 0 was given.
     python experiments/teacher_grid.py [OUT]      writes OUT (default: experiments/results/004-teacher-grid/scores.json)
 """
 
