@@ -35,6 +35,10 @@ INDIRECT = {
     "torchvision": "timm imports it",
     "scikit-learn": "coremltools makes palettes with it",
     "onnxscript": "torch.onnx writes with it",
+    "coreai-torch": "exporting/coreai.py imports it by name, where it is asked for",
+    "executorch": "exporting/executorch.py imports it by name, where it is asked for",
+    "torchao": "executorch needs this version",
+    "s3fs": "fsspec reads and writes s3:// with it",
 }
 """Declared, not imported by us, and why."""
 

@@ -105,4 +105,4 @@ def test_a_class_that_is_never_visible_is_named_and_left_out(tmp_path: Path, cap
     for path in (root / "masks" / "clip1").iterdir():
         write_labels(path, np.zeros_like(read_labels(path)))
     assert main([*words, f"out={tmp_path / 'none'}"]) == 2
-    assert "Not one sample could be made of none: left out: no object visible (2)" in capsys.readouterr().err
+    assert f"Not one sample could be made of {root}: left out: no object visible (2)" in capsys.readouterr().err

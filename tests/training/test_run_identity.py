@@ -125,5 +125,6 @@ def test_a_phase_more_is_a_change(cfg: TrainConfig) -> None:
 def test_every_key_of_the_configuration_counts_or_is_said_to_be_free(cfg: TrainConfig) -> None:
     free = {"out", "dry_run", "accept_changes", "export_on_end", "logger", "launcher", "validation", "checkpoint_every"}
     free |= {"keep_checkpoints", "activation_checkpointing", "recompute", "object_chunk", "encoder_chunk"}
+    free |= {"teacher_cache_only", "teacher_cache_precision"}  # whether answers were rounded counts as teacher_cache
     counted = {key.partition(".")[0].partition("[")[0] for key in identity(cfg).settings}
     assert counted == set(asdict(cfg)) - free
