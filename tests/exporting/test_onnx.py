@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from exported import Exported, export, tiny
-from torch import Tensor
+from exported import Exported, export, forgetful, tiny
 
 from edgetam_pl.config import ExportConfig, GateConfig
 from edgetam_pl.exporting.backends import BACKENDS, backend_of
 from edgetam_pl.exporting.manifest import read
 from edgetam_pl.exporting.onnx import Onnx
-from edgetam_pl.exporting.parts import Program
 from edgetam_pl.exporting.run import ExportRefused, export_packages
 
 onnx = pytest.importorskip("onnx")
@@ -53,12 +50,6 @@ def test_files_say_what_the_manifest_says(exported: Exported) -> None:
 
 
 def test_the_gate_refuses_a_program_that_forgets(exported: Exported) -> None:
-    def forgetful(program: Program) -> Program:
-        def run(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            return program({**inputs, "obj_ptr_valid": inputs["obj_ptr_valid"] * 0})
-
-        return run
-
     failures = [str(measure) for measure in exported.judge({"track_step": forgetful}).failures]
     assert any(text.startswith("EdgeTAMTrackStep, full bank") for text in failures)
     assert any("rollout click, frame 1:" in text for text in failures)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pytest
 import torch
-from exported import Exported, export, tiny
-from torch import Tensor
+from exported import Exported, export, forgetful, tiny
 
 from edgetam_pl.config import ExportConfig, GateConfig
 from edgetam_pl.exporting.backends import backend_of
 from edgetam_pl.exporting.extras import MissingExtra
 from edgetam_pl.exporting.manifest import read
-from edgetam_pl.exporting.parts import Program
 
 MODULES = {"coreai": "coreai_torch", "executorch": "executorch"}
 FRAMES = 12
@@ -41,12 +37,6 @@ def test_all_frames_of_the_rollouts_equal_torch(exported: Exported) -> None:
 
 
 def test_the_gate_refuses_a_program_that_forgets(exported: Exported) -> None:
-    def forgetful(program: Program) -> Program:
-        def run(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            return program({**inputs, "obj_ptr_valid": inputs["obj_ptr_valid"] * 0})
-
-        return run
-
     failures = [str(measure) for measure in exported.judge({"track_step": forgetful}).failures]
     assert any(text.startswith("EdgeTAMTrackStep, full bank") for text in failures)
 

@@ -127,6 +127,15 @@ def _loaded(backend: str, saved: Saved, rounded: bool) -> Program:
     return backend_of(backend).load(saved, rounded=rounded)
 
 
+def forgetful(program: Program) -> Program:
+    """TrackStep without what the object's pointers say."""
+
+    def run(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return program({**inputs, "obj_ptr_valid": inputs["obj_ptr_valid"] * 0})
+
+    return run
+
+
 def export(cfg: ExportConfig, out: Path, model: TrackAnything | None = None) -> Exported:
     """Export a filled model of `cfg.model` into `out`."""
     model = filled_model(cfg.model) if model is None else model

@@ -22,8 +22,6 @@ from edgetam_pl.exporting.manifest import Manifest
 from edgetam_pl.exporting.parts import Part, Saved
 from edgetam_pl.io.environment import VERSION
 
-_NUMPY = {"fp16": np.float16, "fp32": np.float32, "int32": np.int32}
-
 
 class CoreAI(Backend):
     """The backend `coreai`."""

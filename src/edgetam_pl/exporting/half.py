@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -40,17 +41,17 @@ class _Half(nn.Module):
 
     def __init__(self, program: ExportedProgram, part: Part) -> None:
         super().__init__()
-        self.program, self.part = _plain(program.module()), part
-        self.kept = {node.name for node in self.program.graph.nodes if _name(node) in _PRECISE or _makes_angles(node)}
-        with torch.no_grad():  # weights that only fp16 operations read are stored in fp16
-            for node in self.program.graph.nodes:
-                if node.op == "get_attr" and not any(reader.name in self.kept for reader in node.users):
-                    *path, name = str(node.target).split(".")
-                    owner = self.program.get_submodule(".".join(path))
-                    value = getattr(owner, name)
-                    if value.is_floating_point():
-                        kept = isinstance(value, nn.Parameter)
-                        setattr(owner, name, nn.Parameter(value.half(), requires_grad=False) if kept else value.half())
+        self.part = part
+        graph = _without_checks(program)
+        self.kept = {node.name for node in graph.nodes if _name(node) in _PRECISE or _makes_angles(node)}
+        source, tensors = program.module(), dict[str, Tensor]()
+        for node in graph.nodes:
+            if node.op == "get_attr":
+                value = attrgetter(path := str(node.target))(source).detach()
+                # what only fp16 operations read is stored in fp16
+                half = value.is_floating_point() and not any(reader.name in self.kept for reader in node.users)
+                tensors[path] = value.half() if half else value
+        self.program = fx.GraphModule(tensors, graph)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         results = _Casting(self.program, self.kept).run(*inputs)
@@ -63,23 +64,15 @@ class _Half(nn.Module):
 _TYPES = {"fp16": torch.float16, "fp32": torch.float32, "int32": torch.int32}
 
 
-def _plain(module: nn.Module) -> fx.GraphModule:
-    """The graph of an exported program as an ordinary module, without the checks of its inputs' types."""
+def _without_checks(program: ExportedProgram) -> fx.Graph:
+    """The graph of a program, which reads its weights by name, without the checks of its inputs' types."""
+    module, graph = program.module(), fx.Graph()
     assert isinstance(module, fx.GraphModule)
-    graph = fx.Graph()
     graph.output(graph.graph_copy(module.graph, {}))
     for node in list(graph.nodes):
         if node.op == "call_module":
             graph.erase_node(node)
-    tensors = {str(node.target): _attribute(module, str(node.target)) for node in graph.nodes if node.op == "get_attr"}
-    return fx.GraphModule(tensors, graph)
-
-
-def _attribute(module: nn.Module, path: str) -> Tensor:
-    value: Any = module
-    for name in path.split("."):
-        value = getattr(value, name)
-    return value
+    return graph
 
 
 class _Casting(fx.Interpreter):
