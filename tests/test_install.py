@@ -14,6 +14,8 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -172,6 +174,33 @@ def test_dependencies_are_those_that_are_imported() -> None:
     used = {NAMES.get(module, module.replace("_", "-")) for module in imported_modules() - MAC_ONLY}
     assert used <= declared | optional
     assert declared | optional <= used | INDIRECT.keys()
+
+
+def test_versions_are_pinned_and_agree_with_each_other() -> None:
+    """One pin that another package refuses, or a package without a pin, and pip searches through every old version."""
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
+    pins = {canonicalize_name(name): version for name, version in pins.items()}
+    extras = PROJECT["optional-dependencies"]
+    asked = [("edgetam-pl", Requirement(line)) for line in PROJECT["dependencies"]]
+    asked += [("edgetam-pl", Requirement(line)) for extra in ("export", "dev", "real") for line in extras[extra]]
+    seen: set[tuple[str, str]] = set()
+    faults = []
+    while asked:
+        asker, wanted = asked.pop()
+        name = canonicalize_name(wanted.name)
+        if name.startswith(("nvidia-", "cuda-", "triton")):  # come with PyTorch's own build, which names each version
+            continue
+        if name not in pins:
+            faults.append(f"{name} has no pin; {asker} needs it")
+        elif not wanted.specifier.contains(pins[name], prereleases=True):
+            faults.append(f"{asker} needs {wanted}; the pin is {pins[name]}")
+        for extra in {"", *wanted.extras}:
+            if (name, extra) in seen:
+                continue
+            seen.add((name, extra))
+            further = [Requirement(line) for line in metadata.requires(name) or ()]
+            asked += [(name, one) for one in further if one.marker is None or one.marker.evaluate({"extra": extra})]
+    assert not faults
 
 
 def test_every_extra_is_named_by_the_command_that_misses_it() -> None:
