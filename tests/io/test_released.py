@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +19,8 @@ from edgetam_pl.commands.main import main
 from edgetam_pl.io import released, resources, shipped
 from edgetam_pl.io.hashing import sha256_of
 from edgetam_pl.io.released import RELEASES, Release, fetched, is_name, place
+
+CONTENT = b"not a real checkpoint" * 100
 
 
 class Shelf(BaseHTTPRequestHandler):
@@ -40,10 +43,11 @@ class Shelf(BaseHTTPRequestHandler):
 @pytest.fixture
 def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Shelf]]:
     """A server that has edgetam.pt, a file of a toy, instead of GitHub."""
-    kind = type("OneShelf", (Shelf,), {"content": b"not a real checkpoint" * 100, "asked": []})
+    kind = type("OneShelf", (Shelf,), {"content": CONTENT, "asked": []})
     with ThreadingHTTPServer(("127.0.0.1", 0), kind) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setitem(RELEASES, "edgetam", Release(f"http://127.0.0.1:{server.server_address[1]}/edgetam.pt"))
+        url = f"http://127.0.0.1:{server.server_address[1]}/edgetam.pt"
+        monkeypatch.setitem(RELEASES, "edgetam", Release(url, hashlib.sha256(CONTENT).hexdigest(), 1))
         monkeypatch.setenv("EDGETAM_WEIGHTS", str(tmp_path / "weights"))
         monkeypatch.delenv("http_proxy", raising=False)
         yield kind
@@ -56,7 +60,7 @@ def test_a_release_is_fetched_once(shelf: type[Shelf], tmp_path: Path, capsys: p
     assert path.read_bytes() == shelf.content
     assert shelf.asked == ["/edgetam.pt"]
     told = capsys.readouterr().err
-    assert "Apache-2.0" in told
+    assert "1 MB, Apache-2.0" in told
     assert sha256_of(path) in told
     assert [one.name for one in path.parent.iterdir()] == ["edgetam.pt"], "no leftovers"
 
@@ -77,6 +81,8 @@ def test_a_fetched_file_is_loaded_strictly(
     toy = tmp_path / "toy.pt"
     weights.save_official(build_model(model_config("toy", *SMALL)), toy)
     shelf.content = toy.read_bytes()
+    release = RELEASES["edgetam"]._replace(sha256=sha256_of(toy))
+    monkeypatch.setitem(RELEASES, "edgetam", release)
     assert main(["weights", "convert", "edgetam", str(tmp_path / "ours.ckpt"), "--model", "edgetam"]) == 2
     assert "does not fit this model" in capsys.readouterr().err
     assert main(["weights", "inspect", "edgetam"]) == 0
@@ -88,6 +94,7 @@ def test_a_fetched_file_is_loaded_strictly(
         ({"content": b""}, "404"),
         ({"kind": "text/html; charset=utf-8"}, "answered with a web page"),
         ({"announced": 10**6}, "bytes came"),
+        ({"content": b"changed on its way"}, "sha256 is .* that of the released file is"),
     ],
 )
 def test_what_cannot_be_fetched_is_named_with_the_cure(shelf: type[Shelf], change: dict[str, object], why: str) -> None:
@@ -103,7 +110,7 @@ def test_what_cannot_be_fetched_is_named_with_the_cure(shelf: type[Shelf], chang
 
 
 def test_without_a_network_the_cure_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(RELEASES, "edgetam", Release("http://127.0.0.1:1/edgetam.pt"))
+    monkeypatch.setitem(RELEASES, "edgetam", Release("http://127.0.0.1:1/edgetam.pt", "", 1))
     monkeypatch.setenv("EDGETAM_WEIGHTS", str(tmp_path))
     with pytest.raises(ValueError, match=r"could not be downloaded .*Get http://127.0.0.1:1/edgetam.pt"):
         fetched("edgetam")
@@ -121,6 +128,8 @@ def test_a_file_of_that_name_wins_and_near_names_are_told(tmp_path: Path, monkey
 def test_every_release_is_of_a_model_of_the_zoo() -> None:
     zoo = resources.names(resources.CONFIGS, "model")
     assert RELEASES.keys() <= {*zoo}
+    assert all(len(bytes.fromhex(release.sha256)) == 32 and release.megabytes > 50 for release in RELEASES.values())
+    assert len({release.sha256 for release in RELEASES.values()}) == len(RELEASES)
     assert all(
         release.url.startswith("https://") and release.url.endswith(f"{name}.pt") for name, release in RELEASES.items()
     )
