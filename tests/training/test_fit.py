@@ -308,7 +308,7 @@ weights.write({{**whole, "edgetam_pl": {{"phase": 0, "steps_done": 1, "batches_s
 def save(content, file, *args, **kwargs):
     pathlib.Path(file).write_bytes(b"half of it")
     os.kill(os.getpid(), signal.SIGKILL)
-weights.torch.save = save
+torch.save = save
 weights.write({{"edgetam_pl": {{"phase": 0, "steps_done": 2}}}}, path.with_name("phase1-step000002.ckpt"))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False, timeout=120)

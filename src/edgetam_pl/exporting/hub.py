@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -21,6 +19,7 @@ from edgetam_pl.config import ModelConfig
 from edgetam_pl.io.atomic import atomic_path, write_json, write_text
 from edgetam_pl.io.environment import VERSION
 from edgetam_pl.model.track_anything import TrackAnything
+from edgetam_pl.weights.cards import recorded_model
 
 CONFIG, WEIGHTS, README = "config.json", "model.safetensors", "README.md"
 LIBRARY = "edgetam-pl"
@@ -128,8 +127,8 @@ def _config(folder: Path) -> ModelConfig:
         found: Any = json.loads((folder / CONFIG).read_text())
         if not isinstance(found, dict) or not isinstance(found.get("model"), dict):
             raise ValueError("it names no model of ours; a folder for Transformers is read by Transformers")
-        return _model_of(found["model"])
-    except (ValueError, OmegaConfBaseException) as error:
+        return recorded_model(found["model"])
+    except ValueError as error:
         raise ValueError(f"{folder / CONFIG} cannot be used: {error}.") from error
 
 
@@ -139,13 +138,7 @@ def _recorded(weights: Path) -> ModelConfig:
         raise ValueError(
             f"{weights} does not say which model it is of; give its configuration, e.g. ModelConfig() for EdgeTAM."
         )
-    return _model_of(card["model"])
-
-
-def _model_of(recorded: Any) -> ModelConfig:
-    cfg = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), recorded))
-    assert isinstance(cfg, ModelConfig)
-    return cfg
+    return recorded_model(card["model"])
 
 
 def _readme(model: ModelConfig, weights: Path, licence: str) -> str:
