@@ -1,8 +1,8 @@
 """A model as a folder of Hugging Face's hub has it: config.json, model.safetensors and README.md. Nothing is uploaded or
 downloaded unless `push_to_hub` is called, or `from_pretrained` with a name that is no folder.
 
-huggingface_hub's ModelHubMixin is a base class of models; ours know nothing of files and configurations, so these are functions
-of the same names, over the same library.
+huggingface_hub's ModelHubMixin is a base class of models; ours know nothing of files and configurations, so these are
+functions of the same names, over the same library.
 """
 
 from __future__ import annotations
