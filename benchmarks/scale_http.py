@@ -24,6 +24,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from socketserver import StreamRequestHandler, TCPServer, ThreadingMixIn
+from typing import cast
 
 import simplejpeg
 
@@ -47,7 +48,7 @@ class Late(StreamRequestHandler):
                 if line[:6].lower() == b"range:":
                     wanted = line[6:].decode().strip().removeprefix("bytes=")
             time.sleep(DELAY)
-            self.answer(method, self.server.folder / target.lstrip("/"), wanted)
+            self.answer(method, cast("Server", self.server).folder / target.lstrip("/"), wanted)
 
     def answer(self, method: str, path: Path, wanted: str) -> None:
         try:

@@ -24,6 +24,8 @@ _MOST_HEAD = 1 << 16
 """Bytes of an answer before its data."""
 _SAFE = "/%:=&?~#+!$,;'@()*[]"
 """Left as they are in an address."""
+_PIECE = 1 << 18
+"""Bytes that are taken from a connection at once."""
 _idle: dict[tuple[int, str, str], list[socket.socket]] = defaultdict(list)
 _lock = threading.Lock()
 _proxies = lru_cache(maxsize=1)(getproxies)
@@ -109,7 +111,7 @@ def _answer(line: socket.socket, asked: bytes, deadline: float) -> tuple[int, di
         line.settimeout(max(deadline - time.monotonic(), 1e-3))
         line.sendall(asked)
         while (end := head.find(b"\r\n\r\n")) < 0:
-            piece = _received(line, deadline)
+            piece = _received(line, deadline, _PIECE)
             if not piece or len(head) > _MOST_HEAD:
                 raise ConnectionError("the server closed the connection" if not piece else "the answer is none of HTTP")
             head += piece
@@ -153,7 +155,7 @@ def _body(
             raise OSError(f"bytes {start}-{end - 1} were asked for, and {found} sent ({total} bytes)")
     pieces, here = [data], len(data)
     while here < last - first:
-        piece = _received(line, deadline)
+        piece = _received(line, deadline, min(_PIECE, last - first - here))
         if not piece:
             raise OSError(f"the answer breaks off after {here} of {total} bytes")
         pieces.append(piece)
@@ -162,7 +164,8 @@ def _body(
     return b"".join(pieces)[start - first : end - first], again
 
 
-def _received(line: socket.socket, deadline: float) -> bytes:
-    """What has come meanwhile, at least a byte; none where the other side has closed."""
+def _received(line: socket.socket, deadline: float, most: int) -> bytes:
+    """What has come meanwhile, at least a byte; none where the other side has closed. `most` that is far too much costs
+    memory that is touched and given back."""
     line.settimeout(max(deadline - time.monotonic(), 1e-3))
-    return line.recv(1 << 18)
+    return line.recv(most)
