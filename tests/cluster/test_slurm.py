@@ -17,6 +17,7 @@ import pytest
 import slurm
 import yaml
 from smallest import SMALL
+from sweep_runner import STUB
 
 from edgetam_pl.config import ShardsConfig
 from edgetam_pl.data.build import run as build
@@ -198,25 +199,9 @@ def test_shards_are_built_by_an_array_of_jobs(here: dict[str, str], tmp_path: Pa
         assert path.read_bytes() == (tmp_path / "many" / path.name).read_bytes()
 
 
-TRIAL = """
-import json, pathlib, signal, sys, time
-out = pathlib.Path(next(word for word in sys.argv if word.startswith("out="))[4:])
-out.mkdir(parents=True, exist_ok=True)
-first = not (out / "begun").exists()
-(out / "begun").touch()
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
-if first:
-    time.sleep(600)
-    sys.exit(1)
-accuracy, cost = {"jf": 50.0}, {"gflops_per_frame": 1.0}
-(out / "trial.json").write_text(json.dumps({"accuracy": accuracy, "cost": cost}))
-"""
-
-
 def test_a_trial_that_is_preempted_is_no_failure_and_goes_on(here: dict[str, str], tmp_path: Path) -> None:
     pytest.importorskip("submitit")
     (tmp_path / "out").mkdir()
-    (tmp_path / "stub.py").write_text(TRIAL)
     sweep = {
         "name": "one", "method": "grid", "metric": {"name": "trial/jf", "goal": "maximize"},
         "parameters": {"latents": {"values": ["256/256"]}},
@@ -231,14 +216,15 @@ def test_a_trial_that_is_preempted_is_no_failure_and_goes_on(here: dict[str, str
         from edgetam_pl.sweeps.local import Runner
         from edgetam_pl.sweeps.sweep_config import read_sweep
         here = Path({str(tmp_path)!r})
-        jobs = Submitit(here / "jobs", {settings!r}, Local(({sys.executable!r}, str(here / "stub.py"))))
+        jobs = Submitit(here / "jobs", {settings!r}, Local({STUB!r}))
         runner = Runner(read_sweep(here / "sweep.yaml"), here / "out", jobs, poll=0.5)
         print([outcome.status for outcome in runner.run()])
     """
     command = [sys.executable, "-c", program]
-    runner = subprocess.Popen(command, env=here, stdout=subprocess.PIPE, text=True)
+    slow = here | {"STUB_SECONDS": "600"}
+    runner = subprocess.Popen(command, env=slow, stdout=subprocess.PIPE, text=True)
     try:
-        until("the trial begins", lambda: list((tmp_path / "out").rglob("begun")))
+        until("the trial begins", (tmp_path / "out" / "started.txt").is_file)
         other = ask(here, "sbatch", "--parsable", "--partition=high", "--ntasks=8", "--output=/dev/null", "--wrap=sleep 2")
         assert ended(here, other) == "COMPLETED"
         printed, _ = runner.communicate(timeout=PATIENCE)
