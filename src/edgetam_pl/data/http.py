@@ -51,7 +51,7 @@ def get_range(address: str, start: int, end: int, *, seconds: float, whole: Call
     it is then read no further than `end`.
 
     Raises:
-        TimeoutError: it is not here within so many seconds.
+        TimeoutError: it is not here within so many seconds, the look-up of the server's name not counted.
         OSError: no connection, an answer that breaks off, or one of another range than was asked for.
     """
     scheme, host, path = _parts(address)
