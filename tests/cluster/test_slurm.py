@@ -22,6 +22,7 @@ from sweep_runner import STUB
 from edgetam_pl.config import ShardsConfig
 from edgetam_pl.data.build import run as build
 from edgetam_pl.io.resources import CONFIGS, shipped
+from edgetam_pl.io.stop import TRY_AGAIN
 from edgetam_pl.training.curves import STEP, read_lines
 
 pytestmark = [
@@ -252,3 +253,43 @@ def test_the_job_of_a_trial_ends_with_what_waits_for_it(here: dict[str, str], tm
     assert ended(here, job) == "CANCELLED"
     printed, _ = trial.communicate(timeout=60)
     assert printed.strip() == ("75" if who == "the trial is told to stop" else "-9")
+
+
+def test_a_trial_that_trains_in_a_job_of_its_own_is_stopped_with_it_and_goes_on(
+    here: dict[str, str], tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    """trial.start=slurm, whole, on all processors of the node: told to stop, it cancels its job, which saves; given again,
+    it ends with a record."""
+    shards, out = tmp_path_factory.mktemp("trial"), tmp_path / "run"
+    for kind, frames in (("video", 4), ("image", 1)):
+        place = str(shards / kind)
+        build(ShardsConfig(source="toy", out=place, clips=4, frames=frames, size=64, objects=3, group=4, processes=1))
+    words = [
+        "trial.format=1", "experiment=tab3b_global", "scale=toy", "latents=64/64", *SMALL, "weights=null",
+        "stage.mask_size=32", "trial.start=slurm", "trial.gpus=1", "trial.latency=false", "data.workers=0",
+        "stage.optim.warmup=0", "stage.phases=[{frames: 2, steps: 30, batch: 1}]", "logger=none", "logger.log_every=1", "logger.panels_every=0",
+        "trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.strategy=ddp_find_unused_parameters_true",
+        "trainer.enable_progress_bar=false", "evaluate.dataset=toy", "evaluate.root=toy:8:1",
+        f"data.sources.0.shards={shards / 'video'}", f"data.sources.1.shards={shards / 'image'}", f"out={out}",
+    ]  # fmt: skip
+    command = [here["EDGETAM"], "trial", *words]
+    log = tmp_path / "trial.log"
+    with log.open("wb") as file:
+        trial = subprocess.Popen(command, env=here, stdout=file, stderr=file)
+    try:
+        until("the job is there", lambda: ask(here, "squeue", "-h", "-o", "%i") or trial.poll() is not None)
+        job = ask(here, "squeue", "-h", "-o", "%i")
+        assert job, log.read_text()[-3000:]
+        begun(here, job, out, 3)
+        trial.terminate()
+        assert trial.wait(PATIENCE) == TRY_AGAIN, log.read_text()[-3000:]
+    finally:
+        trial.kill()
+    assert ended(here, job) == "CANCELLED"
+    until("it has let go", lambda: not ask(here, "squeue", "-h"))
+    before = len(steps(out))
+    assert list((out / "checkpoints").glob(f"*{before:06d}-stopped.ckpt"))
+    again = subprocess.run(command, env=here, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert steps(out) == list(range(1, 31))
+    assert (out / "trial.json").is_file()
