@@ -267,7 +267,8 @@ def test_a_trial_that_trains_in_a_job_of_its_own_is_stopped_with_it_and_goes_on(
     words = [
         "trial.format=1", "experiment=tab3b_global", "scale=toy", "latents=64/64", *SMALL, "weights=null",
         "stage.mask_size=32", "trial.start=slurm", "trial.gpus=1", "trial.latency=false", "data.workers=0",
-        "stage.optim.warmup=0", "stage.phases=[{frames: 2, steps: 30, batch: 1}]", "logger=none", "logger.log_every=1", "logger.panels_every=0",
+        "stage.optim.warmup=0", "stage.phases=[{frames: 2, steps: 30, batch: 1}]",
+        "logger=none", "logger.log_every=1", "logger.panels_every=0",
         "trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.strategy=ddp_find_unused_parameters_true",
         "trainer.enable_progress_bar=false", "evaluate.dataset=toy", "evaluate.root=toy:8:1",
         f"data.sources.0.shards={shards / 'video'}", f"data.sources.1.shards={shards / 'image'}", f"out={out}",
