@@ -320,7 +320,7 @@ def main() -> int:
     parser.add_argument("--http", action="store_true", help="the race over HTTP instead of the simulation")
     parser.add_argument("--samples", type=int, default=1500, help="samples of each worker that is followed")
     parser.add_argument("--pictures", type=int, default=400, help="of the race")
-    parser.add_argument("--rounds", type=int, default=3, help="of the race")
+    parser.add_argument("--rounds", type=int, default=5, help="of the race")
     parser.add_argument("--out", type=Path, default=None, help="write the figures as JSON")
     args = parser.parse_args()
     if args.http:

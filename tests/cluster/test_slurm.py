@@ -17,10 +17,12 @@ import pytest
 import slurm
 import yaml
 from smallest import SMALL
+from sweep_runner import STUB
 
 from edgetam_pl.config import ShardsConfig
 from edgetam_pl.data.build import run as build
 from edgetam_pl.io.resources import CONFIGS, shipped
+from edgetam_pl.io.stop import TRY_AGAIN
 from edgetam_pl.training.curves import STEP, read_lines
 
 pytestmark = [
@@ -198,25 +200,9 @@ def test_shards_are_built_by_an_array_of_jobs(here: dict[str, str], tmp_path: Pa
         assert path.read_bytes() == (tmp_path / "many" / path.name).read_bytes()
 
 
-TRIAL = """
-import json, pathlib, signal, sys, time
-out = pathlib.Path(next(word for word in sys.argv if word.startswith("out="))[4:])
-out.mkdir(parents=True, exist_ok=True)
-first = not (out / "begun").exists()
-(out / "begun").touch()
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
-if first:
-    time.sleep(600)
-    sys.exit(1)
-accuracy, cost = {"jf": 50.0}, {"gflops_per_frame": 1.0}
-(out / "trial.json").write_text(json.dumps({"accuracy": accuracy, "cost": cost}))
-"""
-
-
 def test_a_trial_that_is_preempted_is_no_failure_and_goes_on(here: dict[str, str], tmp_path: Path) -> None:
     pytest.importorskip("submitit")
     (tmp_path / "out").mkdir()
-    (tmp_path / "stub.py").write_text(TRIAL)
     sweep = {
         "name": "one", "method": "grid", "metric": {"name": "trial/jf", "goal": "maximize"},
         "parameters": {"latents": {"values": ["256/256"]}},
@@ -231,14 +217,15 @@ def test_a_trial_that_is_preempted_is_no_failure_and_goes_on(here: dict[str, str
         from edgetam_pl.sweeps.local import Runner
         from edgetam_pl.sweeps.sweep_config import read_sweep
         here = Path({str(tmp_path)!r})
-        jobs = Submitit(here / "jobs", {settings!r}, Local(({sys.executable!r}, str(here / "stub.py"))))
+        jobs = Submitit(here / "jobs", {settings!r}, Local({STUB!r}))
         runner = Runner(read_sweep(here / "sweep.yaml"), here / "out", jobs, poll=0.5)
         print([outcome.status for outcome in runner.run()])
     """
     command = [sys.executable, "-c", program]
-    runner = subprocess.Popen(command, env=here, stdout=subprocess.PIPE, text=True)
+    slow = here | {"STUB_SECONDS": "600"}
+    runner = subprocess.Popen(command, env=slow, stdout=subprocess.PIPE, text=True)
     try:
-        until("the trial begins", lambda: list((tmp_path / "out").rglob("begun")))
+        until("the trial begins", (tmp_path / "out" / "started.txt").is_file)
         other = ask(here, "sbatch", "--parsable", "--partition=high", "--ntasks=8", "--output=/dev/null", "--wrap=sleep 2")
         assert ended(here, other) == "COMPLETED"
         printed, _ = runner.communicate(timeout=PATIENCE)
@@ -266,3 +253,44 @@ def test_the_job_of_a_trial_ends_with_what_waits_for_it(here: dict[str, str], tm
     assert ended(here, job) == "CANCELLED"
     printed, _ = trial.communicate(timeout=60)
     assert printed.strip() == ("75" if who == "the trial is told to stop" else "-9")
+
+
+def test_a_trial_that_trains_in_a_job_of_its_own_is_stopped_with_it_and_goes_on(
+    here: dict[str, str], tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    """trial.start=slurm, whole, on all processors of the node: told to stop, it cancels its job, which saves; given again,
+    it ends with a record."""
+    shards, out = tmp_path_factory.mktemp("trial"), tmp_path / "run"
+    for kind, frames in (("video", 4), ("image", 1)):
+        place = str(shards / kind)
+        build(ShardsConfig(source="toy", out=place, clips=4, frames=frames, size=64, objects=3, group=4, processes=1))
+    words = [
+        "trial.format=1", "experiment=tab3b_global", "scale=toy", "latents=64/64", *SMALL, "weights=null",
+        "stage.mask_size=32", "trial.start=slurm", "trial.gpus=1", "trial.latency=false", "data.workers=0",
+        "stage.optim.warmup=0", "stage.phases=[{frames: 2, steps: 30, batch: 1}]",
+        "logger=none", "logger.log_every=1", "logger.panels_every=0",
+        "trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.strategy=ddp_find_unused_parameters_true",
+        "trainer.enable_progress_bar=false", "evaluate.dataset=toy", "evaluate.root=toy:8:1",
+        f"data.sources.0.shards={shards / 'video'}", f"data.sources.1.shards={shards / 'image'}", f"out={out}",
+    ]  # fmt: skip
+    command = [here["EDGETAM"], "trial", *words]
+    log = tmp_path / "trial.log"
+    with log.open("wb") as file:
+        trial = subprocess.Popen(command, env=here, stdout=file, stderr=file)
+    try:
+        until("the job is there", lambda: ask(here, "squeue", "-h", "-o", "%i") or trial.poll() is not None)
+        job = ask(here, "squeue", "-h", "-o", "%i")
+        assert job, log.read_text()[-3000:]
+        begun(here, job, out, 3)
+        trial.terminate()
+        assert trial.wait(PATIENCE) == TRY_AGAIN, log.read_text()[-3000:]
+    finally:
+        trial.kill()
+    assert ended(here, job) == "CANCELLED"
+    until("it has let go", lambda: not ask(here, "squeue", "-h"))
+    before = len(steps(out))
+    assert list((out / "checkpoints").glob(f"*{before:06d}-stopped.ckpt"))
+    again = subprocess.run(command, env=here, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert steps(out) == list(range(1, 31))
+    assert (out / "trial.json").is_file()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sqlite3
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,6 +124,31 @@ def test_a_folder_that_cannot_be_used_is_told_of_once_and_worked_around(
     (line,) = caplog.messages
     assert f"The cache in {folder} (data.cache) cannot be used" in line
     node_cache._members.cache_clear()
+
+
+@pytest.mark.parametrize("options", ["size=16m,ro", "size=300k", "size=5m,nr_inodes=8"])
+def test_a_disk_that_is_full_or_read_only_is_told_of_and_worked_around(
+    options: str, reads: list[tuple[str, int, int]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A real one, in memory: read-only, without room for the databases, without room for files. The index goes elsewhere."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("only root can mount a disk here")
+    try:
+        expected = keys(remote())
+        assert keys(remote(disk)) == expected
+        assert node_cache.local_index(f"{PLACE}/{INDEX_FILE}", version="x").is_relative_to(
+            tmp_path / f"edgetam-{os.getuid()}"
+        )
+        told = [line for line in caplog.messages if "cannot be used" in line]
+        assert len(told) == 1
+        assert f"The cache in {disk} (data.cache) cannot be used" in told[0]
+    finally:
+        node_cache._members.cache_clear()
+        gc.collect()
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def test_a_limit_that_is_none_is_refused(tmp_path: Path) -> None:

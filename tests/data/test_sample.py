@@ -287,3 +287,10 @@ def test_a_tar_is_read_by_its_structure_and_a_broken_header_in_the_middle_is_no_
     left = load_index(str(broken))
     assert [entry.key for entry in left.entries] == ["clip-000000"]
     assert left.skipped == {"broken tar structure": 1}
+
+
+def test_scans_are_counted_wherever_they_begin() -> None:
+    rng = np.random.default_rng(0)
+    for size in range(200):
+        data = rng.choice(np.array([0x00, 0xDA, 0xFF], np.uint8), size).tobytes()
+        assert schema._scans(data) == data.count(b"\xff\xda")

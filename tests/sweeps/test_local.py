@@ -19,7 +19,7 @@ from sweep_runner import STUB
 from edgetam_pl.commands import main as cli
 from edgetam_pl.io.stop import TRY_AGAIN
 from edgetam_pl.sweeps import local
-from edgetam_pl.sweeps.jobs import Local, Submitit, SubmittedJob
+from edgetam_pl.sweeps.jobs import Local, Submitit, SubmittedJob, run_to_end
 from edgetam_pl.sweeps.outcomes import read_outcomes
 from edgetam_pl.sweeps.report import write_report
 from edgetam_pl.sweeps.sweep_config import read_sweep
@@ -156,6 +156,15 @@ def test_a_job_that_is_told_to_stop_lets_its_trial_save_and_counts_as_interrupte
         time.sleep(0.05)
     job.terminate()
     assert job.wait(timeout=30) == TRY_AGAIN
+
+
+@pytest.mark.parametrize(("whom", "status"), [("os.getppid()", TRY_AGAIN), ("os.getpid()", -signal.SIGTERM)])
+def test_a_trial_that_dies_of_the_signal_was_stopped_only_where_its_job_was_told(
+    tmp_path: Path, whom: str, status: int
+) -> None:
+    """The trial, which has no handlers (any more), sends SIGTERM to the process that passes signals on, or to itself."""
+    deaf = f"import os, signal, time; os.kill({whom}, signal.SIGTERM); time.sleep(60)"
+    assert run_to_end(Local((sys.executable, "-c", deaf)), (), tmp_path / "one") == status
 
 
 @pytest.mark.parametrize(("state", "status"), [("PREEMPTED", TRY_AGAIN), ("TIMEOUT", TRY_AGAIN), ("NODE_FAIL", 1)])

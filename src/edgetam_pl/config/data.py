@@ -72,7 +72,7 @@ class DataConfig:
     """Parts into which the samples of a source are cut for good, one for each place of a large batch, so that the ranks of a
     machine read the same part in each epoch; each part is then shuffled as a whole. 0: none. null: 512 for a source of 2048
     shards or more, none for a smaller one."""
-    read_ahead: int = 8
+    read_ahead: int = 16
     """Samples that each worker reads ahead from servers, while it decodes others. Shards on disks need none."""
     cache: str = ""
     """Folder on a local disk in which all processes of a machine keep what they read from servers; empty: none."""

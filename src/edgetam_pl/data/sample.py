@@ -183,13 +183,19 @@ def check_image(image: bytes, header: Header, frame: int) -> None:
 
 def jpeg_header(data: bytes) -> tuple[int, int, str]:
     """(height, width, colour space) of a JPEG. Raises BadSampleError(IMAGE)."""
-    if data.count(b"\xff\xda") > MAX_SCANS:  # of a few bytes each, every one costs a pass over all pixels
+    if _scans(data) > MAX_SCANS:  # of a few bytes each, every one costs a pass over all pixels
         raise BadSampleError(Cause.IMAGE, f"a JPEG of more than {MAX_SCANS} scans")
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
     except (ValueError, KeyError) as error:  # KeyError: the decoder's name for a colour space it never heard of
         raise BadSampleError(Cause.IMAGE, f"no JPEG header ({error})") from error
     return int(height), int(width), str(colours)
+
+
+def _scans(data: bytes) -> int:
+    """How often a scan begins (bytes FF DA, at an even or an odd place): bytes.count takes seven times as long."""
+    pairs = (np.frombuffer(data, "<u2", (len(data) - first) // 2, first) for first in (0, 1) if len(data) > 2)
+    return sum(int(np.count_nonzero(words == 0xDAFF)) for words in pairs)
 
 
 def decode_jpeg(

@@ -122,7 +122,7 @@ class _Addresses(Sequence[str]):
     """Of the shards of a folder, put together when they are asked for: each of many worker processes holds them."""
 
     def __init__(self, place: str, names: Sequence[str]) -> None:
-        self.place, self.names = place, np.array([name.encode() for name in names])
+        self.before, self.names = storage.join(place, "-")[:-1], np.array([name.encode() for name in names])
 
     def __len__(self) -> int:
         return len(self.names)
@@ -134,7 +134,7 @@ class _Addresses(Sequence[str]):
     def __getitem__(self, number: int | slice) -> str | list[str]:
         if isinstance(number, slice):
             return [self[n] for n in range(len(self))[number]]
-        return storage.join(self.place, self.names[number].decode())
+        return self.before + self.names[number].decode()
 
 
 def read_manifest(place: str) -> Manifest:

@@ -59,7 +59,7 @@ def read(address: str, *, size: int = 0) -> bytes:
     """A whole file, of about `size` bytes where that is more than a few. Raises BadSampleError(SHARD_UNREADABLE) where
     `read_range` does."""
     if is_remote(address):
-        return _retry(address, size, lambda fs, path: fs.cat_file(path))
+        return _retry(address, lambda fs, path: _within(size, lambda: fs.cat_file(path)))
     try:
         return regular(address).read_bytes()
     except OSError as error:
@@ -74,7 +74,7 @@ def read_range(address: str, offset: int, size: int) -> bytes:
             file ends before offset + size.
     """
     if is_remote(address):
-        data = _retry(address, size, partial(_cat_range, address, offset, size))
+        data = _retry(address, partial(_cat_range, address, offset, size))
     else:
         try:
             data = os.pread(_opened(address, os.getpid()).fileno(), size, offset)
@@ -91,7 +91,7 @@ def _cat_range(address: str, offset: int, size: int, fs: Any, path: str) -> byte
         data = http.get_range(path, offset, offset + size, seconds=seconds, whole=lambda: _tell_once(address, size))
         if data is not None:
             return data
-    data = fs.cat_file(path, start=offset, end=offset + size)
+    data = _within(size, lambda: fs.cat_file(path, start=offset, end=offset + size))
     if len(data) > size:  # a server that ignores ranges sends everything
         _tell_once(address, size)
         data = data[offset : offset + size]
@@ -106,7 +106,7 @@ def ends_at(address: str, size: int) -> bool:
         except OSError:
             return False
     try:
-        last = _retry(address, 2, lambda fs, path: fs.cat_file(path, start=size - 1, end=size + 1))
+        last = _retry(address, lambda fs, path: _within(2, lambda: fs.cat_file(path, start=size - 1, end=size + 1)))
     except BadSampleError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             return False
@@ -121,7 +121,8 @@ def put(file: Path, address: str) -> None:
         ValueError: it cannot be written there, for good.
     """
     try:
-        _retry(address, file.stat().st_size, lambda fs, path: fs.put_file(str(file), path) or b"")
+        size = file.stat().st_size
+        _retry(address, lambda fs, path: _within(size, lambda: fs.put_file(str(file), path) or b""))
     except BadSampleError as error:
         raise ValueError(
             f"{error.message}. It cannot be written; what is there stays. Correct that and give the same command again: it "
@@ -137,7 +138,7 @@ def listed(place: str) -> set[str]:
         return "\n".join(str(name).rsplit("/", 1)[-1] for name in fs.ls(path, detail=False)).encode()
 
     try:
-        return set(_retry(place, 0, names).decode().split("\n"))
+        return set(_retry(place, lambda fs, path: _within(0, lambda: names(fs, path))).decode().split("\n"))
     except BadSampleError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             return set()
@@ -165,8 +166,8 @@ def _opened(path: str, process: int) -> io.FileIO:
     return io.FileIO(regular(path))
 
 
-def _retry(address: str, size: int, action: Any) -> bytes:
-    """Call `action(filesystem, path)`, again after a pause when the network fails or is silent for too long."""
+def _retry(address: str, action: Callable[[Any, str], bytes]) -> bytes:
+    """Call `action(filesystem, path)`, which keeps to the limit of time, again after a pause when the network fails."""
     from fsspec.core import url_to_fs  # slow to import, and local shards do not need it
 
     wait, server = FIRST_WAIT, _server(address)
@@ -174,7 +175,7 @@ def _retry(address: str, size: int, action: Any) -> bytes:
     for attempt in range(1, attempts + 1):
         try:
             fs, path = url_to_fs(address)
-            data = bytes(_within(_Limits.seconds + size / SLOWEST, lambda: action(fs, path)))  # noqa: B023  (called at once)
+            data = bytes(action(fs, path))
             _given_up.discard(server)
             return data
         except (FileNotFoundError, PermissionError) as error:
@@ -193,12 +194,14 @@ def _retry(address: str, size: int, action: Any) -> bytes:
     raise AssertionError("unreachable")
 
 
-def _within(seconds: float, action: Callable[[], Any]) -> Any:
-    """The result of `action`, in a thread of its own: some file systems have a limit of minutes, some have none.
+def _within(size: int, action: Callable[[], Any]) -> Any:
+    """The result of `action`, which moves so many bytes, in a thread of its own: some file systems have a limit of minutes,
+    some have none.
 
     Raises:
         TimeoutError: it took longer; the thread is left to itself.
     """
+    seconds = _Limits.seconds + size / SLOWEST
     outcome: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
 
     def act() -> None:

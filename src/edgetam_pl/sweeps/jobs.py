@@ -80,10 +80,22 @@ Launcher = Local | Submitit
 
 
 def run_to_end(local: Local, words: tuple[str, ...], out: Path) -> int:
-    """Run a trial on the machine where this is called; its exit status. The cluster's signals are passed on to it."""
-    job = local.start(words, out)
-    with handled(lambda _: job.terminate()):
-        return job.wait()
+    """Run a trial on the machine where this is called; its exit status. The cluster's signals are passed on to it. One that
+    ends by them was stopped, even where a second one (SLURM tells every process) met it after its own handlers."""
+    told: list[int] = []
+    job: LocalJob | None = None
+
+    def stop(number: int) -> None:
+        told.append(number)
+        if job is not None:
+            job.terminate()
+
+    with handled(stop):
+        job = local.start(words, out)
+        if told:
+            job.terminate()
+        status = job.wait()
+    return TRY_AGAIN if told and status == -signal.SIGTERM else status
 
 
 def cause_of(out: Path, status: int) -> str:
