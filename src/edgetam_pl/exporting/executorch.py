@@ -27,6 +27,7 @@ class ExecuTorch(Backend):
     needs = ("executorch",)
     tested = {"executorch": ((1, 5), (1, 5))}  # noqa: RUF012
     choices = {**Backend.choices, "precision": ("auto", "fp32")}  # noqa: RUF012
+    runner = "ExecuTorch's runtime with XNNPACK"
     device = "a phone; executed by ExecuTorch's runtime with XNNPACK on Linux"
 
     def convert(self, parts: Sequence[Part], folder: Path, config: ExportConfig) -> tuple[Saved, ...]:

@@ -24,6 +24,7 @@ from edgetam_pl.exporting.clip import LEAST_FRAMES, draw
 from edgetam_pl.exporting.documents import readme
 from edgetam_pl.exporting.estimate import estimate
 from edgetam_pl.exporting.extras import require
+from edgetam_pl.exporting.gate.allocator import memory_kept
 from edgetam_pl.exporting.gate.check import cases
 from edgetam_pl.exporting.gate.judge import judge, tolerance_of
 from edgetam_pl.exporting.gate.measures import Measure, Verdict
@@ -148,14 +149,16 @@ def export_packages(
         draft.mkdir()
         # convert
         note("adapters against the model")
-        verdict += list(compare_verbs(original, parts, loop, cfg.gate))
+        with memory_kept():
+            verdict += list(compare_verbs(original, parts, loop, cfg.gate))
         clock.lap("adapters")
         note("converting")
         saved = backend.convert(flat, draft, cfg)
         clock.lap("convert")
         # judge what was saved
-        found = cases(parts, loop, draw(cfg.gate.short_frames, loop.size, seed=cfg.gate.seed), cfg.gate)
-        rollouts = judge(original, parts, found, backend, saved, loop, cfg, verdict, note)
+        with memory_kept():
+            found = cases(parts, loop, draw(cfg.gate.short_frames, loop.size, seed=cfg.gate.seed), cfg.gate)
+            rollouts = judge(original, parts, found, backend, saved, loop, cfg, verdict, note)
         clock.lap("gate")
         worst = verdict.worst()
         report = ExportReport(
@@ -165,6 +168,7 @@ def export_packages(
             passed=verdict.ok,
             packages=[PackageRow(each.part.name, each.path.name, bytes_of(each.path)) for each in saved],
             seconds=clock.laps,
+            processor_seconds=clock.processor,
             peak_rss_mb=clock.peaks,
             failures=[str(measure) for measure in verdict.failures],
             worst={k: {"value": m.value, "bound": m.bound, "ok": m.ok, "where": m.where} for k, m in sorted(worst.items())},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +15,9 @@ from edgetam_pl.exporting.gate.reference import Reference, Reply
 from edgetam_pl.exporting.manifest import RuntimeSpec
 from edgetam_pl.exporting.parts import Program
 from edgetam_pl.types import Decoded, ImageFeatures, Memory, Prompts, Recall
+
+Encode = Callable[[int], Mapping[str, Tensor]]
+"""What ImageEncoder returns for frame t."""
 
 
 @dataclass(frozen=True)
@@ -66,17 +69,21 @@ def drift_of(answer: Reply, truth: Reply, *, pixels: int) -> Drift:
 
 
 class RecordingTracker(PackagedTracker):
-    """A packaged tracker that writes down what it answers."""
+    """A packaged tracker that writes down what it answers.
 
-    def __init__(self, programs: Mapping[str, Program], loop: RuntimeSpec) -> None:
+    Args:
+        encode: what the programs' ImageEncoder returns for frame t.
+    """
+
+    def __init__(self, programs: Mapping[str, Program], loop: RuntimeSpec, encode: Encode) -> None:
         super().__init__(programs, loop)
         self.answers: list[Reply] = []
-        self.frame = -1
+        self.frame, self._encode = -1, encode
 
-    def see(self, t: int, frame: Tensor) -> ImageFeatures:
-        """Features of frame t (1, 3, S, S) uint8."""
+    def see(self, t: int) -> ImageFeatures:
+        """Features of frame t."""
         self.frame = t
-        return self.encode(frame)
+        return self.encoded(self._encode(t))
 
     def decode(self, f_m: Tensor, features: ImageFeatures, prompts: Prompts | None) -> Decoded:
         decoded = super().decode(f_m, features, prompts)
@@ -89,15 +96,15 @@ class RecordingTracker(PackagedTracker):
 class ComparingTracker(RecordingTracker):
     """The same, with torch doing every step as well, from the programs' bank and with the same prompts."""
 
-    def __init__(self, programs: Mapping[str, Program], reference: Reference, names: Mapping[str, str], rollout_name: str,
-                 tolerance: Tolerance) -> None:  # fmt: skip
-        super().__init__(programs, reference.loop)
+    def __init__(self, programs: Mapping[str, Program], encode: Encode, reference: Reference, names: Mapping[str, str],
+                 rollout_name: str, tolerance: Tolerance) -> None:  # fmt: skip
+        super().__init__(programs, reference.loop, encode)
         self.reference, self.names, self.name, self.tolerance = reference, names, rollout_name, tolerance
         self.measures: list[Measure] = []
         self.rows: list[FrameRow] = []
 
-    def see(self, t: int, frame: Tensor) -> ImageFeatures:
-        features = super().see(t, frame)
+    def see(self, t: int) -> ImageFeatures:
+        features = super().see(t)
         self.features = self.reference.features(t)
         self.error_f16 = self._compare("image_encoder", "F16", features.f16, self.features.f16)
         return features
@@ -159,7 +166,7 @@ class FreeReference:
         self.drifts: list[Drift] = []
         self.frame = -1
 
-    def see(self, t: int, frame: Tensor) -> ImageFeatures:
+    def see(self, t: int) -> ImageFeatures:
         self.frame = t
         return self.reference.features(t)
 

@@ -6,21 +6,22 @@ follows the program's decision, so that what comes after can still be compared.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from edgetam_pl.config import GateConfig
-from edgetam_pl.exporting.adapters import DecodePrompts
-from edgetam_pl.exporting.client import PackagedTracker, fit
+from edgetam_pl.exporting.client import fit
 from edgetam_pl.exporting.clip import CheckClip
 from edgetam_pl.exporting.manifest import RuntimeSpec
-from edgetam_pl.exporting.parts import Part
+from edgetam_pl.model.mask_decoder import Candidates
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.tracking.frame_tracker import FrameTracker, TrackingOptions
 from edgetam_pl.types import ABSENT_LOGIT, Decoded, ImageFeatures, Prompts, Recall
+
+Encoded = TypeVar("Encoded")
 
 
 class Reply(NamedTuple):
@@ -52,22 +53,16 @@ class Reference:
 
     Args:
         model: the model as it is, not prepared for export.
-        parts: its flat adapters, which let all candidates be seen.
     """
 
-    def __init__(
-        self, model: TrackAnything, parts: Mapping[str, Part], loop: RuntimeSpec, gate: GateConfig, clip: CheckClip
-    ) -> None:
+    def __init__(self, model: TrackAnything, loop: RuntimeSpec, gate: GateConfig, clip: CheckClip) -> None:
         self.model, self.loop, self.gate = model, loop, gate
-        decoder = parts["prompt_decoder"]
-        assert isinstance(decoder.module, DecodePrompts)
-        self.decoder = decoder.module
-        self.client = PackagedTracker({role: part.run for role, part in parts.items()}, loop)
         options = TrackingOptions(cached_frames=1)  # several trackers ask for the last frame's features
         frames = FrameTracker(
             model, lambda t: clip.frame(t)[0].permute(1, 2, 0).numpy(), (loop.size, loop.size), options=options
         )
-        self.features, self.memorize = frames.features, frames.memorize
+        self.memorize = frames.memorize
+        self.features = once_for_shared_frames(frames.features, gate)
 
     def attend(self, f16: Tensor, recall: Recall) -> Tensor:
         """F_M. Memories of the programs carry no positions; torch's own are put in their place."""
@@ -77,15 +72,15 @@ class Reference:
 
     def decode(self, f_m: Tensor, features: ImageFeatures, prompts: Prompts | None, answer: Reply) -> Reply:
         """torch's answer to what the programs have answered."""
-        own = self.model.decode(f_m, features, prompts)
+        passes: list[Candidates] = []  # all candidates of the same pass, before one is chosen
+        watch = self.model.mask_decoder.register_forward_hook(lambda decoder, given, found: passes.append(found))
+        try:
+            own = self.model.decode(f_m, features, prompts)
+        finally:
+            watch.remove()
         if answer.masks is None:
             return Reply(answer.frame, own, None)
-        inputs = self.client.prompt_inputs(f_m, features, prompts)
-        found = [self.decoder.candidates([given[feature.name] for feature in self.decoder.inputs]) for given in inputs]
-        masks, scores, tokens = (
-            torch.cat(rows)
-            for rows in zip(*((candidates.logits, candidates.iou, candidates.tokens) for candidates in found), strict=True)
-        )
+        masks, scores, tokens = passes[-1].logits, passes[-1].iou, passes[-1].tokens
         first = 1 if own.logits.shape[1] > 1 else 0  # candidates are masks 1 ... 3, or only mask 0
         # what the programs' choice and their verdict on presence cost by torch's own scores
         chosen, rows = _chosen(answer, own, first), torch.arange(len(masks))
@@ -102,6 +97,20 @@ class Reference:
         pointer = self.model.mask_decoder.point(tokens[rows, chosen], visible)
         decoded = Decoded(logits, scores[rows, chosen][:, None], presence, pointer, prompts)
         return Reply(answer.frame, decoded, masks, given_up, misjudged, followed=True)
+
+
+def once_for_shared_frames(compute: Callable[[int], Encoded], gate: GateConfig) -> Callable[[int], Encoded]:
+    """`compute` of a frame, which the frames that all scenarios begin with are put through only once."""
+    kept: dict[int, Encoded] = {}
+
+    def of(t: int) -> Encoded:
+        if t >= gate.short_frames:
+            return compute(t)
+        if t not in kept:
+            kept[t] = compute(t)
+        return kept[t]
+
+    return of
 
 
 def _chosen(answer: Reply, own: Decoded, first: int) -> Tensor:

@@ -1,0 +1,200 @@
+"""The table of docs/export.md: the full EdgeTAM and the shipped tracker in every format, converted, executed and judged.
+
+    python benchmarks/packages.py                          # every row that has no result yet, then the table
+    python benchmarks/packages.py --list
+    python benchmarks/packages.py full-onnx-fp32 --again   # one row, also if it has a result
+    python benchmarks/packages.py --table                  # the table alone, from the results that are there
+
+A row is an export with the whole gate: 64 frames with occlusion and re-entry from a click, shorter rollouts from a box and
+from a mask. It runs in a process of its own and leaves a JSON file in experiments/results/005-packages, so that a run that
+was interrupted goes on where it stopped. A format whose packages are missing is a row that says so, and is tried again
+next time. Seconds are those of the processor, all threads together: other programs hardly lengthen them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgetam_pl.commands.bench import machine
+from edgetam_pl.commands.compose import composed
+from edgetam_pl.config import ExportConfig
+from edgetam_pl.exporting import ExportRefused, ExportReport, export_packages
+from edgetam_pl.exporting.backends import BACKENDS, backend_of
+from edgetam_pl.exporting.extras import MissingExtra, installed_version
+from edgetam_pl.exporting.run import load
+from edgetam_pl.io.atomic import write_json, write_text
+from edgetam_pl.io.tables import markdown_table
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "experiments/results/005-packages"
+PAGE = ROOT / "docs/export.md"
+BEGIN, END = "<!-- packages:begin -->", "<!-- packages:end -->"
+
+MODELS = {
+    "full": ("full EdgeTAM, 1024 px, random weights", ["model=edgetam", "weights=random"]),
+    "shipped": ("shipped tracker, 256 px", ["weights=shipped"]),
+}
+"""Title of each model, and the words of `edgetam export` that name it."""
+
+PRECISION = {"coreml": "fp16"}
+"""Where it isn't fp32: the precision that a format is judged in first."""
+
+VARIANTS = {
+    "coreml-int8": ["backend=coreml", "precision=fp16", "compression=int8"],
+    "coreml-palette8": ["backend=coreml", "precision=fp16", "compression=palette8"],
+    "coreml-palette6": ["backend=coreml", "precision=fp16", "compression=palette6"],
+    "coreai-fp16": ["backend=coreai", "precision=fp16"],
+    "onnx-fp16": ["backend=onnx", "precision=fp16"],
+}
+"""Further rows of both models."""
+
+HEAD = ["model", "packages", "MB", "convert, s", "gate, s", "a part", "a step", "left to itself: click, box, mask", "IoU",
+        "verdict", "executed by"]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One export."""
+
+    name: str
+    title: str
+    words: tuple[str, ...]
+
+    @property
+    def path(self) -> Path:
+        return RESULTS / f"{self.name}.json"
+
+
+def rows() -> Iterator[Row]:
+    """Every model in every format that is registered, then the variants."""
+    plain = {
+        f"{name}-{PRECISION.get(name, 'fp32')}": [f"backend={name}", f"precision={PRECISION.get(name, 'fp32')}"]
+        for name in BACKENDS
+    }
+    for model, (title, words) in MODELS.items():
+        for name, more in (plain | VARIANTS).items():
+            yield Row(f"{model}-{name}", title, (*words, *more))
+
+
+def main() -> int:
+    args = _arguments()
+    known = {row.name: row for row in rows()}
+    if args.measure:
+        measure(known[args.measure])
+        return 0
+    if unknown := sorted(set(args.rows) - set(known)):
+        print(f"no rows {', '.join(unknown)}; there are: {', '.join(known)}", file=sys.stderr)
+        return 2
+    chosen = [row for row in known.values() if row.name in args.rows or not args.rows]
+    for i, row in enumerate(chosen, start=1):
+        done = row.path.is_file() and "missing" not in json.loads(row.path.read_text("utf-8"))
+        state = "has a result" if done and not args.again else "not measured" if args.table or args.list else "running"
+        print(f"[{i}/{len(chosen)}] {row.name}: {state}", flush=True)
+        if state == "running":
+            code = subprocess.run([sys.executable, __file__, "--measure", row.name], check=False).returncode
+            if code:  # a format that takes its process along must not take the others'
+                print(f"{row.name} ended with status {code} and has no result", file=sys.stderr)
+    if not args.list:
+        found = [(row, json.loads(row.path.read_text("utf-8"))) for row in known.values() if row.path.is_file()]
+        text = table(found)
+        write_text(RESULTS / "table.md", text)
+        page = PAGE.read_text("utf-8")
+        write_text(PAGE, f"{page[: page.index(BEGIN)]}{BEGIN}\n\n{text}\n{page[page.index(END) :]}")
+        print(text)
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="*", help="names of rows; none: all")
+    parser.add_argument("--again", action="store_true", help="also rows that have a result")
+    parser.add_argument("--list", action="store_true", help="the rows, and which have results")
+    parser.add_argument("--table", action="store_true", help="the table, from the results that are there")
+    parser.add_argument("--measure", default="", help=argparse.SUPPRESS)  # what a row's own process does
+    return parser.parse_args()
+
+
+def measure(row: Row) -> None:
+    """Export, and write down what came of it."""
+    cfg, _ = composed(ExportConfig, command="export", overrides=[*row.words, "golden=false"])
+    backend = backend_of(cfg.backend)
+    result: dict[str, Any] = {"words": row.words}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            model, checkpoint, _ = load(cfg)
+            out = Path(folder) / "packages"
+            report = export_packages(model, out, cfg, checkpoint=checkpoint, note=lambda text: print(f"  {text}", flush=True))
+        except ExportRefused as refused:
+            report = refused.report
+        except MissingExtra as missing:
+            write_json(row.path, result | {"missing": str(missing)})
+            return
+    versions = {name: installed_version(name) for name in ("torch", *(need.replace("_", "-") for need in backend.needs))}
+    result |= numbers(report) | {"runner": backend.runner or backend.title, "versions": versions}
+    write_json(row.path, result | {"machine": machine(torch.device("cpu"))}, indent=1)
+
+
+def numbers(report: ExportReport) -> dict[str, Any]:
+    """What the table shows of a report, and what failed."""
+    parts = [row for what, row in report.worst.items() if "relative error (" in what]
+    by_prompt = {
+        prompt: [row for row in report.frames if row.rollout == prompt] for prompt in dict.fromkeys(f.rollout for f in report.frames)
+    }
+    return {
+        "passed": report.passed,
+        "failures": report.failures,
+        "bytes": sum(report.sizes.values()),
+        "seconds": report.seconds,
+        "processor_seconds": report.processor_seconds,
+        "peak_rss_mb": max(report.peak_rss_mb.values()),
+        "answers": len(report.frames),
+        "part": max(row["value"] for row in parts),
+        "step": max(row["value"] for what, row in report.worst.items() if "relative error of the" in what and "," not in what),
+        "free": {prompt: max(row.free_candidates for row in found) for prompt, found in by_prompt.items()},
+        "iou": min(min(row.iou, row.free_iou) for row in report.frames),
+        "followed": sum(row.followed for row in report.frames),
+        "worst": report.worst,
+        "frames": [dataclasses.asdict(row) for row in report.frames],
+    }
+
+
+def table(found: list[tuple[Row, dict[str, Any]]]) -> str:
+    """The results as Markdown."""
+    return markdown_table(HEAD, (_cells(row, result) for row, result in found))
+
+
+def _cells(row: Row, result: Mapping[str, Any]) -> list[str]:
+    name = row.name.partition("-")[2].replace("-", " ")
+    if "missing" in result:
+        return [row.title, name, *[""] * (len(HEAD) - 4), f"not run: {result['missing']}", ""]
+    spent, failures = result["processor_seconds"], result["failures"]
+    verdict = "passed" if result["passed"] else f"**refused**, {len(failures)} numbers; {failures[0]}"
+    free = ", ".join(f"{result['free'][prompt]:.1e}" for prompt in ("click", "box", "mask"))
+    return [
+        row.title,
+        name,
+        f"{result['bytes'] / 1e6:.1f}",
+        f"{spent['convert']:.0f}",
+        f"{spent['adapters'] + spent['gate']:.0f}",
+        f"{result['part']:.1e}",
+        f"{result['step']:.1e}",
+        free,
+        f"{result['iou']:.4f}",
+        verdict,
+        result["runner"],
+    ]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
