@@ -6,9 +6,10 @@
     python benchmarks/packages.py --table                  # the table alone, from the results that are there
 
 A row is an export with the whole gate: 64 frames with occlusion and re-entry from a click, shorter rollouts from a box and
-from a mask. It runs in a process of its own and leaves a JSON file in experiments/results/005-packages, so that a run that
-was interrupted goes on where it stopped. A format whose packages are missing is a row that says so, and is tried again
-next time. Seconds are those of the processor, all threads together: other programs hardly lengthen them.
+from a mask. It leaves a JSON file in experiments/results/005-packages, so that a run that was interrupted goes on where it
+stopped. All rows of a model are measured by one process, so that torch's side of the gate is computed once. A format whose
+packages are missing is a row that says so, and is tried again next time. Seconds are those of the processor, all threads
+together: other programs hardly lengthen them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,9 +34,11 @@ from edgetam_pl.config import ExportConfig
 from edgetam_pl.exporting import ExportRefused, ExportReport, export_packages
 from edgetam_pl.exporting.backends import BACKENDS, backend_of
 from edgetam_pl.exporting.extras import MissingExtra, installed_version
+from edgetam_pl.exporting.gate.truth import Truth
 from edgetam_pl.exporting.run import load
 from edgetam_pl.io.atomic import write_json, write_text
 from edgetam_pl.io.tables import markdown_table
+from edgetam_pl.model.track_anything import TrackAnything
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "experiments/results/005-packages"
@@ -91,20 +95,21 @@ def main() -> int:
     args = _arguments()
     known = {row.name: row for row in rows()}
     if args.measure:
-        measure(known[args.measure])
+        measure([known[name] for name in args.rows])
         return 0
     if unknown := sorted(set(args.rows) - set(known)):
         print(f"no rows {', '.join(unknown)}; there are: {', '.join(known)}", file=sys.stderr)
         return 2
     chosen = [row for row in known.values() if row.name in args.rows or not args.rows]
-    for i, row in enumerate(chosen, start=1):
+    pending = []
+    for row in chosen:
         done = row.path.is_file() and "missing" not in json.loads(row.path.read_text("utf-8"))
-        state = "has a result" if done and not args.again else "not measured" if args.table or args.list else "running"
-        print(f"[{i}/{len(chosen)}] {row.name}: {state}", flush=True)
-        if state == "running":
-            code = subprocess.run([sys.executable, __file__, "--measure", row.name], check=False).returncode
-            if code:  # a format that takes its process along must not take the others'
-                print(f"{row.name} ended with status {code} and has no result", file=sys.stderr)
+        print(f"{row.name}: {'has a result' if done else 'has none'}", flush=True)
+        pending += [row.name] if args.again or not done else []
+    for model in MODELS:
+        names = [name for name in pending if name.startswith(f"{model}-")]
+        if names and not (args.list or args.table):
+            subprocess.run([sys.executable, __file__, "--measure", *names], check=True)
     if not args.list:
         found = [(row, json.loads(row.path.read_text("utf-8"))) for row in known.values() if row.path.is_file()]
         text = table(found)
@@ -121,35 +126,54 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--again", action="store_true", help="also rows that have a result")
     parser.add_argument("--list", action="store_true", help="the rows, and which have results")
     parser.add_argument("--table", action="store_true", help="the table, from the results that are there")
-    parser.add_argument("--measure", default="", help=argparse.SUPPRESS)  # what a row's own process does
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)  # what a model's own process does
     return parser.parse_args()
 
 
-def measure(row: Row) -> None:
-    """Export, and write down what came of it."""
-    cfg, _ = composed(ExportConfig, command="export", overrides=[*row.words, "golden=false"])
-    backend = backend_of(cfg.backend)
-    result: dict[str, Any] = {"words": row.words}
+def measure(chosen: Sequence[Row]) -> None:
+    """Export one model in several formats, and write down what came of each."""
+    truth: Truth | None = None
+    for i, row in enumerate(chosen, start=1):
+        print(f"[{i}/{len(chosen)}] {row.name}", flush=True)
+        cfg, _ = composed(ExportConfig, command="export", overrides=[*row.words, "golden=false"])
+        backend = backend_of(cfg.backend)
+        needs = [need.replace("_", "-") for need in backend.needs]
+        result: dict[str, Any] = {
+            "words": row.words,
+            "runner": backend.runner or backend.title,
+            "versions": {name: installed_version(name) for name in ("torch", *needs)},
+            "machine": machine(torch.device("cpu")),
+            "torch_known": truth is not None,
+        }
+        model, checkpoint, _ = load(cfg)
+        truth = Truth.of(model, cfg) if truth is None else truth
+        try:
+            result |= numbers(exported(model, cfg, checkpoint, truth))
+        except MissingExtra as missing:
+            result |= {"missing": str(missing)}
+        write_json(row.path, result, indent=1)
+
+
+def exported(model: TrackAnything, cfg: ExportConfig, checkpoint: str, truth: Truth) -> ExportReport:
+    """The report of an export, passed or refused. The packages themselves are thrown away."""
+    begin = time.monotonic()
+
+    def note(text: str) -> None:
+        print(f"  {time.monotonic() - begin:5.0f} s  {text}", flush=True)
+
     with tempfile.TemporaryDirectory() as folder:
         try:
-            model, checkpoint, _ = load(cfg)
-            out = Path(folder) / "packages"
-            report = export_packages(model, out, cfg, checkpoint=checkpoint, note=lambda text: print(f"  {text}", flush=True))
+            return export_packages(model, Path(folder) / "packages", cfg, checkpoint=checkpoint, note=note, truth=truth)
         except ExportRefused as refused:
-            report = refused.report
-        except MissingExtra as missing:
-            write_json(row.path, result | {"missing": str(missing)})
-            return
-    versions = {name: installed_version(name) for name in ("torch", *(need.replace("_", "-") for need in backend.needs))}
-    result |= numbers(report) | {"runner": backend.runner or backend.title, "versions": versions}
-    write_json(row.path, result | {"machine": machine(torch.device("cpu"))}, indent=1)
+            return refused.report
 
 
 def numbers(report: ExportReport) -> dict[str, Any]:
     """What the table shows of a report, and what failed."""
     parts = [row for what, row in report.worst.items() if "relative error (" in what]
     by_prompt = {
-        prompt: [row for row in report.frames if row.rollout == prompt] for prompt in dict.fromkeys(f.rollout for f in report.frames)
+        prompt: [row for row in report.frames if row.rollout == prompt]
+        for prompt in dict.fromkeys(f.rollout for f in report.frames)
     }
     return {
         "passed": report.passed,
@@ -160,7 +184,9 @@ def numbers(report: ExportReport) -> dict[str, Any]:
         "peak_rss_mb": max(report.peak_rss_mb.values()),
         "answers": len(report.frames),
         "part": max(row["value"] for row in parts),
-        "step": max(row["value"] for what, row in report.worst.items() if "relative error of the" in what and "," not in what),
+        "step": max(
+            row["value"] for what, row in report.worst.items() if "relative error of the" in what and "," not in what
+        ),
         "free": {prompt: max(row.free_candidates for row in found) for prompt, found in by_prompt.items()},
         "iou": min(min(row.iou, row.free_iou) for row in report.frames),
         "followed": sum(row.followed for row in report.frames),

@@ -11,7 +11,7 @@ from torch import Tensor
 from edgetam_pl.config import Tolerance
 from edgetam_pl.exporting.client import PackagedTracker
 from edgetam_pl.exporting.gate.measures import Measure, iou, psnr, relative_error
-from edgetam_pl.exporting.gate.reference import Reference, Reply
+from edgetam_pl.exporting.gate.reference import Pass, Reference, Reply
 from edgetam_pl.exporting.manifest import RuntimeSpec
 from edgetam_pl.exporting.parts import Program
 from edgetam_pl.types import Decoded, ImageFeatures, Memory, Prompts, Recall
@@ -156,23 +156,57 @@ class ComparingTracker(RecordingTracker):
         self.measures.append(Measure(self.names[role], where, what, value, bound, at_least))
 
 
-class FreeReference:
-    """torch with a bank of its own, compared with what the programs have answered on the same frame just before."""
+class FreeAnswers:
+    """What torch answers with a bank of its own. It depends on the programs only where torch has followed them in a tie, so
+    it is kept: the next format that is judged by the same rollouts need not wait for it again."""
 
-    def __init__(self, reference: Reference, answers: Sequence[Reply]) -> None:
-        self.reference = reference
-        self.attend, self.memorize = reference.attend, reference.memorize
-        self.answers = iter(answers)  # of a list that grows while this is read
+    def __init__(self) -> None:
+        self.passes: dict[tuple[str | int, ...], Pass] = {}
+        self.memories: dict[tuple[str | int, ...], Memory] = {}
+
+
+class FreeReference:
+    """torch with a bank of its own, compared with what the programs have answered on the same frame just before.
+
+    Args:
+        answers: of the programs, a list that grows while this is read.
+        name: of the rollout.
+        known: what torch has answered to other programs, and will to these.
+    """
+
+    def __init__(self, reference: Reference, answers: Sequence[Reply], name: str, known: FreeAnswers) -> None:
+        self.reference, self.known = reference, known
+        self.answers = iter(answers)
         self.drifts: list[Drift] = []
         self.frame = -1
+        self.history: tuple[str | int, ...] = (name,)  # decisions of the programs that torch has followed
+        self.waiting: tuple[Tensor, Recall] | Tensor
 
     def see(self, t: int) -> ImageFeatures:
         self.frame = t
         return self.reference.features(t)
 
+    def attend(self, f16: Tensor, recall: Recall) -> Tensor:
+        """Nothing yet: `decode` attends, if its answer isn't known."""
+        self.waiting = f16, recall
+        return f16
+
     def decode(self, f_m: Tensor, features: ImageFeatures, prompts: Prompts | None) -> Decoded:
         answer = next(self.answers)
         assert answer.frame == self.frame, f"the programs answered frame {answer.frame}, torch is at {self.frame}"
-        truth = self.reference.decode(f_m, features, prompts, answer)
+        key = (*self.history, len(self.drifts))
+        if key not in self.known.passes:
+            if isinstance(self.waiting, tuple):
+                self.waiting = self.reference.attend(*self.waiting)
+            self.known.passes[key] = self.reference.pass_of(self.waiting, features, prompts)
+        truth = self.reference.reply(self.known.passes[key], answer)
+        if truth.followed:
+            self.history = (*self.history, len(self.drifts), str(truth.decision))
         self.drifts.append(drift_of(answer, truth, pixels=self.reference.gate.pixels))
         return truth.decoded
+
+    def memorize(self, f16: Tensor, decoded: Decoded) -> Memory:
+        key = (*self.history, len(self.drifts))
+        if key not in self.known.memories:
+            self.known.memories[key] = self.reference.memorize(f16, decoded)
+        return self.known.memories[key]

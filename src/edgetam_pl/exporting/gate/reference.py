@@ -36,8 +36,12 @@ class Reply(NamedTuple):
     """Predicted IoU that the programs have given up by choosing another candidate."""
     misjudged: float = 0.0
     """Presence logit, without its sign, of an object that the programs have judged otherwise."""
-    followed: bool = False
-    """Is the decision the programs'?"""
+    decision: tuple[list[int], list[bool]] | None = None
+    """The programs' choice and verdict for each object, where torch has followed them."""
+
+    @property
+    def followed(self) -> bool:
+        return self.decision is not None
 
     @property
     def candidates(self) -> Tensor:
@@ -48,6 +52,15 @@ class Reply(NamedTuple):
         return self.masks[:, 1:] if several else self.masks[:, :1]
 
 
+class Pass(NamedTuple):
+    """One pass of torch's decoder: its answer, and all four candidates of each object, before one was chosen."""
+
+    own: Decoded
+    masks: Tensor
+    scores: Tensor
+    tokens: Tensor
+
+
 class Reference:
     """The model's verbs, in eval mode and fp32, in front of the clip: `FrameTracker`, but for ties and stored positions.
 
@@ -56,7 +69,7 @@ class Reference:
     """
 
     def __init__(self, model: TrackAnything, loop: RuntimeSpec, gate: GateConfig, clip: CheckClip) -> None:
-        self.model, self.loop, self.gate = model, loop, gate
+        self.model, self.loop, self.gate, self.clip = model, loop, gate, clip
         options = TrackingOptions(cached_frames=1)  # several trackers ask for the last frame's features
         frames = FrameTracker(
             model, lambda t: clip.frame(t)[0].permute(1, 2, 0).numpy(), (loop.size, loop.size), options=options
@@ -72,15 +85,23 @@ class Reference:
 
     def decode(self, f_m: Tensor, features: ImageFeatures, prompts: Prompts | None, answer: Reply) -> Reply:
         """torch's answer to what the programs have answered."""
-        passes: list[Candidates] = []  # all candidates of the same pass, before one is chosen
+        return self.reply(self.pass_of(f_m, features, prompts), answer)
+
+    def pass_of(self, f_m: Tensor, features: ImageFeatures, prompts: Prompts | None) -> Pass:
+        """What torch decodes, whatever the programs have answered."""
+        passes: list[Candidates] = []
         watch = self.model.mask_decoder.register_forward_hook(lambda decoder, given, found: passes.append(found))
         try:
             own = self.model.decode(f_m, features, prompts)
         finally:
             watch.remove()
+        return Pass(own, passes[-1].logits, passes[-1].iou, passes[-1].tokens)
+
+    def reply(self, found: Pass, answer: Reply) -> Reply:
+        """What torch has decoded, under the programs' decision where that is within a tie."""
+        own, masks, scores, tokens = found
         if answer.masks is None:
             return Reply(answer.frame, own, None)
-        masks, scores, tokens = passes[-1].logits, passes[-1].iou, passes[-1].tokens
         first = 1 if own.logits.shape[1] > 1 else 0  # candidates are masks 1 ... 3, or only mask 0
         # what the programs' choice and their verdict on presence cost by torch's own scores
         chosen, rows = _chosen(answer, own, first), torch.arange(len(masks))
@@ -95,8 +116,8 @@ class Reference:
         logits = torch.where(visible[:, None, None, None], masks[rows, chosen][:, None], ABSENT_LOGIT)
         presence = torch.where((visible == own.visible)[:, None], own.presence, answer.decoded.presence)
         pointer = self.model.mask_decoder.point(tokens[rows, chosen], visible)
-        decoded = Decoded(logits, scores[rows, chosen][:, None], presence, pointer, prompts)
-        return Reply(answer.frame, decoded, masks, given_up, misjudged, followed=True)
+        decoded = Decoded(logits, scores[rows, chosen][:, None], presence, pointer, own.prompts)
+        return Reply(answer.frame, decoded, masks, given_up, misjudged, (chosen.tolist(), visible.tolist()))
 
 
 def once_for_shared_frames(compute: Callable[[int], Encoded], gate: GateConfig) -> Callable[[int], Encoded]:

@@ -25,6 +25,7 @@ from edgetam_pl.exporting.gate.comparing_tracker import (
     Drift,
     Encode,
     FrameRow,
+    FreeAnswers,
     FreeReference,
     RecordingTracker,
 )
@@ -104,11 +105,10 @@ class Rollouts(NamedTuple):
 
 
 def compare_rollouts(
-    model: TrackAnything,
+    reference: Reference,
     parts: Mapping[str, Part],
     programs: Mapping[str, Program],
-    loop: RuntimeSpec,
-    gate: GateConfig,
+    free: FreeAnswers,
     tolerance: Tolerance,
     *,
     excusable: bool,
@@ -118,20 +118,22 @@ def compare_rollouts(
     memory bank.
 
     Args:
+        parts: the flat adapters.
+        free: what torch has answered with its own bank, when other programs were judged; what it answers now is added.
         excusable: may the programs drift if torch does, with its weights rounded to half precision?
     """
-    clip, names = draw(gate.frames, loop.size, seed=gate.seed), {role: part.name for role, part in parts.items()}
-    reference, found = Reference(model, loop, gate, clip), Rollouts([], [], [])
+    clip, gate, loop = reference.clip, reference.gate, reference.loop
+    names, found = {role: part.name for role, part in parts.items()}, Rollouts([], [], [])
     encode = _encoder(programs, clip, gate)
     for scenario in scenarios(clip, short_frames=gate.short_frames):
         tracker = ComparingTracker(programs, encode, reference, names, scenario.name, tolerance)
-        drifts = _drifts(tracker, reference, scenario, note)
+        drifts = _drifts(tracker, reference, scenario, free, note)
         far = any(each.error > tolerance.free or each.iou < tolerance.iou for each in drifts)
         own = None
         if far and excusable and gate.amplification > 0:
             rounded = {role: _rounded(part).run for role, part in parts.items()}
             recorder = RecordingTracker(rounded, loop, _encoder(rounded, clip, gate))
-            own = _drifts(recorder, reference, scenario, lambda text: note(f"{text}, torch with rounded weights"))
+            own = _drifts(recorder, reference, scenario, free, lambda text: note(f"{text}, torch with rounded weights"))
         bounds = drift_bounds(drifts, tolerance, own, gate.amplification)
         _add(found, tracker, drifts, bounds)
     seen = sum(row.pixels > 0 for row in found.rows) / len(found.rows)
@@ -173,9 +175,11 @@ def _encoder(programs: Mapping[str, Program], clip: CheckClip, gate: GateConfig)
     return once_for_shared_frames(lambda t: programs["image_encoder"]({"image": clip.frame(t).float()}), gate)
 
 
-def _drifts(tracker: RecordingTracker, reference: Reference, scenario: Scenario, note: Note) -> list[Drift]:
+def _drifts(
+    tracker: RecordingTracker, reference: Reference, scenario: Scenario, known: FreeAnswers, note: Note
+) -> list[Drift]:
     """Track the scenario, and torch with a bank of its own after it; how far apart they are on every answer."""
-    free = FreeReference(reference, tracker.answers)
+    free = FreeReference(reference, tracker.answers, scenario.name, known)
     policy = RecallPolicy(num_pointers=reference.loop.num_pointers, past_pointers_only=True)
     _track(((tracker, RingBank(reference.loop)), (free, MemoryBank(policy=policy))), scenario, note)
     return free.drifts
