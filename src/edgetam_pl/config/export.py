@@ -125,6 +125,9 @@ class ExportConfig:
     """Write golden inputs and outputs, for validate_on_mac.py (not with target=web)."""
     gate: GateConfig = field(default_factory=GateConfig)
     """What the packages must show."""
+    witnesses: list[str] = field(default_factory=list)
+    """Other formats whose runtimes run the same model over the same rollouts, e.g. [coreai,onnx]; the report shows how far
+    all are from torch and from each other. It judges nothing."""
     seed: int = 0
     """Of weights=random."""
     dry_run: bool = False

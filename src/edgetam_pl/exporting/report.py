@@ -8,6 +8,7 @@ from typing import Any
 
 from edgetam_pl.exporting.documents import render
 from edgetam_pl.exporting.gate.comparing_tracker import FrameRow
+from edgetam_pl.exporting.gate.witnesses import Witnesses
 from edgetam_pl.exporting.manifest import NOT_ON_APPLE
 from edgetam_pl.io.environment import peak_memory_bytes
 
@@ -40,6 +41,8 @@ class ExportReport:
     processor_seconds: dict[str, float] = field(default_factory=dict)
     """Of the processor, which other programs do not lengthen as they do the clock's; all threads together."""
     frames: list[FrameRow] = field(default_factory=list)
+    witnesses: Witnesses = field(default_factory=Witnesses)
+    """Other runtimes on the same model, where the export was asked for them."""
     estimate: dict[str, Any] = field(default_factory=dict)
     apple_hardware: str = NOT_ON_APPLE
 

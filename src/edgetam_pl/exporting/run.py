@@ -14,11 +14,12 @@ from torch import nn
 
 from edgetam_pl.build import RANDOM, load_model, stride_of
 from edgetam_pl.config import ExportConfig
+from edgetam_pl.config.choices import check_choice
 from edgetam_pl.exporting import manifest as contract
 from edgetam_pl.exporting import web
 from edgetam_pl.exporting.adapters import flatten, prepared
 from edgetam_pl.exporting.backend import Backend
-from edgetam_pl.exporting.backends import backend_of
+from edgetam_pl.exporting.backends import BACKENDS, backend_of
 from edgetam_pl.exporting.clip import LEAST_FRAMES
 from edgetam_pl.exporting.documents import readme
 from edgetam_pl.exporting.estimate import estimate
@@ -28,6 +29,7 @@ from edgetam_pl.exporting.gate.judge import judge, tolerance_of
 from edgetam_pl.exporting.gate.measures import Measure, Verdict
 from edgetam_pl.exporting.gate.rollouts import Note
 from edgetam_pl.exporting.gate.truth import Truth
+from edgetam_pl.exporting.gate.witnesses import call_witnesses
 from edgetam_pl.exporting.golden import write_golden
 from edgetam_pl.exporting.manifest import FeatureEntry, Manifest, PartEntry, RuntimeSpec
 from edgetam_pl.exporting.parts import Feature, Saved
@@ -101,6 +103,8 @@ def suitable(cfg: ExportConfig, out: Path) -> tuple[Backend, str]:
     """
     backend = backend_of(cfg.backend)
     precision = backend.precision(cfg)
+    for name in cfg.witnesses:
+        check_choice("witnesses", name, sorted(set(BACKENDS) - {cfg.backend}))
     for package in backend.needs:
         require(package, backend.extra)
     if cfg.target == web.WEB:
@@ -179,6 +183,11 @@ def export_packages(
             refused = out.with_name(out.name + ".refused.json")
             write_json(refused, dataclasses.asdict(report), indent=1)
             raise ExportRefused(_refusal(verdict.failures, refused, precision, cfg.compression), report)
+        if cfg.witnesses:
+            with memory_kept():
+                called = [backend_of(name) for name in cfg.witnesses]
+                report.witnesses = call_witnesses(truth, backend, saved, cfg, called, note)
+            clock.lap("witnesses")
         # write what belongs to the packages; the folder gets its name when this block ends
         note("golden files, manifest")
         if cfg.golden and cfg.target != web.WEB:  # nobody validates on a Mac what runs in a browser

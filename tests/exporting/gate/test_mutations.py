@@ -22,14 +22,17 @@ from edgetam_pl.exporting.parts import PADDING_LABEL, UNUSED_LABEL, Program
 Tensors = dict[str, Tensor]
 
 
-@pytest.fixture(scope="module", params=list(BACKENDS))
+FORMATS = [*((name, "fp16" if name == "coreml" else "fp32") for name in BACKENDS), ("coreai", "fp16"), ("onnx", "fp16")]
+
+
+@pytest.fixture(scope="module", params=FORMATS, ids=" ".join)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """One export of a small model: Core ML's in fp16, all others in fp32."""
-    for module in BACKENDS[request.param].needs:
+    """One export of a small model."""
+    backend, precision = request.param
+    for module in BACKENDS[backend].needs:
         pytest.importorskip(module)
-    precision = "fp16" if request.param == "coreml" else "fp32"
     gate = GateConfig(frames=5, short_frames=4)
-    cfg = ExportConfig(model=tiny(), backend=request.param, precision=precision, golden=False, gate=gate)
+    cfg = ExportConfig(model=tiny(), backend=backend, precision=precision, golden=False, gate=gate)
     return export(cfg, tmp_path_factory.mktemp("export") / "packages")
 
 

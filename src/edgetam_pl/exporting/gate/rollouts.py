@@ -124,7 +124,7 @@ def compare_rollouts(
     """
     clip, gate, loop = reference.clip, reference.gate, reference.loop
     names, found = {role: part.name for role, part in parts.items()}, Rollouts([], [], [])
-    encode = _encoder(programs, clip, gate)
+    encode = encoder_of(programs, clip, gate)
     for scenario in scenarios(clip, short_frames=gate.short_frames):
         tracker = ComparingTracker(programs, encode, reference, names, scenario.name, tolerance)
         drifts = _drifts(tracker, reference, scenario, free, note)
@@ -132,7 +132,7 @@ def compare_rollouts(
         own = None
         if far and excusable and gate.amplification > 0:
             rounded = {role: _rounded(part).run for role, part in parts.items()}
-            recorder = RecordingTracker(rounded, loop, _encoder(rounded, clip, gate))
+            recorder = RecordingTracker(rounded, loop, encoder_of(rounded, clip, gate))
             own = _drifts(recorder, reference, scenario, free, lambda text: note(f"{text}, torch with rounded weights"))
         bounds = drift_bounds(drifts, tolerance, own, gate.amplification)
         _add(found, tracker, drifts, bounds)
@@ -147,10 +147,10 @@ def compare_verbs(model: TrackAnything, parts: Mapping[str, Part], loop: Runtime
     frames = min(gate.short_frames, VERB_FRAMES)
     clip, names = draw(frames, loop.size, seed=gate.seed), {role: part.name for role, part in parts.items()}
     reference, programs = Reference(model, loop, gate, clip), {role: part.run for role, part in parts.items()}
-    encode, tolerance = _encoder(programs, clip, gate), Tolerance(step=gate.adapters)
+    encode, tolerance = encoder_of(programs, clip, gate), Tolerance(step=gate.adapters)
     for scenario in scenarios(clip, short_frames=frames):
         tracker = ComparingTracker(programs, encode, reference, names, scenario.name, tolerance)
-        _track(((tracker, RingBank(loop)),), scenario)
+        track(((tracker, RingBank(loop)),), scenario)
         for measure in tracker.measures:
             if not measure.at_least:
                 yield dataclasses.replace(measure, part="adapters", where=f"{measure.where}, {measure.part}")
@@ -171,7 +171,8 @@ def _add(found: Rollouts, tracker: ComparingTracker, drifts: Sequence[Drift], bo
         found.expected.append(Expected(tracker.name, drift.frame, drift.truth.best.half(), *scores, bound.iou))
 
 
-def _encoder(programs: Mapping[str, Program], clip: CheckClip, gate: GateConfig) -> Encode:
+def encoder_of(programs: Mapping[str, Program], clip: CheckClip, gate: GateConfig) -> Encode:
+    """What the programs return for frame t of the clip; frames that all scenarios share are encoded once."""
     return once_for_shared_frames(lambda t: programs["image_encoder"]({"image": clip.frame(t).float()}), gate)
 
 
@@ -181,12 +182,12 @@ def _drifts(
     """Track the scenario, and torch with a bank of its own after it; how far apart they are on every answer."""
     free = FreeReference(reference, tracker.answers, scenario.name, known)
     policy = RecallPolicy(num_pointers=reference.loop.num_pointers, past_pointers_only=True)
-    _track(((tracker, RingBank(reference.loop)), (free, MemoryBank(policy=policy))), scenario, note)
+    track(((tracker, RingBank(reference.loop)), (free, MemoryBank(policy=policy))), scenario, note)
     return free.drifts
 
 
 @torch.no_grad()
-def _track(
+def track(
     trackers: Sequence[tuple[RecordingTracker | FreeReference, RingBank | MemoryBank]],
     scenario: Scenario,
     note: Note = lambda text: None,
