@@ -27,18 +27,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from edgetam_pl.commands.bench import machine
 from edgetam_pl.commands.compose import composed
 from edgetam_pl.config import ExportConfig
 from edgetam_pl.exporting import ExportRefused, ExportReport, export_packages
 from edgetam_pl.exporting.backends import BACKENDS, backend_of
+from edgetam_pl.exporting.client import PackagedTracker, RingBank
 from edgetam_pl.exporting.extras import MissingExtra, installed_version
+from edgetam_pl.exporting.gate.measures import iou
 from edgetam_pl.exporting.gate.truth import Truth
+from edgetam_pl.exporting.manifest import read
+from edgetam_pl.exporting.parts import Program, Saved
 from edgetam_pl.exporting.run import load
+from edgetam_pl.io import shipped
 from edgetam_pl.io.atomic import write_json, write_text
+from edgetam_pl.io.label_png import read_labels
 from edgetam_pl.io.tables import markdown_table
+from edgetam_pl.io.video import open_video
 from edgetam_pl.model.track_anything import TrackAnything
+from edgetam_pl.tracking.frame_tracker import resized_frame
+from edgetam_pl.tracking.prompters import Script
+from edgetam_pl.tracking.step import rollout
+from edgetam_pl.types import ImageFeatures, Prompts
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "experiments/results/005-packages"
@@ -59,12 +71,17 @@ VARIANTS = {
     "coreml-palette8": ["backend=coreml", "precision=fp16", "compression=palette8"],
     "coreml-palette6": ["backend=coreml", "precision=fp16", "compression=palette6"],
     "coreai-fp16": ["backend=coreai", "precision=fp16"],
+    "executorch-int8": ["backend=executorch", "precision=fp32", "compression=int8"],
     "onnx-fp16": ["backend=onnx", "precision=fp16"],
 }
 """Further rows of both models."""
 
-HEAD = ["model", "packages", "MB", "convert, s", "gate, s", "a part", "a step", "left to itself: click, box, mask", "IoU",
-        "verdict", "executed by"]  # fmt: skip
+CLIP_FRAMES = 24
+"""Frames of the example clip on which masks are compared."""
+
+HEAD = ["model", "packages", "MB", "convert, s", "gate, s", "a part", "a step", "left to itself: click, box, mask",
+        "lowest IoU",
+        "real clip: mean, lowest IoU", "verdict", "executed by"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -133,6 +150,7 @@ def _arguments() -> argparse.Namespace:
 def measure(chosen: Sequence[Row]) -> None:
     """Export one model in several formats, and write down what came of each."""
     truth: Truth | None = None
+    theirs: list[Tensor] = []
     for i, row in enumerate(chosen, start=1):
         print(f"[{i}/{len(chosen)}] {row.name}", flush=True)
         cfg, _ = composed(ExportConfig, command="export", overrides=[*row.words, "golden=false"])
@@ -148,14 +166,18 @@ def measure(chosen: Sequence[Row]) -> None:
         model, checkpoint, _ = load(cfg)
         truth = Truth.of(model, cfg) if truth is None else truth
         try:
-            result |= numbers(exported(model, cfg, checkpoint, truth))
+            result |= exported(model, cfg, checkpoint, truth, theirs)
         except MissingExtra as missing:
             result |= {"missing": str(missing)}
         write_json(row.path, result, indent=1)
 
 
-def exported(model: TrackAnything, cfg: ExportConfig, checkpoint: str, truth: Truth) -> ExportReport:
-    """The report of an export, passed or refused. The packages themselves are thrown away."""
+def exported(model: TrackAnything, cfg: ExportConfig, checkpoint: str, truth: Truth, theirs: list[Tensor]) -> dict[str, Any]:
+    """What an export gives, passed or refused. The packages themselves are thrown away.
+
+    Args:
+        theirs: torch's masks of the example clip; filled when they are first needed.
+    """
     begin = time.monotonic()
 
     def note(text: str) -> None:
@@ -163,9 +185,33 @@ def exported(model: TrackAnything, cfg: ExportConfig, checkpoint: str, truth: Tr
 
     with tempfile.TemporaryDirectory() as folder:
         try:
-            return export_packages(model, Path(folder) / "packages", cfg, checkpoint=checkpoint, note=note, truth=truth)
+            out = Path(folder) / "packages"
+            report = export_packages(model, out, cfg, checkpoint=checkpoint, note=note, truth=truth)
         except ExportRefused as refused:
-            return refused.report
+            return numbers(refused.report)
+        note("the example clip")
+        backend, manifest = backend_of(cfg.backend), read(out)
+        saved = [Saved(truth.parts[entry.role], out / entry.file, entry.function) for entry in manifest.parts]
+        programs = {each.part.role: backend.load(each, rounded=True) for each in saved}
+        theirs += tracked({role: part.run for role, part in truth.parts.items()}, truth) if not theirs else []
+        overlaps = [iou(one, two) for one, two in zip(tracked(programs, truth), theirs, strict=True)]
+        return numbers(report) | {"clip": {"mean": sum(overlaps) / len(overlaps), "least": min(overlaps)}}
+
+
+def tracked(programs: Mapping[str, Program], truth: Truth) -> list[Tensor]:
+    """Masks (S/4, S/4) of the first CLIP_FRAMES frames of the example clip, from the given mask of its first frame."""
+    size = truth.loop.size
+    pictures = open_video(shipped.EXAMPLE / "JPEGImages/chair")
+    labels = read_labels(shipped.EXAMPLE / "Annotations/chair/00000.png")
+    given = torch.nn.functional.interpolate(torch.from_numpy(labels == 1)[None, None].float(), (size, size)) > 0
+    tracker = PackagedTracker(programs, truth.loop)
+
+    def features(t: int) -> ImageFeatures:
+        return tracker.encode(resized_frame(pictures[t], size))
+
+    bank: Any = RingBank(truth.loop)  # the same verbs as a MemoryBank
+    outputs = rollout(tracker, features, Script({0: [Prompts(mask=given)]}), num_frames=CLIP_FRAMES, bank=bank)
+    return [output.final.best[0, 0] > 0 for output in outputs]
 
 
 def numbers(report: ExportReport) -> dict[str, Any]:
@@ -217,6 +263,7 @@ def _cells(row: Row, result: Mapping[str, Any]) -> list[str]:
         f"{result['step']:.1e}",
         free,
         f"{result['iou']:.4f}",
+        f"{clip['mean']:.4f}, {clip['least']:.4f}" if (clip := result.get("clip")) else "",
         verdict,
         result["runner"],
     ]
