@@ -62,6 +62,7 @@ def quantized(program: ExportedProgram, part: Part) -> ExportedProgram:
     """The program with 8-bit linear layers: weights by channel, activations by their range in each call (dynamic)."""
     tools = require("torchao.quantization.pt2e.quantize_pt2e", ExecuTorch.extra)
     xnnpack = require("executorch.backends.xnnpack.quantizer.xnnpack_quantizer", ExecuTorch.extra)
+    require("executorch.kernels.quantized", ExecuTorch.extra)  # registers what XNNPACK leaves to others
     kind = xnnpack.get_symmetric_quantization_config(is_per_channel=True, is_dynamic=True)
     quantizer = xnnpack.XNNPACKQuantizer().set_operator_type(torch.ops.aten.linear.default, kind)
     observed = tools.prepare_pt2e(program.module(), quantizer)

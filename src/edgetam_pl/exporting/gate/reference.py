@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgetam_pl.config import GateConfig
 from edgetam_pl.exporting.client import fit
@@ -90,7 +90,11 @@ class Reference:
     def pass_of(self, f_m: Tensor, features: ImageFeatures, prompts: Prompts | None) -> Pass:
         """What torch decodes, whatever the programs have answered."""
         passes: list[Candidates] = []
-        watch = self.model.mask_decoder.register_forward_hook(lambda decoder, given, found: passes.append(found))
+
+        def note(decoder: nn.Module, given: tuple[Tensor, ...], found: Candidates) -> None:
+            passes.append(found)
+
+        watch = self.model.mask_decoder.register_forward_hook(note)
         try:
             own = self.model.decode(f_m, features, prompts)
         finally:
