@@ -16,7 +16,6 @@ from edgetam_pl.exporting.client import PackagedTracker
 from edgetam_pl.exporting.gate.rollouts import compare_verbs
 from edgetam_pl.exporting.manifest import RuntimeSpec
 from edgetam_pl.exporting.parts import PADDING_LABEL, UNUSED_LABEL, Part
-from edgetam_pl.exporting.run import prepared_reference
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.types import Prompts
 
@@ -42,7 +41,7 @@ def made(overrides: dict[str, Any], *, presence: float = 20.0) -> TrackAnything:
         last = model.mask_decoder.presence_head.layers[-1]
         assert isinstance(last, torch.nn.Linear)
         last.bias.fill_(presence)
-    return prepared_reference(model)
+    return model
 
 
 def flat(model: TrackAnything, **changes: Any) -> tuple[dict[str, Part], RuntimeSpec]:

@@ -241,3 +241,18 @@ def test_running_twice_gives_the_same_numbers_and_keeps_no_state(saved) -> None:
     run({"x": torch.zeros_like(inputs["x"])})
     again = run(inputs)
     assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_rounding_piece_by_piece_is_rounding_of_the_whole(
+    order: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of tensors whose numbers lie in another order in memory; the largest magnitude is that of before."""
+    monkeypatch.setattr(mil_interpreter, "PIECE", 7)
+    value = (1000 * torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))).permute(order)
+    before = value.clone()
+    run = Interpreter.__new__(Interpreter)
+    run.rounded, run.record, run.peaks = True, True, {}
+    run._round("mul", "x", value, True)
+    assert torch.equal(value, before.half().float())
+    assert run.peaks["x"].value == before.abs().max().item()

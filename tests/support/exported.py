@@ -12,17 +12,15 @@ from torch import Tensor, nn
 
 from edgetam_pl.build import build_model
 from edgetam_pl.config import CompressorConfig, ExportConfig, GateConfig, ModelConfig
-from edgetam_pl.exporting.adapters import flatten, loop_of, prepared
 from edgetam_pl.exporting.backend import Backend
 from edgetam_pl.exporting.backends import backend_of
-from edgetam_pl.exporting.clip import draw
-from edgetam_pl.exporting.gate.check import cases
 from edgetam_pl.exporting.gate.judge import judge
 from edgetam_pl.exporting.gate.measures import Verdict
+from edgetam_pl.exporting.gate.truth import Truth
 from edgetam_pl.exporting.manifest import RuntimeSpec, read
 from edgetam_pl.exporting.parts import Feature, Part, Program, Saved
 from edgetam_pl.exporting.report import ExportReport
-from edgetam_pl.exporting.run import export_packages, prepared_reference
+from edgetam_pl.exporting.run import export_packages
 from edgetam_pl.model.track_anything import TrackAnything
 
 
@@ -98,9 +96,8 @@ class Exported:
         cfg = ExportConfig(model=self.cfg.model, backend=self.cfg.backend, precision=self.report.precision, gate=bounds)
         changed = Changed(self.cfg.backend, change)
         packages = self.saved if saved is None else saved
-        clip = draw(bounds.short_frames, self.loop.size, seed=bounds.seed)
-        found = cases(self.parts, self.loop, clip, bounds)
-        judge(self.model, self.parts, found, changed, packages, self.loop, cfg, verdict, lambda text: None)
+        truth = Truth(self.model, self.parts, self.loop, bounds)
+        judge(truth, changed, packages, cfg, verdict, lambda text: None)
         return verdict
 
 
@@ -140,9 +137,8 @@ def export(cfg: ExportConfig, out: Path, model: TrackAnything | None = None) -> 
     """Export a filled model of `cfg.model` into `out`."""
     model = filled_model(cfg.model) if model is None else model
     report = export_packages(model, out, cfg, checkpoint="filled")
-    original = prepared_reference(model)
-    parts = flatten(prepared(model, fused_attention=cfg.attention == "fused"), cfg)
-    return Exported(original, cfg, out, report, {part.role: part for part in parts}, loop_of(original, cfg))
+    truth = Truth.of(model, cfg)
+    return Exported(truth.model, cfg, out, report, dict(truth.parts), truth.loop)
 
 
 def part_of(module: nn.Module, *inputs: tuple[str, tuple[int, ...]]) -> Part:

@@ -114,7 +114,7 @@ class ExportConfig:
     multifunction: bool = False
     """One package with a function per part and shared weights (Core ML from ios18; Core AI)."""
     compression: str = choice("none", "int8", "palette8", "palette6", "palette4")
-    """none | int8 | palette8 | palette6 | palette4 (ios18), of convolution and linear weights."""
+    """none | int8 | palette8 | palette6 | palette4 (ios18), of convolution and linear weights; ExecuTorch: none | int8."""
     prompt_slots: int = 8
     """Points, and box corners, that a prompt may have."""
     num_memories: int = 7
@@ -125,6 +125,9 @@ class ExportConfig:
     """Write golden inputs and outputs, for validate_on_mac.py (not with target=web)."""
     gate: GateConfig = field(default_factory=GateConfig)
     """What the packages must show."""
+    witnesses: list[str] = field(default_factory=list)
+    """Other formats whose runtimes run the same model over the same rollouts, e.g. [coreai,onnx]; the report shows how far
+    all are from torch and from each other. It judges nothing."""
     seed: int = 0
     """Of weights=random."""
     dry_run: bool = False

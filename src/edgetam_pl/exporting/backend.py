@@ -58,6 +58,8 @@ class Backend(ABC):
     """Keys of `options` that this format alone has (options.KEY=VALUE), and their legal values; the first is the default."""
     volatile: tuple[str, ...] = ()
     """Files of a saved package that differ from one save to the next, and so do not count in its hash."""
+    runner = ""
+    """What executes saved parts here, for the gate; empty: the runtime that `title` names."""
     device = "phone"
     """What the packages are made for and were not run on here, for the report."""
 

@@ -141,9 +141,12 @@ class PackagedTracker:
             raise ValueError(
                 f"frames are {tuple(frames.shape)}; these programs take (B, 3, {size}, {size}): stretch them first."
             )
-        joined = _joined([self.programs["image_encoder"]({"image": frame[None].float()}) for frame in frames])
-        features = features_of(joined)
-        self._frames.append((features, joined["image_embedding"]))
+        return self.encoded(_joined([self.programs["image_encoder"]({"image": frame[None].float()}) for frame in frames]))
+
+    def encoded(self, outputs: Mapping[str, Tensor]) -> ImageFeatures:
+        """The features among what ImageEncoder has returned for frames; `attend` knows them from now on."""
+        features = features_of(outputs)
+        self._frames.append((features, outputs["image_embedding"]))
         return features
 
     def attend(self, f16: Tensor, recall: Recall) -> Tensor:

@@ -35,6 +35,7 @@ class CoreAI(Backend):
     default_precision = "fp16"
     choices = {**Backend.choices, "multifunction": (False, True)}  # noqa: RUF012
     volatile = ("metadata.json",)  # the time of the save
+    runner = "Core AI's CPU runtime on Linux"
     device = "Apple hardware; executed by Core AI's CPU runtime on Linux"
 
     def system(self, config: ExportConfig) -> str:

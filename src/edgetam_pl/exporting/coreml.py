@@ -43,6 +43,7 @@ class CoreML(Backend):
         "compression": ("none", "int8", "palette8", "palette6", "palette4"),
     }
     volatile = ("Manifest.json",)  # random names with every save
+    runner = "our interpreter of its programs, over torch"
     device = "Core ML itself"
 
     def precision(self, config: ExportConfig) -> str:

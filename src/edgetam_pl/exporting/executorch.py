@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.export import ExportedProgram
 
 from edgetam_pl.config import ExportConfig
 from edgetam_pl.exporting.backend import Backend
@@ -25,19 +26,27 @@ class ExecuTorch(Backend):
     suffix = ".pte"
     extra = "executorch"
     needs = ("executorch",)
+    optional = {"torchao": "8 bits (compression=int8)"}  # noqa: RUF012
     tested = {"executorch": ((1, 5), (1, 5))}  # noqa: RUF012
-    choices = {**Backend.choices, "precision": ("auto", "fp32")}  # noqa: RUF012
+    choices = {**Backend.choices, "precision": ("auto", "fp32"), "compression": ("none", "int8")}  # noqa: RUF012
+    runner = "ExecuTorch's runtime with XNNPACK"
     device = "a phone; executed by ExecuTorch's runtime with XNNPACK on Linux"
 
     def convert(self, parts: Sequence[Part], folder: Path, config: ExportConfig) -> tuple[Saved, ...]:
         exir = require("executorch.exir", self.extra)
-        partitioner = require("executorch.backends.xnnpack.partition.xnnpack_partitioner", self.extra).XnnpackPartitioner
+        xnnpack = require("executorch.backends.xnnpack.partition.xnnpack_partitioner", self.extra)
+        eight_bits = config.compression == "int8"
+        # what is quantized on the fly must be lowered as a whole, before the rest is looked at
+        partitioners = [xnnpack.XnnpackDynamicallyQuantizedPartitioner()] if eight_bits else []
+        partitioners.append(xnnpack.XnnpackPartitioner())
         saved = []
         for part in parts:
             path = folder / f"{part.name}{self.suffix}"
             with silenced(), torch.no_grad():
                 program = torch.export.export(part.module, part.example(), strict=False)
-                lowered = exir.to_edge_transform_and_lower(program, partitioner=[partitioner()])
+                if eight_bits:
+                    program = quantized(program, part)
+                lowered = exir.to_edge_transform_and_lower(program, partitioner=partitioners)
                 path.write_bytes(lowered.to_executorch().buffer)
             saved.append(Saved(part, path))
         return tuple(saved)
@@ -47,6 +56,18 @@ class ExecuTorch(Backend):
 
     def usage(self, manifest: Manifest) -> str:
         return render("usage_executorch.md.jinja", manifest=manifest, spec=manifest.loop)
+
+
+def quantized(program: ExportedProgram, part: Part) -> ExportedProgram:
+    """The program with 8-bit linear layers: weights by channel, activations by their range in each call (dynamic)."""
+    tools = require("torchao.quantization.pt2e.quantize_pt2e", ExecuTorch.extra)
+    xnnpack = require("executorch.backends.xnnpack.quantizer.xnnpack_quantizer", ExecuTorch.extra)
+    require("executorch.kernels.quantized", ExecuTorch.extra)  # registers what XNNPACK leaves to others
+    kind = xnnpack.get_symmetric_quantization_config(is_per_channel=True, is_dynamic=True)
+    quantizer = xnnpack.XNNPACKQuantizer().set_operator_type(torch.ops.aten.linear.default, kind)
+    observed = tools.prepare_pt2e(program.module(), quantizer)
+    observed(*part.example())
+    return torch.export.export(tools.convert_pt2e(observed), part.example(), strict=False)
 
 
 class ExecuTorchProgram:

@@ -20,6 +20,9 @@ from torch import Tensor
 
 from edgetam_pl.exporting.extras import require, silenced
 
+PIECE = 1 << 17
+"""Numbers that are rounded at a time: half a megabyte."""
+
 WEIGHTS_FOLDER = "Data/com.apple.CoreML/weights"
 
 
@@ -160,11 +163,8 @@ class Interpreter:
                     raise ValueError(
                         f"{operation.kind} {name}: computed {tuple(value.shape)}, the program declares {shape}."
                     )
-                if value.is_floating_point():
-                    if self.record:
-                        self._record_peak(operation.kind, name, value, fp16)  # before rounding makes it infinite
-                    if fp16 and self.rounded:
-                        value = value.half().float()
+                if value.is_floating_point() and operation.kind not in MOVES:
+                    self._round(operation.kind, name, value, fp16)
                 self._values[name] = value
                 computed.append(name)
             for name in operation.frees:
@@ -175,11 +175,21 @@ class Interpreter:
             self._values.pop(name, None)
         return outputs
 
-    def _record_peak(self, kind: str, name: str, value: Tensor, fp16: bool) -> None:
-        low, high = (bound.item() for bound in value.aminmax()) if value.numel() else (0.0, 0.0)
-        if not np.isfinite([low, high]).all():
+    def _round(self, kind: str, name: str, value: Tensor, fp16: bool) -> None:
+        """Note the largest magnitude, then round in place, as the interpreter was asked to. Piece by piece, because a piece
+        that stays in the processor's cache is read and written many times faster than the whole."""
+        rounds = fp16 and self.rounded
+        if not (rounds or self.record) or not value.numel():
+            return
+        bounds = []
+        for piece in _flat(value).split(PIECE):
+            if self.record:
+                bounds += [bound.item() for bound in piece.aminmax()]  # before rounding makes it infinite
+            if rounds:
+                piece.copy_(piece.half())
+        if not self.record or not np.isfinite(bounds).all():
             return  # what follows an overflow; the overflow itself was a finite number, before it was rounded
-        largest = max(-low, high)
+        largest = max(-min(bounds), max(bounds))
         if name not in self.peaks or largest > self.peaks[name].value:
             self.peaks[name] = Peak(kind, largest, fp16)
 
@@ -220,6 +230,11 @@ class Interpreter:
             if name in computed and name not in self.outputs:
                 operations[index].frees.append(name)
         return operations
+
+
+def _flat(value: Tensor) -> Tensor:
+    """A dense tensor as a view of one dimension, in the order in which its numbers lie in memory."""
+    return value.permute(sorted(range(value.ndim), key=lambda dim: -value.stride(dim))).view(-1)
 
 
 def load_program(path: str | Path) -> Any:
@@ -288,7 +303,7 @@ def _gelu(a: Operation) -> Tensor:
 def _cast(a: Operation) -> Tensor:
     x, dtype = a.tensor("x"), a.constant("dtype")
     if dtype.startswith("fp"):
-        return x.float()  # rounding to fp16 is the caller's, by declared type
+        return x.to(torch.float32, copy=True)  # rounding to fp16 is the caller's, by declared type, and in place
     return x.bool() if dtype == "bool" else x.to(torch.int32)  # truncates towards zero, as MIL does
 
 
@@ -310,12 +325,12 @@ def _slice_by_index(a: Operation) -> Tensor:
     a.check("a negative stride", min(stride) < 1, False)
     for dim in range(rank):
         if squeeze[dim]:
-            chosen = [begin[dim] % x.shape[dim]]
+            first = begin[dim] % x.shape[dim]
+            bounds = slice(first, first + 1)
         else:
             bounds = slice(None if from_start[dim] else begin[dim], None if to_end[dim] else end[dim], stride[dim])
-            chosen = list(range(x.shape[dim])[bounds])
-        if len(chosen) != x.shape[dim]:
-            x = x.index_select(dim, torch.tensor(chosen))
+        chosen = range(x.shape[dim])[bounds]  # negative bounds count from the end
+        x = x[(slice(None),) * dim + (slice(chosen.start, chosen.stop, chosen.step),)]
     return x.reshape(a.shapes[0])
 
 
@@ -343,9 +358,11 @@ def _conv(a: Operation) -> Tensor:
             total = max((-(-size // stride) - 1) * stride + (side - 1) * dilation + 1 - size, 0)
             amounts += [total // 2, total - total // 2]
     convolve = F.conv2d if spatial == 2 else F.conv1d
-    padded = F.pad(x, _torch_padding(amounts))
-    groups = a.constant("groups", 1)
-    return convolve(padded, weight, a.optional("bias"), stride=strides, dilation=dilations, groups=groups)
+    around = amounts[::2]
+    if around != amounts[1::2]:  # torch pads both sides alike
+        x, around = F.pad(x, _torch_padding(amounts)), [0] * spatial
+    groups, bias = a.constant("groups", 1), a.optional("bias")
+    return convolve(x, weight, bias, stride=strides, padding=around, dilation=dilations, groups=groups)
 
 
 def _conv_transpose(a: Operation) -> Tensor:
@@ -437,4 +454,7 @@ OPERATIONS: dict[str, Arithmetic] = {
     "reduce_min": _reduction(torch.amin),
     "reduce_argmax": _argmax,
 }
-"""Operation type to its arithmetic."""
+"""Operation type to its arithmetic. All but those in `MOVES` return tensors of their own, which may be written over."""
+
+MOVES = frozenset({"reshape", "expand_dims", "squeeze", "transpose", "tile", "concat", "stack", "split", "slice_by_index"})
+"""Operations that compute nothing: their results are numbers that were rounded, and judged, where they were made."""

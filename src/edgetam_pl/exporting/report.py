@@ -8,6 +8,7 @@ from typing import Any
 
 from edgetam_pl.exporting.documents import render
 from edgetam_pl.exporting.gate.comparing_tracker import FrameRow
+from edgetam_pl.exporting.gate.witnesses import Witnesses
 from edgetam_pl.exporting.manifest import NOT_ON_APPLE
 from edgetam_pl.io.environment import peak_memory_bytes
 
@@ -37,7 +38,11 @@ class ExportReport:
     failures: list[str]
     worst: dict[str, dict[str, Any]]
     """Of each part and quantity, the number nearest to its bound."""
+    processor_seconds: dict[str, float] = field(default_factory=dict)
+    """Of the processor, which other programs do not lengthen as they do the clock's; all threads together."""
     frames: list[FrameRow] = field(default_factory=list)
+    witnesses: Witnesses = field(default_factory=Witnesses)
+    """Other runtimes on the same model, where the export was asked for them."""
     estimate: dict[str, Any] = field(default_factory=dict)
     apple_hardware: str = NOT_ON_APPLE
 
@@ -52,18 +57,20 @@ class ExportReport:
 
 
 class Clock:
-    """Seconds and peak memory of each step."""
+    """Seconds, of the clock and of the processor, and peak memory of each step."""
 
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
         self.peaks: dict[str, float] = {"start": _peak_mib()}
-        self._last = time.perf_counter()
+        self.processor: dict[str, float] = {}
+        self._last, self._spent = time.perf_counter(), time.process_time()
 
     def lap(self, name: str) -> None:
         """A step of that name has ended; the next one begins."""
-        now = time.perf_counter()
+        now, spent = time.perf_counter(), time.process_time()
         self.laps[name], self.peaks[name] = round(now - self._last, 2), _peak_mib()
-        self._last = now
+        self.processor[name] = round(spent - self._spent, 2)
+        self._last, self._spent = now, spent
 
 
 def _peak_mib() -> float:

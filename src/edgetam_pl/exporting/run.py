@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import shutil
 import tempfile
@@ -15,19 +14,22 @@ from torch import nn
 
 from edgetam_pl.build import RANDOM, load_model, stride_of
 from edgetam_pl.config import ExportConfig
+from edgetam_pl.config.choices import check_choice
 from edgetam_pl.exporting import manifest as contract
 from edgetam_pl.exporting import web
-from edgetam_pl.exporting.adapters import flatten, loop_of, prepared
+from edgetam_pl.exporting.adapters import flatten, prepared
 from edgetam_pl.exporting.backend import Backend
-from edgetam_pl.exporting.backends import backend_of
-from edgetam_pl.exporting.clip import LEAST_FRAMES, draw
+from edgetam_pl.exporting.backends import BACKENDS, backend_of
+from edgetam_pl.exporting.clip import LEAST_FRAMES
 from edgetam_pl.exporting.documents import readme
 from edgetam_pl.exporting.estimate import estimate
 from edgetam_pl.exporting.extras import require
-from edgetam_pl.exporting.gate.check import cases
+from edgetam_pl.exporting.gate.allocator import memory_kept
 from edgetam_pl.exporting.gate.judge import judge, tolerance_of
 from edgetam_pl.exporting.gate.measures import Measure, Verdict
-from edgetam_pl.exporting.gate.rollouts import Note, compare_verbs
+from edgetam_pl.exporting.gate.rollouts import Note
+from edgetam_pl.exporting.gate.truth import Truth
+from edgetam_pl.exporting.gate.witnesses import call_witnesses
 from edgetam_pl.exporting.golden import write_golden
 from edgetam_pl.exporting.manifest import FeatureEntry, Manifest, PartEntry, RuntimeSpec
 from edgetam_pl.exporting.parts import Feature, Saved
@@ -101,6 +103,8 @@ def suitable(cfg: ExportConfig, out: Path) -> tuple[Backend, str]:
     """
     backend = backend_of(cfg.backend)
     precision = backend.precision(cfg)
+    for name in cfg.witnesses:
+        check_choice("witnesses", name, sorted(set(BACKENDS) - {cfg.backend}))
     for package in backend.needs:
         require(package, backend.extra)
     if cfg.target == web.WEB:
@@ -126,6 +130,7 @@ def export_packages(
     checkpoint: str = "",
     checkpoint_sha256: str = "",
     note: Note = lambda text: None,
+    truth: Truth | None = None,
 ) -> ExportReport:
     """Convert, load back, compare, and only then give the folder its name.
 
@@ -133,6 +138,8 @@ def export_packages(
         model: any TrackAnything; it is copied, never changed.
         out: the folder to write. What an earlier export left there is replaced, if this one passes.
         note: called with one line of progress at a time.
+        truth: torch's side of the gate for this very model, from an export in another format: what it holds is not computed
+            again (`Truth.of(model, cfg)`).
 
     Raises:
         ValueError: the target, the folder or the model is unsuitable.
@@ -141,21 +148,22 @@ def export_packages(
     out = Path(out)
     backend, precision = suitable(cfg, out)
     clock, verdict = Clock(), Verdict()
-    original = prepared_reference(model)
-    flat = flatten(prepared(model, fused_attention=cfg.attention == "fused"), cfg)
-    loop, parts = loop_of(original, cfg), {part.role: part for part in flat}
+    truth = Truth.of(model, cfg) if truth is None else truth
+    truth.check(cfg)
+    loop, flat = truth.loop, tuple(truth.parts.values())
     with atomic_path(out) as draft:
         draft.mkdir()
         # convert
         note("adapters against the model")
-        verdict += list(compare_verbs(original, parts, loop, cfg.gate))
+        with memory_kept():
+            verdict += truth.verbs
         clock.lap("adapters")
         note("converting")
         saved = backend.convert(flat, draft, cfg)
         clock.lap("convert")
         # judge what was saved
-        found = cases(parts, loop, draw(cfg.gate.short_frames, loop.size, seed=cfg.gate.seed), cfg.gate)
-        rollouts = judge(original, parts, found, backend, saved, loop, cfg, verdict, note)
+        with memory_kept():
+            rollouts = judge(truth, backend, saved, cfg, verdict, note)
         clock.lap("gate")
         worst = verdict.worst()
         report = ExportReport(
@@ -165,6 +173,7 @@ def export_packages(
             passed=verdict.ok,
             packages=[PackageRow(each.part.name, each.path.name, bytes_of(each.path)) for each in saved],
             seconds=clock.laps,
+            processor_seconds=clock.processor,
             peak_rss_mb=clock.peaks,
             failures=[str(measure) for measure in verdict.failures],
             worst={k: {"value": m.value, "bound": m.bound, "ok": m.ok, "where": m.where} for k, m in sorted(worst.items())},
@@ -174,13 +183,18 @@ def export_packages(
             refused = out.with_name(out.name + ".refused.json")
             write_json(refused, dataclasses.asdict(report), indent=1)
             raise ExportRefused(_refusal(verdict.failures, refused, precision, cfg.compression), report)
+        if cfg.witnesses:
+            with memory_kept():
+                called = [backend_of(name) for name in cfg.witnesses]
+                report.witnesses = call_witnesses(truth, backend, saved, cfg, called, note)
+            clock.lap("witnesses")
         # write what belongs to the packages; the folder gets its name when this block ends
         note("golden files, manifest")
         if cfg.golden and cfg.target != web.WEB:  # nobody validates on a Mac what runs in a browser
-            clip = draw(cfg.gate.frames, loop.size, seed=cfg.gate.seed)
-            write_golden(draft, found, clip, rollouts.expected, short_frames=cfg.gate.short_frames)
+            clip = truth.reference.clip
+            write_golden(draft, truth.cases, clip, rollouts.expected, short_frames=cfg.gate.short_frames)
             shutil.copyfile(Path(__file__).with_name(VALIDATOR), draft / VALIDATOR)
-        blocks = len(original.memory_attention.blocks)
+        blocks = len(truth.model.memory_attention.blocks)
         report.estimate = estimate(saved, loop, backend, precision=precision, blocks=blocks)
         manifest = _manifest(cfg, backend, saved, loop, draft, checkpoint, checkpoint_sha256, report)
         contract.write(manifest, draft)
@@ -192,11 +206,6 @@ def export_packages(
         clock.lap("write")
         write_json(draft / REPORT, dataclasses.asdict(report), indent=1)
     return report
-
-
-def prepared_reference(model: TrackAnything) -> TrackAnything:
-    """The model as it is, in eval mode and fp32 on the CPU: what everything is compared with."""
-    return copy.deepcopy(model).float().cpu().eval()
 
 
 def _manifest(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,10 +11,13 @@ from torch import Tensor
 from edgetam_pl.config import Tolerance
 from edgetam_pl.exporting.client import PackagedTracker
 from edgetam_pl.exporting.gate.measures import Measure, iou, psnr, relative_error
-from edgetam_pl.exporting.gate.reference import Reference, Reply
+from edgetam_pl.exporting.gate.reference import Pass, Reference, Reply
 from edgetam_pl.exporting.manifest import RuntimeSpec
 from edgetam_pl.exporting.parts import Program
 from edgetam_pl.types import Decoded, ImageFeatures, Memory, Prompts, Recall
+
+Encode = Callable[[int], Mapping[str, Tensor]]
+"""What ImageEncoder returns for frame t."""
 
 
 @dataclass(frozen=True)
@@ -66,17 +69,21 @@ def drift_of(answer: Reply, truth: Reply, *, pixels: int) -> Drift:
 
 
 class RecordingTracker(PackagedTracker):
-    """A packaged tracker that writes down what it answers."""
+    """A packaged tracker that writes down what it answers.
 
-    def __init__(self, programs: Mapping[str, Program], loop: RuntimeSpec) -> None:
+    Args:
+        encode: what the programs' ImageEncoder returns for frame t.
+    """
+
+    def __init__(self, programs: Mapping[str, Program], loop: RuntimeSpec, encode: Encode) -> None:
         super().__init__(programs, loop)
         self.answers: list[Reply] = []
-        self.frame = -1
+        self.frame, self._encode = -1, encode
 
-    def see(self, t: int, frame: Tensor) -> ImageFeatures:
-        """Features of frame t (1, 3, S, S) uint8."""
+    def see(self, t: int) -> ImageFeatures:
+        """Features of frame t."""
         self.frame = t
-        return self.encode(frame)
+        return self.encoded(self._encode(t))
 
     def decode(self, f_m: Tensor, features: ImageFeatures, prompts: Prompts | None) -> Decoded:
         decoded = super().decode(f_m, features, prompts)
@@ -89,15 +96,15 @@ class RecordingTracker(PackagedTracker):
 class ComparingTracker(RecordingTracker):
     """The same, with torch doing every step as well, from the programs' bank and with the same prompts."""
 
-    def __init__(self, programs: Mapping[str, Program], reference: Reference, names: Mapping[str, str], rollout_name: str,
-                 tolerance: Tolerance) -> None:  # fmt: skip
-        super().__init__(programs, reference.loop)
+    def __init__(self, programs: Mapping[str, Program], encode: Encode, reference: Reference, names: Mapping[str, str],
+                 rollout_name: str, tolerance: Tolerance) -> None:  # fmt: skip
+        super().__init__(programs, reference.loop, encode)
         self.reference, self.names, self.name, self.tolerance = reference, names, rollout_name, tolerance
         self.measures: list[Measure] = []
         self.rows: list[FrameRow] = []
 
-    def see(self, t: int, frame: Tensor) -> ImageFeatures:
-        features = super().see(t, frame)
+    def see(self, t: int) -> ImageFeatures:
+        features = super().see(t)
         self.features = self.reference.features(t)
         self.error_f16 = self._compare("image_encoder", "F16", features.f16, self.features.f16)
         return features
@@ -149,23 +156,57 @@ class ComparingTracker(RecordingTracker):
         self.measures.append(Measure(self.names[role], where, what, value, bound, at_least))
 
 
-class FreeReference:
-    """torch with a bank of its own, compared with what the programs have answered on the same frame just before."""
+class FreeAnswers:
+    """What torch answers with a bank of its own. It depends on the programs only where torch has followed them in a tie, so
+    it is kept: the next format that is judged by the same rollouts need not wait for it again."""
 
-    def __init__(self, reference: Reference, answers: Sequence[Reply]) -> None:
-        self.reference = reference
-        self.attend, self.memorize = reference.attend, reference.memorize
-        self.answers = iter(answers)  # of a list that grows while this is read
+    def __init__(self) -> None:
+        self.passes: dict[tuple[str | int, ...], Pass] = {}
+        self.memories: dict[tuple[str | int, ...], Memory] = {}
+
+
+class FreeReference:
+    """torch with a bank of its own, compared with what the programs have answered on the same frame just before.
+
+    Args:
+        answers: of the programs, a list that grows while this is read.
+        name: of the rollout.
+        known: what torch has answered to other programs, and will to these.
+    """
+
+    def __init__(self, reference: Reference, answers: Sequence[Reply], name: str, known: FreeAnswers) -> None:
+        self.reference, self.known = reference, known
+        self.answers = iter(answers)
         self.drifts: list[Drift] = []
         self.frame = -1
+        self.history: tuple[str | int, ...] = (name,)  # decisions of the programs that torch has followed
+        self.waiting: tuple[Tensor, Recall] | Tensor
 
-    def see(self, t: int, frame: Tensor) -> ImageFeatures:
+    def see(self, t: int) -> ImageFeatures:
         self.frame = t
         return self.reference.features(t)
+
+    def attend(self, f16: Tensor, recall: Recall) -> Tensor:
+        """Nothing yet: `decode` attends, if its answer isn't known."""
+        self.waiting = f16, recall
+        return f16
 
     def decode(self, f_m: Tensor, features: ImageFeatures, prompts: Prompts | None) -> Decoded:
         answer = next(self.answers)
         assert answer.frame == self.frame, f"the programs answered frame {answer.frame}, torch is at {self.frame}"
-        truth = self.reference.decode(f_m, features, prompts, answer)
+        key = (*self.history, len(self.drifts))
+        if key not in self.known.passes:
+            if isinstance(self.waiting, tuple):
+                self.waiting = self.reference.attend(*self.waiting)
+            self.known.passes[key] = self.reference.pass_of(self.waiting, features, prompts)
+        truth = self.reference.reply(self.known.passes[key], answer)
+        if truth.followed:
+            self.history = (*self.history, len(self.drifts), str(truth.decision))
         self.drifts.append(drift_of(answer, truth, pixels=self.reference.gate.pixels))
         return truth.decoded
+
+    def memorize(self, f16: Tensor, decoded: Decoded) -> Memory:
+        key = (*self.history, len(self.drifts))
+        if key not in self.known.memories:
+            self.known.memories[key] = self.reference.memorize(f16, decoded)
+        return self.known.memories[key]

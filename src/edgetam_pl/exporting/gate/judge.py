@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from edgetam_pl.config import ExportConfig, Tolerance
 from edgetam_pl.exporting.backend import Backend
-from edgetam_pl.exporting.gate.check import Bounds, Case, compare_contrasts, compare_parts, largest_activations
+from edgetam_pl.exporting.gate.check import Bounds, compare_contrasts, compare_parts, largest_activations
 from edgetam_pl.exporting.gate.measures import Verdict
 from edgetam_pl.exporting.gate.rollouts import Note, Rollouts, compare_rollouts
-from edgetam_pl.exporting.manifest import RuntimeSpec
-from edgetam_pl.exporting.parts import Part, Saved
-from edgetam_pl.model.track_anything import TrackAnything
+from edgetam_pl.exporting.gate.truth import Truth
+from edgetam_pl.exporting.parts import Saved
 
 
 def judge(
-    model: TrackAnything,
-    parts: Mapping[str, Part],
-    found: Sequence[Case],
+    truth: Truth,
     backend: Backend,
     saved: Sequence[Saved],
-    loop: RuntimeSpec,
     cfg: ExportConfig,
     verdict: Verdict,
     note: Note,
@@ -28,21 +24,22 @@ def judge(
     """Judge saved programs part by part, over rollouts, and by their largest activations. All numbers go to `verdict`.
 
     Args:
-        model: in eval mode and fp32, not prepared for export.
-        found: the inputs of the part by part check, with torch's outputs (`check.cases`).
+        truth: torch's side; what it computes now is there for the next format.
     """
+    parts, loop, found = truth.parts, truth.loop, truth.cases
     precision = backend.precision(cfg)
     tolerance, rounds = tolerance_of(cfg, precision), backend.rounds(precision)
     stored, own = Bounds("fp32 arithmetic", tolerance.stored), Bounds(precision, tolerance.part, tolerance.psnr, noise=False)
     note("part by part")
     programs = {each.part.role: backend.load(each, rounded=False) for each in saved}
     verdict += list(compare_parts(parts, programs, found, [stored] if rounds else [stored, own]))
-    verdict += list(compare_contrasts(parts, programs, loop, found, tolerance))
+    half = precision == "fp16" and not rounds
+    verdict += list(compare_contrasts(parts, programs, loop, found, tolerance, half=half))
     if rounds:  # otherwise the same programs would run the same inputs again
         programs = {each.part.role: backend.load(each, rounded=True) for each in saved}
         verdict += list(compare_parts(parts, programs, found, [own]))
     excusable = precision == "fp16" and cfg.compression == "none"
-    rollouts = compare_rollouts(model, parts, programs, loop, cfg.gate, tolerance, excusable=excusable, note=note)
+    rollouts = compare_rollouts(truth.reference, parts, programs, truth.free, tolerance, excusable=excusable, note=note)
     verdict += rollouts.measures
     verdict += list(largest_activations(parts, programs, backend, bound=cfg.gate.largest))
     return rollouts

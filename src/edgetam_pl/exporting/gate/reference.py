@@ -6,21 +6,22 @@ follows the program's decision, so that what comes after can still be compared.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgetam_pl.config import GateConfig
-from edgetam_pl.exporting.adapters import DecodePrompts
-from edgetam_pl.exporting.client import PackagedTracker, fit
+from edgetam_pl.exporting.client import fit
 from edgetam_pl.exporting.clip import CheckClip
 from edgetam_pl.exporting.manifest import RuntimeSpec
-from edgetam_pl.exporting.parts import Part
+from edgetam_pl.model.mask_decoder import Candidates
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.tracking.frame_tracker import FrameTracker, TrackingOptions
 from edgetam_pl.types import ABSENT_LOGIT, Decoded, ImageFeatures, Prompts, Recall
+
+Encoded = TypeVar("Encoded")
 
 
 class Reply(NamedTuple):
@@ -35,8 +36,12 @@ class Reply(NamedTuple):
     """Predicted IoU that the programs have given up by choosing another candidate."""
     misjudged: float = 0.0
     """Presence logit, without its sign, of an object that the programs have judged otherwise."""
-    followed: bool = False
-    """Is the decision the programs'?"""
+    decision: tuple[list[int], list[bool]] | None = None
+    """The programs' choice and verdict for each object, where torch has followed them."""
+
+    @property
+    def followed(self) -> bool:
+        return self.decision is not None
 
     @property
     def candidates(self) -> Tensor:
@@ -47,27 +52,30 @@ class Reply(NamedTuple):
         return self.masks[:, 1:] if several else self.masks[:, :1]
 
 
+class Pass(NamedTuple):
+    """One pass of torch's decoder: its answer, and all four candidates of each object, before one was chosen."""
+
+    own: Decoded
+    masks: Tensor
+    scores: Tensor
+    tokens: Tensor
+
+
 class Reference:
     """The model's verbs, in eval mode and fp32, in front of the clip: `FrameTracker`, but for ties and stored positions.
 
     Args:
         model: the model as it is, not prepared for export.
-        parts: its flat adapters, which let all candidates be seen.
     """
 
-    def __init__(
-        self, model: TrackAnything, parts: Mapping[str, Part], loop: RuntimeSpec, gate: GateConfig, clip: CheckClip
-    ) -> None:
-        self.model, self.loop, self.gate = model, loop, gate
-        decoder = parts["prompt_decoder"]
-        assert isinstance(decoder.module, DecodePrompts)
-        self.decoder = decoder.module
-        self.client = PackagedTracker({role: part.run for role, part in parts.items()}, loop)
+    def __init__(self, model: TrackAnything, loop: RuntimeSpec, gate: GateConfig, clip: CheckClip) -> None:
+        self.model, self.loop, self.gate, self.clip = model, loop, gate, clip
         options = TrackingOptions(cached_frames=1)  # several trackers ask for the last frame's features
         frames = FrameTracker(
             model, lambda t: clip.frame(t)[0].permute(1, 2, 0).numpy(), (loop.size, loop.size), options=options
         )
-        self.features, self.memorize = frames.features, frames.memorize
+        self.memorize = frames.memorize
+        self.features = once_for_shared_frames(frames.features, gate)
 
     def attend(self, f16: Tensor, recall: Recall) -> Tensor:
         """F_M. Memories of the programs carry no positions; torch's own are put in their place."""
@@ -77,15 +85,27 @@ class Reference:
 
     def decode(self, f_m: Tensor, features: ImageFeatures, prompts: Prompts | None, answer: Reply) -> Reply:
         """torch's answer to what the programs have answered."""
-        own = self.model.decode(f_m, features, prompts)
+        return self.reply(self.pass_of(f_m, features, prompts), answer)
+
+    def pass_of(self, f_m: Tensor, features: ImageFeatures, prompts: Prompts | None) -> Pass:
+        """What torch decodes, whatever the programs have answered."""
+        passes: list[Candidates] = []
+
+        def note(decoder: nn.Module, given: tuple[Tensor, ...], found: Candidates) -> None:
+            passes.append(found)
+
+        watch = self.model.mask_decoder.register_forward_hook(note)
+        try:
+            own = self.model.decode(f_m, features, prompts)
+        finally:
+            watch.remove()
+        return Pass(own, passes[-1].logits, passes[-1].iou, passes[-1].tokens)
+
+    def reply(self, found: Pass, answer: Reply) -> Reply:
+        """What torch has decoded, under the programs' decision where that is within a tie."""
+        own, masks, scores, tokens = found
         if answer.masks is None:
             return Reply(answer.frame, own, None)
-        inputs = self.client.prompt_inputs(f_m, features, prompts)
-        found = [self.decoder.candidates([given[feature.name] for feature in self.decoder.inputs]) for given in inputs]
-        masks, scores, tokens = (
-            torch.cat(rows)
-            for rows in zip(*((candidates.logits, candidates.iou, candidates.tokens) for candidates in found), strict=True)
-        )
         first = 1 if own.logits.shape[1] > 1 else 0  # candidates are masks 1 ... 3, or only mask 0
         # what the programs' choice and their verdict on presence cost by torch's own scores
         chosen, rows = _chosen(answer, own, first), torch.arange(len(masks))
@@ -100,8 +120,22 @@ class Reference:
         logits = torch.where(visible[:, None, None, None], masks[rows, chosen][:, None], ABSENT_LOGIT)
         presence = torch.where((visible == own.visible)[:, None], own.presence, answer.decoded.presence)
         pointer = self.model.mask_decoder.point(tokens[rows, chosen], visible)
-        decoded = Decoded(logits, scores[rows, chosen][:, None], presence, pointer, prompts)
-        return Reply(answer.frame, decoded, masks, given_up, misjudged, followed=True)
+        decoded = Decoded(logits, scores[rows, chosen][:, None], presence, pointer, own.prompts)
+        return Reply(answer.frame, decoded, masks, given_up, misjudged, (chosen.tolist(), visible.tolist()))
+
+
+def once_for_shared_frames(compute: Callable[[int], Encoded], gate: GateConfig) -> Callable[[int], Encoded]:
+    """`compute` of a frame, which the frames that all scenarios begin with are put through only once."""
+    kept: dict[int, Encoded] = {}
+
+    def of(t: int) -> Encoded:
+        if t >= gate.short_frames:
+            return compute(t)
+        if t not in kept:
+            kept[t] = compute(t)
+        return kept[t]
+
+    return of
 
 
 def _chosen(answer: Reply, own: Decoded, first: int) -> Tensor:

@@ -20,9 +20,17 @@ from torch import Tensor
 from edgetam_pl.config import GateConfig, Tolerance
 from edgetam_pl.exporting.client import RingBank
 from edgetam_pl.exporting.clip import CheckClip, Scenario, draw, scenarios
-from edgetam_pl.exporting.gate.comparing_tracker import ComparingTracker, Drift, FrameRow, FreeReference, RecordingTracker
+from edgetam_pl.exporting.gate.comparing_tracker import (
+    ComparingTracker,
+    Drift,
+    Encode,
+    FrameRow,
+    FreeAnswers,
+    FreeReference,
+    RecordingTracker,
+)
 from edgetam_pl.exporting.gate.measures import Measure
-from edgetam_pl.exporting.gate.reference import Reference
+from edgetam_pl.exporting.gate.reference import Reference, once_for_shared_frames
 from edgetam_pl.exporting.manifest import RuntimeSpec
 from edgetam_pl.exporting.parts import Part, Program
 from edgetam_pl.model.track_anything import TrackAnything
@@ -97,11 +105,10 @@ class Rollouts(NamedTuple):
 
 
 def compare_rollouts(
-    model: TrackAnything,
+    reference: Reference,
     parts: Mapping[str, Part],
     programs: Mapping[str, Program],
-    loop: RuntimeSpec,
-    gate: GateConfig,
+    free: FreeAnswers,
     tolerance: Tolerance,
     *,
     excusable: bool,
@@ -111,19 +118,22 @@ def compare_rollouts(
     memory bank.
 
     Args:
+        parts: the flat adapters.
+        free: what torch has answered with its own bank, when other programs were judged; what it answers now is added.
         excusable: may the programs drift if torch does, with its weights rounded to half precision?
     """
-    clip, names = draw(gate.frames, loop.size, seed=gate.seed), {role: part.name for role, part in parts.items()}
-    reference, found = Reference(model, parts, loop, gate, clip), Rollouts([], [], [])
+    clip, gate, loop = reference.clip, reference.gate, reference.loop
+    names, found = {role: part.name for role, part in parts.items()}, Rollouts([], [], [])
+    encode = encoder_of(programs, clip, gate)
     for scenario in scenarios(clip, short_frames=gate.short_frames):
-        tracker = ComparingTracker(programs, reference, names, scenario.name, tolerance)
-        drifts = _drifts(tracker, reference, scenario, clip, note)
+        tracker = ComparingTracker(programs, encode, reference, names, scenario.name, tolerance)
+        drifts = _drifts(tracker, reference, scenario, free, note)
         far = any(each.error > tolerance.free or each.iou < tolerance.iou for each in drifts)
         own = None
         if far and excusable and gate.amplification > 0:
             rounded = {role: _rounded(part).run for role, part in parts.items()}
-            recorder = RecordingTracker(rounded, loop)
-            own = _drifts(recorder, reference, scenario, clip, lambda text: note(f"{text}, torch with rounded weights"))
+            recorder = RecordingTracker(rounded, loop, encoder_of(rounded, clip, gate))
+            own = _drifts(recorder, reference, scenario, free, lambda text: note(f"{text}, torch with rounded weights"))
         bounds = drift_bounds(drifts, tolerance, own, gate.amplification)
         _add(found, tracker, drifts, bounds)
     seen = sum(row.pixels > 0 for row in found.rows) / len(found.rows)
@@ -136,11 +146,11 @@ def compare_verbs(model: TrackAnything, parts: Mapping[str, Part], loop: Runtime
     """The flat adapters in torch, fp32, against the model's own verbs over short rollouts: is the rewriting exact?"""
     frames = min(gate.short_frames, VERB_FRAMES)
     clip, names = draw(frames, loop.size, seed=gate.seed), {role: part.name for role, part in parts.items()}
-    reference, programs = Reference(model, parts, loop, gate, clip), {role: part.run for role, part in parts.items()}
-    tolerance = Tolerance(step=gate.adapters)
+    reference, programs = Reference(model, loop, gate, clip), {role: part.run for role, part in parts.items()}
+    encode, tolerance = encoder_of(programs, clip, gate), Tolerance(step=gate.adapters)
     for scenario in scenarios(clip, short_frames=frames):
-        tracker = ComparingTracker(programs, reference, names, scenario.name, tolerance)
-        _track(((tracker, RingBank(loop)),), scenario, clip)
+        tracker = ComparingTracker(programs, encode, reference, names, scenario.name, tolerance)
+        track(((tracker, RingBank(loop)),), scenario)
         for measure in tracker.measures:
             if not measure.at_least:
                 yield dataclasses.replace(measure, part="adapters", where=f"{measure.where}, {measure.part}")
@@ -161,19 +171,25 @@ def _add(found: Rollouts, tracker: ComparingTracker, drifts: Sequence[Drift], bo
         found.expected.append(Expected(tracker.name, drift.frame, drift.truth.best.half(), *scores, bound.iou))
 
 
-def _drifts(tracker: RecordingTracker, reference: Reference, scenario: Scenario, clip: CheckClip, note: Note) -> list[Drift]:
+def encoder_of(programs: Mapping[str, Program], clip: CheckClip, gate: GateConfig) -> Encode:
+    """What the programs return for frame t of the clip; frames that all scenarios share are encoded once."""
+    return once_for_shared_frames(lambda t: programs["image_encoder"]({"image": clip.frame(t).float()}), gate)
+
+
+def _drifts(
+    tracker: RecordingTracker, reference: Reference, scenario: Scenario, known: FreeAnswers, note: Note
+) -> list[Drift]:
     """Track the scenario, and torch with a bank of its own after it; how far apart they are on every answer."""
-    free = FreeReference(reference, tracker.answers)
+    free = FreeReference(reference, tracker.answers, scenario.name, known)
     policy = RecallPolicy(num_pointers=reference.loop.num_pointers, past_pointers_only=True)
-    _track(((tracker, RingBank(reference.loop)), (free, MemoryBank(policy=policy))), scenario, clip, note)
+    track(((tracker, RingBank(reference.loop)), (free, MemoryBank(policy=policy))), scenario, note)
     return free.drifts
 
 
 @torch.no_grad()
-def _track(
+def track(
     trackers: Sequence[tuple[RecordingTracker | FreeReference, RingBank | MemoryBank]],
     scenario: Scenario,
-    clip: CheckClip,
     note: Note = lambda text: None,
 ) -> None:
     """All trackers over the scenario, one after the other on each frame, each with its bank: `rollout` for several."""
@@ -182,9 +198,8 @@ def _track(
     for t in order:
         if t % NOTE_EVERY == 0:
             note(f"rollout {scenario.name}, frame {t} of {scenario.num_frames}")
-        frame = clip.frame(t)
         for i, (tracker, _) in enumerate(trackers):
-            features = tracker.see(t, frame)
+            features = tracker.see(t)
             output = observe(tracker, banks[i], features, t, script.at(t))  # type: ignore[arg-type]
             if t != order[-1]:  # the last one would never be read
                 banks[i] = remember(tracker, banks[i], features, t, output)  # type: ignore[arg-type]
