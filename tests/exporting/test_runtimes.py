@@ -1,4 +1,4 @@
-"""Core AI and ExecuTorch: the same parts, judged by the same gate, executed by the runtimes that phones have."""
+"""Core AI, ExecuTorch and LiteRT: the same parts, judged by the same gate, executed by the runtimes that phones have."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgetam_pl.exporting.backends import backend_of
 from edgetam_pl.exporting.extras import MissingExtra
 from edgetam_pl.exporting.manifest import read
 
-MODULES = {"coreai": "coreai_torch", "executorch": "executorch"}
+MODULES = {"coreai": "coreai_torch", "executorch": "executorch", "litert": "litert_torch"}
 FRAMES = 12
 
 
