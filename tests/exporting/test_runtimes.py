@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
-from exported import Exported, export, forgetful, tiny
+from exported import Exported, export, forgetful, part_of, tiny
 
 from edgetam_pl.config import ExportConfig, GateConfig
 from edgetam_pl.exporting.backends import backend_of
 from edgetam_pl.exporting.extras import MissingExtra
+from edgetam_pl.exporting.litert import EIGHT_BITS, LiteRT
 from edgetam_pl.exporting.manifest import read
 
 MODULES = {"coreai": "coreai_torch", "executorch": "executorch", "litert": "litert_torch"}
@@ -63,6 +68,32 @@ def test_a_missing_extra_is_named_with_the_words_that_install_it(backend: str, m
         tools.convert([], None, ExportConfig(backend=backend))  # type: ignore[arg-type]
 
 
-def test_half_precision_is_refused_where_the_runtime_has_none() -> None:
+@pytest.mark.parametrize("backend", ["executorch", "litert"])
+def test_half_precision_is_refused_where_the_runtime_has_none(backend: str) -> None:
     with pytest.raises(ValueError, match="precision"):
-        backend_of("executorch").precision(ExportConfig(backend="executorch", precision="fp16"))
+        backend_of(backend).precision(ExportConfig(backend=backend, precision="fp16"))
+
+
+@pytest.mark.parametrize("way", EIGHT_BITS)
+def test_litert_in_eight_bits_is_smaller_and_passes_its_gate(exported: Exported, way: str, tmp_path: Path) -> None:
+    if exported.cfg.backend != "litert":
+        pytest.skip("for LiteRT")
+    saved = []
+    for each in exported.saved:
+        path = shutil.copyfile(each.path, tmp_path / each.path.name)
+        LiteRT().quantize(path, EIGHT_BITS[way])
+        assert path.stat().st_size < 0.75 * each.path.stat().st_size
+        saved.append(dataclasses.replace(each, path=path))
+    eight = dataclasses.replace(exported, cfg=dataclasses.replace(exported.cfg, compression="int8"))
+    assert [str(measure) for measure in eight.judge({}, saved=saved).failures] == []
+
+
+def test_an_operation_that_litert_lacks_is_named_with_its_part(tmp_path: Path) -> None:
+    pytest.importorskip("litert_torch")
+
+    class Rare(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.special.bessel_j0(x)
+
+    with pytest.raises(ValueError, match=r"Layer uses aten\.special_bessel_j0\S*, which LiteRT's converter does not have"):
+        LiteRT().convert([part_of(Rare(), ("x", (1, 4)))], tmp_path, ExportConfig(backend="litert"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,14 @@ from edgetam_pl.exporting.extras import require, silenced
 from edgetam_pl.exporting.manifest import Manifest
 from edgetam_pl.exporting.parts import Part, Saved
 
-RECIPES = {"dynamic": "dynamic_wi8_afp32", "weights": "weight_only_wi8_afp32"}
-"""What compression=int8 makes of a program: weights in 8 bits, and activations rounded to 8 bits while it runs, or not."""
+EIGHT_BITS = {"dynamic": "add_dynamic_config", "weights": "add_weight_only_config"}
+"""options.int8, and the quantizer's way: activations are rounded to 8 bits while the program runs, or weights alone are."""
+
+_WEIGHTED = ("CONV_2D", "CONV_2D_TRANSPOSE", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+"""Operations whose weights become 8 bits wide. Not BATCH_MATMUL: products of constant tokens came back as NaN."""
+
+_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
+"""Variables without which the converter's C++ reports what it does on the terminal."""
 
 _UNKNOWN = "Lowering not found: "
 """How the converter begins to say that it lacks an operation."""
@@ -33,10 +40,12 @@ class LiteRT(Backend):
     needs = ("litert_torch", "ai_edge_litert", "ai_edge_quantizer")
     tested = {"litert_torch": ((0, 10), (0, 10)), "ai_edge_litert": ((2, 3), (2, 3))}  # noqa: RUF012
     choices = {**Backend.choices, "precision": ("auto", "fp32"), "compression": ("none", "int8")}  # noqa: RUF012
-    options = {"int8": tuple(RECIPES)}  # noqa: RUF012
+    options = {"int8": tuple(EIGHT_BITS)}  # noqa: RUF012
     device = "a phone; executed by LiteRT's runtime with XNNPACK on Linux"
 
     def convert(self, parts: Sequence[Part], folder: Path, config: ExportConfig) -> tuple[Saved, ...]:
+        for name, value in _QUIET.items():
+            os.environ.setdefault(name, value)
         tools = require("litert_torch", self.extra)
         saved = []
         for part in parts:
@@ -46,16 +55,15 @@ class LiteRT(Backend):
                 with silenced(), torch.no_grad():
                     tools.convert(_Named(part), sample_kwargs=example).export(str(path))
             except RuntimeError as error:
-                reason = str(error)
-                if _UNKNOWN not in reason:
+                _, unknown, rest = str(error).partition(_UNKNOWN)
+                if not unknown:
                     raise
-                operation = reason.partition(_UNKNOWN)[2].split()[0]
                 raise ValueError(
-                    f"{part.name} uses {operation}, which LiteRT's converter does not have; write it with other operations in "
-                    "the model, or export to another format (backend=onnx)."
+                    f"{part.name} uses {rest.split()[0]}, which LiteRT's converter does not have; write it with other "
+                    "operations in the model, or export to another format (backend=onnx)."
                 ) from error
             if config.compression != "none":
-                self._quantize(path, RECIPES[self.option(config, "int8")])
+                self.quantize(path, EIGHT_BITS[self.option(config, "int8")])
             saved.append(Saved(part, path))
         return tuple(saved)
 
@@ -74,11 +82,13 @@ class LiteRT(Backend):
     def usage(self, manifest: Manifest) -> str:
         return render("usage_litert.md.jinja", manifest=manifest, spec=manifest.loop)
 
-    def _quantize(self, path: Path, recipe: str) -> None:
+    def quantize(self, path: Path, way: str) -> None:
         """Replace a program by one with 8-bit weights."""
+        operations = require("ai_edge_quantizer.qtyping", self.extra).TFLOperationName
         quantizer = require("ai_edge_quantizer.quantizer", self.extra).Quantizer(str(path))
         with silenced():
-            quantizer.load_quantization_recipe(getattr(require("ai_edge_quantizer.recipe", self.extra), recipe)())
+            for name in _WEIGHTED:
+                getattr(quantizer, way)(regex=".*", operation_name=operations[name], num_bits=8)
             quantizer.quantize().export_model(str(path), overwrite=True)
 
 
