@@ -11,6 +11,7 @@ import torch
 from exported import Exported, export, forgetful, part_of, tiny
 
 from edgetam_pl.config import ExportConfig, GateConfig
+from edgetam_pl.exporting import validate_on_mac
 from edgetam_pl.exporting.backends import backend_of
 from edgetam_pl.exporting.extras import MissingExtra
 from edgetam_pl.exporting.litert import EIGHT_BITS, LiteRT
@@ -55,6 +56,10 @@ def test_a_program_refuses_other_inputs_than_its_own(exported: Exported) -> None
     program = backend_of(exported.cfg.backend).load(exported.saved[0], rounded=False)
     with pytest.raises(ValueError, match=r"the program takes \['image'\]; given \['picture'\]"):
         program({"picture": torch.zeros(1, 3, 128, 128)})
+
+
+def test_the_script_in_the_folder_holds_the_runtime_to_the_golden_files(exported: Exported) -> None:
+    assert validate_on_mac.main([str(exported.out), "--runs", "1"]) == 0
 
 
 @pytest.mark.parametrize("backend", list(MODULES))

@@ -178,7 +178,8 @@ def export_packages(
         note("golden files, manifest")
         if cfg.golden and cfg.target != web.WEB:  # nobody validates on a Mac what runs in a browser
             clip = draw(cfg.gate.frames, loop.size, seed=cfg.gate.seed)
-            write_golden(draft, found, clip, rollouts.expected, short_frames=cfg.gate.short_frames)
+            half = precision == "fp16"
+            write_golden(draft, found, clip, rollouts.expected, short_frames=cfg.gate.short_frames, half=half)
             shutil.copyfile(Path(__file__).with_name(VALIDATOR), draft / VALIDATOR)
         blocks = len(original.memory_attention.blocks)
         report.estimate = estimate(saved, loop, backend, precision=precision, blocks=blocks)

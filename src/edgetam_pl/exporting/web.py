@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from edgetam_pl.config import ExportConfig
+from edgetam_pl.exporting.extras import Finding
 from edgetam_pl.interactive import example_clip
 from edgetam_pl.io import shipped
 from edgetam_pl.io.atomic import write_json
@@ -76,6 +77,17 @@ def runtime_folder(given: str = "") -> Path:
             f"may name them otherwise: {cure}."
         )
     return folder
+
+
+def finding() -> Finding:
+    """What `edgetam doctor` should know about onnxruntime-web."""
+    try:
+        folder = runtime_folder()
+    except ValueError as error:
+        return Finding(PACKAGE, "missing", f"{error} It is looked for beside, above, in NODE_PATH, and in npm's folder", (WEB,))
+    described = folder.parent / "package.json"
+    version = json.loads(described.read_text("utf-8")).get("version", "") if described.is_file() else ""
+    return Finding(PACKAGE, "ok", f"{version} in {folder}".strip())
 
 
 def _node_folders() -> list[Path]:
