@@ -43,9 +43,11 @@ class LiteRT(Backend):
     options = {"int8": tuple(EIGHT_BITS)}  # noqa: RUF012
     device = "a phone; executed by LiteRT's runtime with XNNPACK on Linux"
 
-    def convert(self, parts: Sequence[Part], folder: Path, config: ExportConfig) -> tuple[Saved, ...]:
-        for name, value in _QUIET.items():
+    def __init__(self) -> None:
+        for name, value in _QUIET.items():  # before the first import
             os.environ.setdefault(name, value)
+
+    def convert(self, parts: Sequence[Part], folder: Path, config: ExportConfig) -> tuple[Saved, ...]:
         tools = require("litert_torch", self.extra)
         saved = []
         for part in parts:

@@ -106,8 +106,8 @@ def write_page(folder: Path, runtime: Path, cfg: ExportConfig) -> None:
     client = files("edgetam_pl.exporting").joinpath("templates/web")
     for entry in client.iterdir():
         (folder / entry.name).write_bytes(entry.read_bytes())
-    style = files("edgetam_pl.interactive").joinpath("templates/app.css")
-    (folder / style.name).write_bytes(style.read_bytes())
+    for name in ("app.css", "drawing.js"):  # as in edgetam app
+        (folder / name).write_bytes(files("edgetam_pl.interactive").joinpath("templates", name).read_bytes())
     (folder / RUNTIME).mkdir()
     for name in _RUNTIME_FILES:
         shutil.copyfile(runtime / name, folder / RUNTIME / name)
