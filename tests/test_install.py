@@ -23,7 +23,6 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NAMES = {
     "PIL": "pillow",
     "av": "av",
-    "coreai": "coreai-torch",  # which brings it
     "cv2": "opencv-python-headless",
     "hydra": "hydra-core",
     "sklearn": "scikit-learn",
@@ -40,6 +39,8 @@ INDIRECT = {
     "onnxscript": "torch.onnx writes with it",
     "coreai-torch": "exporting/coreai.py imports it by name, where it is asked for",
     "torchao": "executorch needs this version",
+    "ai-edge-litert": "exporting/litert.py imports its modules by name, where they are asked for",
+    "executorch": "exporting/executorch.py imports it by name, where it is asked for",
     "ai-edge-quantizer": "exporting/litert.py imports its modules by name, where they are asked for",
     "playwright": "the test of target=web drives a browser with it",
     "s3fs": "fsspec reads and writes s3:// with it",

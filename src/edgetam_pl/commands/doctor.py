@@ -22,9 +22,7 @@ TESTED_TORCH = ((2, 7), (2, 15))
 
 PLAIN = "pip install edgetam-pl"
 WORKING = "python -m venv .export && .export/bin/pip install -c constraints.txt 'edgetam-pl[export]'"
-FOR_ALL = (
-    "python -m venv .export && .export/bin/pip install -c constraints-runtimes.txt 'edgetam-pl[export,coreai,executorch,litert]'"
-)
+FOR_ALL = WORKING.replace("constraints.txt", "constraints-runtimes.txt").replace("export]", "export,coreai,executorch,litert]")
 
 EVERYTHING = ("train", *BACKENDS)
 
@@ -49,7 +47,8 @@ def main(argv: Sequence[str]) -> int:
         causes = blocking(findings, purpose) + (blocking(findings, "onnx") if purpose == web.WEB else [])
         print(f"{titles.get(purpose, purpose)}: {'yes' if not causes else 'no, because of ' + ', '.join(causes)}")
     if any(blocking(findings, name) for name in BACKENDS):
-        print(f"\nAn environment that can export: {WORKING}\nOne for every format (training and its tests have others): {FOR_ALL}")
+        print(f"\nAn environment that can export: {WORKING}")
+        print(f"One for every format (the project's own tests need another): {FOR_ALL}")
     return 1 if blocking(findings, ExportConfig().backend) else 0
 
 

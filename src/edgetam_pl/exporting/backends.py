@@ -10,7 +10,13 @@ from edgetam_pl.exporting.executorch import ExecuTorch
 from edgetam_pl.exporting.litert import LiteRT
 from edgetam_pl.exporting.onnx import Onnx
 
-BACKENDS: dict[str, type[Backend]] = {"coreml": CoreML, "coreai": CoreAI, "executorch": ExecuTorch, "litert": LiteRT, "onnx": Onnx}
+BACKENDS: dict[str, type[Backend]] = {
+    "coreml": CoreML,
+    "coreai": CoreAI,
+    "executorch": ExecuTorch,
+    "litert": LiteRT,
+    "onnx": Onnx,
+}
 
 
 def backend_of(name: str) -> Backend:

@@ -58,7 +58,9 @@ def _case_index(cases: Sequence[Case], arrays: Arrays, half: bool) -> dict[str, 
     for case in cases:
         if case.name in KEPT_CASES[case.role]:
             sides = {"inputs": case.inputs, "outputs": case.truths[0]}
-            named = {side: {name: _keep(arrays, x, name, half) for name, x in tensors.items()} for side, tensors in sides.items()}
+            named = {
+                side: {name: _keep(arrays, x, name, half) for name, x in tensors.items()} for side, tensors in sides.items()
+            }
             index[case.role].append({"name": case.name, **named})
     return index
 

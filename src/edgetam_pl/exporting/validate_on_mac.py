@@ -5,8 +5,8 @@
 
 It runs every package on its golden inputs, tracks the golden rollouts with a ring buffer of its own (the loop of the
 README, in numpy), times each package, and asks Core ML where each operation would run. The report is `mac_report.json` on
-a Mac, `linux_report.json` elsewhere, and so on. What it needs beside numpy is the runtime of the format: `RUNTIMES`. It needs
-nothing of the training project; what it compares with was computed by torch at export.
+a Mac, `linux_report.json` on Linux. What it needs beside numpy is the runtime of the format: `RUNTIMES`. It needs nothing
+of the training project; what it compares with was computed by torch at export.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 import platform
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,9 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     here = Path(__file__).resolve().parent
     parser.add_argument("folder", nargs="?", type=Path, default=here, help="folder of manifest.json (default: the script's)")
-    parser.add_argument("--units", choices=UNITS, default="recommended", help="Core ML: compute units (default: the manifest's)")
+    parser.add_argument(
+        "--units", choices=UNITS, default="recommended", help="Core ML: compute units (default: the manifest's)"
+    )
     parser.add_argument("--runs", type=int, default=20, help="timed runs of each package (default 20)")
     parser.add_argument("--frames", type=int, default=0, help="stop each rollout after this many frames (default: all)")
     args = parser.parse_args(argv)
@@ -267,10 +270,22 @@ class Programs:
     def __call__(self, role, inputs):
         return self.run(role, {name: self.sent(role, name, value) for name, value in inputs.items()})
 
+    def open(self, path, part):
+        """The program of a part, ready to run."""
+        raise NotImplementedError
+
+    def run(self, role, inputs):
+        """A part's outputs by name, for inputs as it takes them."""
+        raise NotImplementedError
+
     def sent(self, role, name, value):
         """An input as the package takes it."""
-        kind = {"fp16": np.float16, "fp32": np.float32, "int32": np.int32}[self.wire[role][name]]
-        return np.ascontiguousarray(value, dtype=kind)
+        kind = self.wire[role][name]
+        if kind == "image":  # Core ML alone
+            from PIL import Image
+
+            return Image.fromarray(np.asarray(value, np.uint8)[0].transpose(1, 2, 0))
+        return np.ascontiguousarray(value, dtype={"fp16": np.float16, "fp32": np.float32, "int32": np.int32}[kind])
 
     def plan(self, role):
         """How many operations would run on which device, where the runtime says so."""
@@ -297,13 +312,6 @@ class CoreMLPrograms(Programs):
         names = {"all": "ALL", "cpuAndGPU": "CPU_AND_GPU", "cpuOnly": "CPU_ONLY", "cpuAndNeuralEngine": "CPU_AND_NE"}
         options = {"function_name": part["function"]} if part["function"] else {}
         return ct.models.MLModel(str(path), compute_units=ct.ComputeUnit[names[self.units[part["role"]]]], **options)
-
-    def sent(self, role, name, value):
-        if self.wire[role][name] != "image":
-            return super().sent(role, name, value)
-        from PIL import Image
-
-        return Image.fromarray(np.asarray(value, np.uint8)[0].transpose(1, 2, 0))
 
     def run(self, role, inputs):
         return self.models[role].predict(inputs)
@@ -332,10 +340,14 @@ class CoreAIPrograms(Programs):
         import asyncio
         import contextlib
 
-        from coreai import authoring, runtime
-
+        authoring, runtime = (import_module(f"coreai.{name}") for name in ("authoring", "runtime"))
         if not hasattr(self, "loop"):
-            self.loop, self.array, self.opened, self.stack = asyncio.Runner(), runtime.NDArray, {}, contextlib.AsyncExitStack()
+            self.loop, self.array, self.opened, self.stack = (
+                asyncio.Runner(),
+                runtime.NDArray,
+                {},
+                contextlib.AsyncExitStack(),
+            )
         if path not in self.opened:  # several functions may share one asset
             asset = authoring.AIModelAsset.load(path)
             self.opened[path] = self.loop.run(self.stack.enter_async_context(asset.executable()))
@@ -352,9 +364,7 @@ class ExecuTorchPrograms(Programs):
     """ExecuTorch's runtime."""
 
     def open(self, path, part):
-        from executorch.runtime import Runtime
-
-        return Runtime.get().load_program(path).load_method("forward")
+        return import_module("executorch.runtime").Runtime.get().load_program(path).load_method("forward")
 
     def run(self, role, inputs):
         import torch
@@ -367,9 +377,7 @@ class LiteRTPrograms(Programs):
     """LiteRT's runtime."""
 
     def open(self, path, part):
-        from ai_edge_litert.interpreter import Interpreter
-
-        return Interpreter(str(path)).get_signature_runner()
+        return import_module("ai_edge_litert.interpreter").Interpreter(str(path)).get_signature_runner()
 
     def run(self, role, inputs):
         return self.models[role](**inputs)

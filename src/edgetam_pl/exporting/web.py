@@ -84,7 +84,9 @@ def finding() -> Finding:
     try:
         folder = runtime_folder()
     except ValueError as error:
-        return Finding(PACKAGE, "missing", f"{error} It is looked for beside, above, in NODE_PATH, and in npm's folder", (WEB,))
+        return Finding(
+            PACKAGE, "missing", f"{error} It is looked for beside, above, in NODE_PATH, and in npm's folder", (WEB,)
+        )
     described = folder.parent / "package.json"
     version = json.loads(described.read_text("utf-8")).get("version", "") if described.is_file() else ""
     return Finding(PACKAGE, "ok", f"{version} in {folder}".strip())
