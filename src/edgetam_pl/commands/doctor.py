@@ -22,7 +22,7 @@ TESTED_TORCH = ((2, 7), (2, 15))
 
 PLAIN = "pip install edgetam-pl"
 WORKING = "python -m venv .export && .export/bin/pip install -c constraints.txt 'edgetam-pl[export]'"
-FOR_ALL = WORKING.replace("constraints.txt", "constraints-runtimes.txt").replace("export]", "export,coreai,executorch,litert]")
+FOR_ALL = WORKING.replace("constraints", "constraints-runtimes").replace("export]", "export,coreai,executorch,litert]")
 
 EVERYTHING = ("train", *BACKENDS)
 
