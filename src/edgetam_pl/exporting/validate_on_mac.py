@@ -370,7 +370,7 @@ class ExecuTorchPrograms(Programs):
         import torch
 
         results = self.models[role].execute([torch.from_numpy(inputs[name]) for name in self.wire[role]])
-        return {name: np.array(value) for name, value in zip(self.outputs[role], results)}
+        return {name: value.numpy().copy() for name, value in zip(self.outputs[role], results)}
 
 
 class LiteRTPrograms(Programs):
