@@ -11,6 +11,7 @@ WORKERS ?= 2
 SWEEP ?= latents
 KILLS ?= 50
 KILL_SEED ?= 1
+ORT_WEB := 1.30.0
 QUIET := logger=none trainer.enable_progress_bar=false
 
 help:  ## this list
@@ -43,6 +44,13 @@ test-slurm: $(READY)  ## trainings, shards and sweeps under a SLURM that is star
 
 test-gpu: $(READY)  ## only the tests that need a CUDA device
 	$(BIN)/python -m pytest -q -m gpu $(ARGS)
+
+test-web: $(READY)  ## the page of target=web in a browser (brings playwright and onnxruntime-web; apt-get install chromium npm)
+	@command -v npm >/dev/null || { echo "npm brings onnxruntime-web, and is not here: apt-get install npm"; exit 1; }
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || { echo "No Chromium: apt-get install chromium"; exit 1; }
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[web]'
+	npm install --silent --no-save --prefix $(VENV) onnxruntime-web@$(ORT_WEB)
+	NODE_PATH=$(abspath $(VENV))/node_modules $(BIN)/python -m pytest -q tests/exporting/test_web.py $(ARGS)
 
 check: $(READY)  ## format, lint, types, import contracts
 	$(BIN)/ruff check .
@@ -101,4 +109,4 @@ clean:  ## remove caches and build leftovers; runs/ and .venv stay
 	rm -rf build dist *.egg-info src/*.egg-info .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-.PHONY: help setup demo test test-parity test-kills test-slurm test-gpu check shards train-stage1 train-stage2 finetune toy-data sweep-local sweep evaluate bench bench-packages export plan doctor tables clean
+.PHONY: help setup demo test test-parity test-kills test-slurm test-gpu test-web check shards train-stage1 train-stage2 finetune toy-data sweep-local sweep evaluate bench bench-packages export plan doctor tables clean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from runtime_specs import loop
 from edgetam_pl.exporting.backends import backend_of
 from edgetam_pl.exporting.coreml import CoreML
 from edgetam_pl.exporting.documents import readme
+from edgetam_pl.exporting.estimate import PAPER
 from edgetam_pl.exporting.manifest import (
     FILE,
     FORMAT,
@@ -97,8 +99,29 @@ def test_the_readme_tells_the_whole_loop() -> None:
 
 
 def test_an_onnx_readme_has_no_swift() -> None:
-    import dataclasses
-
     page = page_of(dataclasses.replace(manifest(), backend="onnx", system=""))
     assert "swift" not in page.lower().replace("elsewhere than in swift", "")
     assert "ONNX runtime" in page
+
+
+ROLES = ("image_encoder", "prompt_decoder", "memory_encoder", "track_step")
+
+
+@pytest.mark.parametrize(
+    ("backend", "languages"),
+    [("coreml", ("swift",)), ("coreai", ("swift",)), ("executorch", ("kotlin", "swift")), ("litert", ("kotlin", "swift"))],
+)
+def test_the_page_for_app_developers_has_calls_costs_sketches_and_tests(backend: str, languages: tuple[str, ...]) -> None:
+    image = FeatureEntry("image", (1, 3, 64, 64), "image", "RGB")
+    parts = tuple(PartEntry(role, role, f"{role}.x", role, "all", 2_000_000, "ab", (image,), (image,)) for role in ROLES)
+    cost = {"part": "track_step", "megabytes": 2.0, "io_megabytes": 0.5, "gmacs": 40.0}
+    gmacs = {"image_encoder": 30.1, "each_object": 40.0, "one_object": 70.1}
+    estimate = {"parts": [cost], "frame_gmacs": gmacs, "bank_kilobytes_per_object": 467.0, "paper": PAPER}
+    page = page_of(dataclasses.replace(manifest(), backend=backend, parts=parts, estimate=estimate))
+    assert "## A frame, call by call" in page
+    assert "at least the files, 8.0 MB" in page
+    assert "would take 63.7 ms" in page  # the paper's own model at the paper's own rate: 1000 / 15.7
+    assert "## Test it on the device" in page
+    assert all(f"```{language}\n" in page for language in languages)
+    assert "var memories = [Entry?](repeating: nil, count: 7)" in page
+    assert ("Xcode: open a package" in page) == (backend == "coreml")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 from exported import Exported, export, forgetful, tiny
 
 from edgetam_pl.config import ExportConfig, GateConfig
+from edgetam_pl.exporting import validate_on_mac
 from edgetam_pl.exporting.backends import BACKENDS, backend_of
 from edgetam_pl.exporting.manifest import read
 from edgetam_pl.exporting.onnx import Onnx
@@ -120,3 +122,20 @@ def test_a_refused_onnx_export_leaves_nothing(exported: Exported, tmp_path: Path
     with pytest.raises(ExportRefused, match=r"rollout click, frame \d: mask IoU with torch"):
         export_packages(exported.model, tmp_path / "out", cfg)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_script_in_the_folder_holds_onnxruntime_to_the_golden_files(
+    exported: Exported, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert validate_on_mac.main([str(exported.out), "--runs", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("passed: ")
+    assert all(f"{role} " in printed for role in ("image_encoder", "track_step"))
+
+
+def test_the_script_names_the_runtime_that_it_lacks(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert validate_on_mac.main([str(exported.out)]) == 2
+    assert "onnxruntime is not installed: pip install onnxruntime numpy" in capsys.readouterr().out

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -398,3 +399,36 @@ def test_a_server_without_the_headers_costs_threads_and_the_page_says_so(browser
         visitor.click(130, 90)
         assert visitor.page.is_enabled("#track")
         assert visitor.failures == []
+
+
+def test_a_browser_without_shared_memory_uses_one_thread_and_the_page_says_so(
+    browser: Any, folder: Path, tmp_path: Path
+) -> None:
+    site = shutil.copytree(folder, tmp_path / "site", copy_function=os.link)
+    (site / "worker.js").unlink()
+    (site / "worker.js").write_text("delete globalThis.SharedArrayBuffer;\n" + (folder / "worker.js").read_text("utf-8"))
+    with served(site) as url:
+        visitor = Visitor(browser.new_page(viewport=VIEW), url)
+        visitor.idle()
+        assert visitor.text("load-error") == ""
+        assert visitor.text("device").endswith("WebAssembly, 1 thread.")
+        assert "One thread only: this browser has no SharedArrayBuffer" in visitor.text("notes")
+        visitor.do("example")
+        visitor.click(130, 90)
+        assert visitor.page.is_enabled("#track")
+        assert visitor.failures == []
+
+
+def test_the_doctor_says_where_onnxruntime_web_is_or_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NODE_PATH", "")
+    monkeypatch.setenv("PATH", "")  # no npm
+    missing = web.finding()
+    assert (missing.what, missing.state, missing.needed_for) == ("onnxruntime-web", "missing", ("web",))
+    assert "run `npm install onnxruntime-web` here" in missing.message
+    package = tmp_path / "node_modules" / "onnxruntime-web"
+    (package / "dist").mkdir(parents=True)
+    for name in web._RUNTIME_FILES:
+        (package / "dist" / name).touch()
+    (package / "package.json").write_text('{"version": "1.30.0"}')
+    assert web.finding() == ("onnxruntime-web", "ok", f"1.30.0 in {package / 'dist'}", ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ class Exported:
     ) -> Verdict:
         """The gate again, quickly, with some programs changed after loading."""
         verdict, bounds = Verdict(), GateConfig(frames=5, short_frames=4) if bounds is None else bounds
-        cfg = ExportConfig(model=self.cfg.model, backend=self.cfg.backend, precision=self.report.precision, gate=bounds)
+        cfg = dataclasses.replace(self.cfg, precision=self.report.precision, gate=bounds)
         changed = Changed(self.cfg.backend, change)
         packages = self.saved if saved is None else saved
         truth = Truth(self.model, self.parts, self.loop, bounds)

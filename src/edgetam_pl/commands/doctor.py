@@ -11,6 +11,7 @@ import torch
 
 from edgetam_pl.config import ExportConfig
 from edgetam_pl.config.choices import Flags
+from edgetam_pl.exporting import web
 from edgetam_pl.exporting.backend import Backend
 from edgetam_pl.exporting.backends import BACKENDS
 from edgetam_pl.exporting.extras import Finding, installed_version, numbers, package_finding
@@ -21,6 +22,7 @@ TESTED_TORCH = ((2, 7), (2, 15))
 
 PLAIN = "pip install edgetam-pl"
 WORKING = "python -m venv .export && .export/bin/pip install -c constraints.txt 'edgetam-pl[export]'"
+FOR_ALL = WORKING.replace("constraints", "constraints-runtimes").replace("export]", "export,coreai,executorch,litert]")
 
 EVERYTHING = ("train", *BACKENDS)
 
@@ -39,12 +41,14 @@ def main(argv: Sequence[str]) -> int:
         print(f"{finding.state:<8} {finding.what:<14} {finding.message}")
     print()
     titles = {"train": "training"} | {name: f"export to {backend.title}" for name, backend in BACKENDS.items()}
+    titles[web.WEB] = "a page in the browser (backend=onnx target=web)"
     purposes = dict.fromkeys([*titles, *(purpose for finding in findings for purpose in finding.needed_for)])
     for purpose in purposes:
-        causes = blocking(findings, purpose)
+        causes = blocking(findings, purpose) + (blocking(findings, "onnx") if purpose == web.WEB else [])
         print(f"{titles.get(purpose, purpose)}: {'yes' if not causes else 'no, because of ' + ', '.join(causes)}")
     if any(blocking(findings, name) for name in BACKENDS):
         print(f"\nAn environment that can export: {WORKING}")
+        print(f"One for every format (the project's own tests need another): {FOR_ALL}")
     return 1 if blocking(findings, ExportConfig().backend) else 0
 
 
@@ -65,6 +69,7 @@ def examine(*, convert: bool) -> list[Finding]:
     ]
     for kind in BACKENDS.values():
         findings += kind().findings(installed_version)
+    findings.append(web.finding())
     for name, kind in BACKENDS.items():
         if convert and not blocking(findings, name):
             findings.append(conversion_finding(kind()))

@@ -7,9 +7,16 @@ from edgetam_pl.exporting.backend import Backend
 from edgetam_pl.exporting.coreai import CoreAI
 from edgetam_pl.exporting.coreml import CoreML
 from edgetam_pl.exporting.executorch import ExecuTorch
+from edgetam_pl.exporting.litert import LiteRT
 from edgetam_pl.exporting.onnx import Onnx
 
-BACKENDS: dict[str, type[Backend]] = {"coreml": CoreML, "coreai": CoreAI, "executorch": ExecuTorch, "onnx": Onnx}
+BACKENDS: dict[str, type[Backend]] = {
+    "coreml": CoreML,
+    "coreai": CoreAI,
+    "executorch": ExecuTorch,
+    "litert": LiteRT,
+    "onnx": Onnx,
+}
 
 
 def backend_of(name: str) -> Backend:

@@ -18,4 +18,13 @@ def readme(manifest: Manifest, usage: str, *, phone: bool = True) -> str:
         phone: say how speed is measured on a phone.
     """
     target = ", ".join(word for word in (manifest.backend, manifest.precision, manifest.system) if word)
-    return render("README.md.jinja", manifest=manifest, spec=manifest.loop, target=target, usage=usage.strip(), phone=phone)
+    files = sum({part.file: part.bytes for part in manifest.parts}.values())  # several functions may share one
+    return render(
+        "README.md.jinja",
+        manifest=manifest,
+        spec=manifest.loop,
+        target=target,
+        files=files,
+        usage=usage.strip(),
+        phone=phone,
+    )

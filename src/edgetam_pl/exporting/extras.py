@@ -89,7 +89,7 @@ def silenced() -> Iterator[None]:
 
     `edgetam doctor` judges versions; here the same warning with every call would only hide the messages that matter.
     """
-    names = ("coremltools", "onnxscript", "onnx_ir", "torch.onnx", "torch.export", "torch.__trace")
+    names = ("coremltools", "onnxscript", "onnx_ir", "torch.onnx", "torch.export", "torch.__trace", "torch.utils._pytree")
     levels = {name: logging.getLogger(name).level for name in names}
     for name in names:  # torch's trace writes a record per node if anything listens: much of a conversion's time
         logging.getLogger(name).setLevel(logging.CRITICAL)

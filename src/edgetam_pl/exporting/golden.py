@@ -29,29 +29,38 @@ Arrays = dict[str, np.ndarray]
 
 
 def write_golden(
-    folder: Path, cases: Sequence[Case], clip: CheckClip, expected: Sequence[Expected], *, short_frames: int
+    folder: Path,
+    cases: Sequence[Case],
+    clip: CheckClip,
+    expected: Sequence[Expected],
+    *,
+    short_frames: int,
+    half: bool = True,
 ) -> None:
     """Write `golden/` into `folder`: cases of every part, and the rollouts with torch's answers.
 
     Args:
         cases: of the part by part check; only `KEPT_CASES` are written.
         clip, short_frames: of the rollouts.
+        half: store maps in fp16. Its rounding is small next to the bounds of fp16 packages, and large next to those of fp32.
     """
     target = folder / FOLDER
     target.mkdir()
     arrays: Arrays = {}
-    _write(target, "cases", _case_index(cases, arrays), arrays)
+    _write(target, "cases", _case_index(cases, arrays, half), arrays)
     arrays = {"frames": clip.small.numpy()}
     _write(target, "rollouts", _rollout_index(clip, short_frames, expected, arrays), arrays)
 
 
-def _case_index(cases: Sequence[Case], arrays: Arrays) -> dict[str, list[dict[str, Any]]]:
+def _case_index(cases: Sequence[Case], arrays: Arrays, half: bool) -> dict[str, list[dict[str, Any]]]:
     """cases.json names arrays of cases.npz; equal arrays are stored once."""
     index: dict[str, list[dict[str, Any]]] = {role: [] for role in KEPT_CASES}
     for case in cases:
         if case.name in KEPT_CASES[case.role]:
             sides = {"inputs": case.inputs, "outputs": case.truths[0]}
-            named = {side: {name: _keep(arrays, x, name) for name, x in tensors.items()} for side, tensors in sides.items()}
+            named = {
+                side: {name: _keep(arrays, x, name, half) for name, x in tensors.items()} for side, tensors in sides.items()
+            }
             index[case.role].append({"name": case.name, **named})
     return index
 
@@ -83,12 +92,12 @@ def _entry(prompts: Prompts | None, arrays: Arrays, key: str, factor: int) -> An
     return {"points": prompts.points[0].tolist(), "labels": prompts.labels[0].tolist()}
 
 
-def _keep(arrays: Arrays, value: Tensor, name: str) -> str:
+def _keep(arrays: Arrays, value: Tensor, name: str, half: bool) -> str:
     array = value.numpy()
     if name == "image":
         array = array.astype(np.uint8)
-    elif array.dtype.kind == "f" and array.size > 64:
-        array = array.astype(np.float16)  # the error is small next to the bounds, and the file half as large
+    elif half and array.dtype.kind == "f" and array.size > 64:
+        array = array.astype(np.float16)
     digest = hashlib.sha256(repr((array.shape, array.dtype)).encode() + array.tobytes()).hexdigest()[:16]
     arrays[digest] = array
     return digest

@@ -191,8 +191,8 @@ def export_packages(
         # write what belongs to the packages; the folder gets its name when this block ends
         note("golden files, manifest")
         if cfg.golden and cfg.target != web.WEB:  # nobody validates on a Mac what runs in a browser
-            clip = truth.reference.clip
-            write_golden(draft, truth.cases, clip, rollouts.expected, short_frames=cfg.gate.short_frames)
+            clip, half = truth.reference.clip, precision == "fp16"
+            write_golden(draft, truth.cases, clip, rollouts.expected, short_frames=cfg.gate.short_frames, half=half)
             shutil.copyfile(Path(__file__).with_name(VALIDATOR), draft / VALIDATOR)
         blocks = len(truth.model.memory_attention.blocks)
         report.estimate = estimate(saved, loop, backend, precision=precision, blocks=blocks)

@@ -1,12 +1,12 @@
-"""Does Core ML itself agree with torch? Run this on a Mac, in the folder that `edgetam export` has written.
+"""Do the packages agree with torch on this machine? Run this in the folder that `edgetam export` has written.
 
-    pip install coremltools numpy pillow
-    python validate_on_mac.py                      # recommended compute units
-    python validate_on_mac.py --units cpuOnly      # or all, cpuAndGPU, cpuAndNeuralEngine
+    python validate_on_mac.py                      # Core ML: on a Mac, recommended compute units
+    python validate_on_mac.py --units cpuOnly      # Core ML: or all, cpuAndGPU, cpuAndNeuralEngine
 
 It runs every package on its golden inputs, tracks the golden rollouts with a ring buffer of its own (the loop of the
-README, in numpy), times each package, and asks Core ML where each operation would run. The report is `mac_report.json`.
-It needs neither torch nor the training project; what it compares with was computed by torch at export.
+README, in numpy), times each package, and asks Core ML where each operation would run. The report is `mac_report.json` on
+a Mac, `linux_report.json` on Linux. What it needs beside numpy is the runtime of the format: `RUNTIMES`. It needs nothing
+of the training project; what it compares with was computed by torch at export.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 import platform
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -30,21 +31,29 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     here = Path(__file__).resolve().parent
     parser.add_argument("folder", nargs="?", type=Path, default=here, help="folder of manifest.json (default: the script's)")
-    parser.add_argument("--units", choices=UNITS, default="recommended", help="compute units (default: the manifest's)")
+    parser.add_argument(
+        "--units", choices=UNITS, default="recommended", help="Core ML: compute units (default: the manifest's)"
+    )
     parser.add_argument("--runs", type=int, default=20, help="timed runs of each package (default 20)")
     parser.add_argument("--frames", type=int, default=0, help="stop each rollout after this many frames (default: all)")
     args = parser.parse_args(argv)
-    if platform.system() != "Darwin":
+    manifest, system = json.loads((args.folder / "manifest.json").read_text()), platform.system()
+    kind, needed = RUNTIMES[manifest["backend"]]
+    if manifest["backend"] == "coreml" and system != "Darwin":
         print("not run on Apple hardware: Core ML exists on macOS only. Copy this folder to a Mac and run the script there.")
         return 3
-    programs = CoreMLPrograms(args.folder, args.units)
+    try:
+        programs = kind(args.folder, manifest["parts"], args.units)
+    except ModuleNotFoundError as error:
+        print(f"{error.name} is not installed: pip install {needed}")
+        return 2
     report = validate(args.folder, programs, frames=args.frames)
     report["machine"] = f"{platform.platform()} {platform.processor()}"
     report["units"] = dict(programs.units)
     report["timing_ms"] = {role: programs.time(role, report["golden_inputs"][role], args.runs) for role in programs.models}
     report["compute_plan"] = {role: programs.plan(role) for role in programs.models}
     del report["golden_inputs"]
-    path = args.folder / "mac_report.json"
+    path = args.folder / f"{'mac' if system == 'Darwin' else system.lower()}_report.json"
     path.write_text(json.dumps(report, indent=1) + "\n")
     show(report)
     print(f"report: {path}")
@@ -246,33 +255,41 @@ def iou(value, truth, pixels):
     return float((value & truth).sum() / (value | truth).sum())
 
 
-class CoreMLPrograms:
-    """The packages under Core ML."""
+class Programs:
+    """The packages under the runtime of their format: numpy in and out. A subclass opens and runs one."""
 
-    def __init__(self, folder, units):
-        import coremltools as ct
-
-        self.ct, self.models, self.units, self.wire = ct, {}, {}, {}
-        names = {"all": "ALL", "cpuAndGPU": "CPU_AND_GPU", "cpuOnly": "CPU_ONLY", "cpuAndNeuralEngine": "CPU_AND_NE"}
-        for part in json.loads((folder / "manifest.json").read_text())["parts"]:
-            wanted = part["compute_units"] if units == "recommended" else units
-            options = {"function_name": part["function"]} if part["function"] else {}
-            path = str(folder / part["file"])
-            chosen = ct.ComputeUnit[names[wanted]]
-            self.models[part["role"]] = ct.models.MLModel(path, compute_units=chosen, **options)
-            self.units[part["role"]] = wanted
-            self.wire[part["role"]] = {feature["name"]: feature["dtype"] for feature in part["inputs"]}
+    def __init__(self, folder, parts, units):
+        self.models, self.units, self.wire, self.outputs = {}, {}, {}, {}
+        for part in parts:
+            role = part["role"]
+            self.units[role] = part["compute_units"] if units == "recommended" else units
+            self.wire[role] = {feature["name"]: feature["dtype"] for feature in part["inputs"]}
+            self.outputs[role] = [feature["name"] for feature in part["outputs"]]
+            self.models[role] = self.open(folder / part["file"], part)
 
     def __call__(self, role, inputs):
-        return self.models[role].predict({name: self.sent(role, name, value) for name, value in inputs.items()})
+        return self.run(role, {name: self.sent(role, name, value) for name, value in inputs.items()})
+
+    def open(self, path, part):
+        """The program of a part, ready to run."""
+        raise NotImplementedError
+
+    def run(self, role, inputs):
+        """A part's outputs by name, for inputs as it takes them."""
+        raise NotImplementedError
 
     def sent(self, role, name, value):
+        """An input as the package takes it."""
         kind = self.wire[role][name]
-        if kind == "image":
+        if kind == "image":  # Core ML alone
             from PIL import Image
 
             return Image.fromarray(np.asarray(value, np.uint8)[0].transpose(1, 2, 0))
-        return np.asarray(value).astype({"fp16": np.float16, "fp32": np.float32, "int32": np.int32}[kind])
+        return np.ascontiguousarray(value, dtype={"fp16": np.float16, "fp32": np.float32, "int32": np.int32}[kind])
+
+    def plan(self, role):
+        """How many operations would run on which device, where the runtime says so."""
+        return {}
 
     def time(self, role, inputs, runs):
         """Milliseconds of one prediction: median, 95th percentile and worst, after two runs to warm up."""
@@ -280,10 +297,24 @@ class CoreMLPrograms:
         spent = []
         for run in range(runs + 2):
             start = time.perf_counter()
-            self.models[role].predict(sent)
+            self.run(role, sent)
             if run >= 2:
                 spent.append(1000 * (time.perf_counter() - start))
         return {"median": float(np.median(spent)), "p95": float(np.percentile(spent, 95)), "max": max(spent)}
+
+
+class CoreMLPrograms(Programs):
+    """Core ML, on a Mac."""
+
+    def open(self, path, part):
+        import coremltools as ct
+
+        names = {"all": "ALL", "cpuAndGPU": "CPU_AND_GPU", "cpuOnly": "CPU_ONLY", "cpuAndNeuralEngine": "CPU_AND_NE"}
+        options = {"function_name": part["function"]} if part["function"] else {}
+        return ct.models.MLModel(str(path), compute_units=ct.ComputeUnit[names[self.units[part["role"]]]], **options)
+
+    def run(self, role, inputs):
+        return self.models[role].predict(inputs)
 
     def plan(self, role):
         """How many operations Core ML would run on which device."""
@@ -300,6 +331,78 @@ class CoreMLPrograms:
                 device = "no device" if usage is None else type(usage.preferred_compute_device).__name__
                 count[device] = count.get(device, 0) + 1
         return count
+
+
+class CoreAIPrograms(Programs):
+    """Core AI: macOS 27, and its runtime for the CPU on Linux. It chooses the device itself."""
+
+    def open(self, path, part):
+        import asyncio
+        import contextlib
+
+        authoring, runtime = (import_module(f"coreai.{name}") for name in ("authoring", "runtime"))
+        if not hasattr(self, "loop"):
+            self.loop, self.array, self.opened, self.stack = (
+                asyncio.Runner(),
+                runtime.NDArray,
+                {},
+                contextlib.AsyncExitStack(),
+            )
+        if path not in self.opened:  # several functions may share one asset
+            asset = authoring.AIModelAsset.load(path)
+            self.opened[path] = self.loop.run(self.stack.enter_async_context(asset.executable()))
+        return self.opened[path].load_function(part["function"])
+
+    def run(self, role, inputs):
+        async def call():
+            return await self.models[role](inputs={name: self.array(value) for name, value in inputs.items()})
+
+        return {name: np.array(value.numpy(), dtype=np.float32) for name, value in self.loop.run(call()).items()}
+
+
+class ExecuTorchPrograms(Programs):
+    """ExecuTorch's runtime."""
+
+    def open(self, path, part):
+        return import_module("executorch.runtime").Runtime.get().load_program(path).load_method("forward")
+
+    def run(self, role, inputs):
+        import torch
+
+        results = self.models[role].execute([torch.from_numpy(inputs[name]) for name in self.wire[role]])
+        return {name: value.numpy().copy() for name, value in zip(self.outputs[role], results)}
+
+
+class LiteRTPrograms(Programs):
+    """LiteRT's runtime."""
+
+    def open(self, path, part):
+        return import_module("ai_edge_litert.interpreter").Interpreter(str(path)).get_signature_runner()
+
+    def run(self, role, inputs):
+        return self.models[role](**inputs)
+
+
+class OnnxPrograms(Programs):
+    """onnxruntime on the CPU."""
+
+    def open(self, path, part):
+        import onnxruntime
+
+        return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def run(self, role, inputs):
+        return dict(zip(self.outputs[role], self.models[role].run(self.outputs[role], inputs)))
+
+
+RUNTIMES = {
+    "coreml": (CoreMLPrograms, "coremltools numpy pillow"),
+    "coreai": (CoreAIPrograms, "coreai-core numpy"),
+    "executorch": (ExecuTorchPrograms, "executorch torch numpy"),
+    "litert": (LiteRTPrograms, "ai-edge-litert numpy"),
+    "onnx": (OnnxPrograms, "onnxruntime numpy"),
+}
+"""By the manifest's `backend`: who runs the packages, and what pip has to install."""
 
 
 def show(report):

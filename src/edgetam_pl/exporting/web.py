@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from edgetam_pl.config import ExportConfig
+from edgetam_pl.exporting.extras import Finding
 from edgetam_pl.interactive import example_clip
 from edgetam_pl.io import shipped
 from edgetam_pl.io.atomic import write_json
@@ -78,6 +79,19 @@ def runtime_folder(given: str = "") -> Path:
     return folder
 
 
+def finding() -> Finding:
+    """What `edgetam doctor` should know about onnxruntime-web."""
+    try:
+        folder = runtime_folder()
+    except ValueError as error:
+        return Finding(
+            PACKAGE, "missing", f"{error} It is looked for beside, above, in NODE_PATH, and in npm's folder", (WEB,)
+        )
+    described = folder.parent / "package.json"
+    version = json.loads(described.read_text("utf-8")).get("version", "") if described.is_file() else ""
+    return Finding(PACKAGE, "ok", f"{version} in {folder}".strip())
+
+
 def _node_folders() -> list[Path]:
     """Where node looks for packages: beside the working directory and above, NODE_PATH, and npm's global folder."""
     here = Path.cwd()
@@ -94,8 +108,8 @@ def write_page(folder: Path, runtime: Path, cfg: ExportConfig) -> None:
     client = files("edgetam_pl.exporting").joinpath("templates/web")
     for entry in client.iterdir():
         (folder / entry.name).write_bytes(entry.read_bytes())
-    style = files("edgetam_pl.interactive").joinpath("templates/app.css")
-    (folder / style.name).write_bytes(style.read_bytes())
+    for name in ("app.css", "drawing.js"):  # as in edgetam app
+        (folder / name).write_bytes(files("edgetam_pl.interactive").joinpath("templates", name).read_bytes())
     (folder / RUNTIME).mkdir()
     for name in _RUNTIME_FILES:
         shutil.copyfile(runtime / name, folder / RUNTIME / name)

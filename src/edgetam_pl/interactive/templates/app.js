@@ -1,5 +1,5 @@
 const $ = id => document.getElementById(id);
-let visit = location.hash.slice(1), state = null, time = 0, chosen = 1, version = 0, start = null;
+let visit = location.hash.slice(1), state = null, time = 0, chosen = 1, version = 0;
 
 // ---- asking the server
 
@@ -44,22 +44,10 @@ function show(t) {
 }
 
 function row(number, known) {
-  const item = document.createElement('li'), label = document.createElement('label'), key = document.createElement('i');
-  const radio = Object.assign(document.createElement('input'), {type: 'radio', name: 'object', checked: number === chosen});
-  radio.onchange = () => { chosen = number; show(time); };
-  key.className = 'key';
-  key.style.background = COLOURS[(number - 1) % COLOURS.length];
-  label.append(radio, key, `Object ${number}${known ? '' : ': click on it'}`);
-  item.append(label);
-  item.className = number === chosen ? 'chosen' : '';
-  if (known) {
-    const gone = Object.assign(document.createElement('button'), {textContent: '\u00d7', title: `Delete object ${number}`});
-    gone.setAttribute('aria-label', gone.title);
-    gone.disabled = state.tracking;
-    gone.onclick = () => change('object', 'remove', {object: number});
-    item.append(gone);
-  }
-  return item;
+  return objectRow({
+    number, known, chosen: number === chosen, colour: COLOURS[(number - 1) % COLOURS.length], disabled: state.tracking,
+    choose: () => { chosen = number; show(time); }, remove: () => change('object', 'remove', {object: number}),
+  });
 }
 
 function opened(answer) {
@@ -103,43 +91,7 @@ $('time').oninput = () => show(Number($('time').value));
 $('frame').onerror = () => say('frame', 'This frame cannot be shown; it may be damaged.');
 $('frame').onload = () => say('frame');
 
-function place(event) {  // in pixels of the video
-  const area = $('frame').getBoundingClientRect();
-  const inside = (value, size) => Math.min(Math.max(value, 0), 1) * size;
-  return [inside((event.clientX - area.left) / area.width, state.width), inside((event.clientY - area.top) / area.height, state.height)];
-}
-
-function corners(a, b) { return [Math.min(a[0], b[0]), Math.min(a[1], b[1]), Math.max(a[0], b[0]), Math.max(a[1], b[1])]; }
-
-$('picture').onpointerdown = event => {
-  if (event.button || state.tracking) return;
-  start = place(event);
-  $('picture').setPointerCapture?.(event.pointerId);
-};
-$('picture').onpointermove = event => {
-  if (!start) return;
-  const [x0, y0, x1, y1] = corners(start, place(event)), box = $('box');
-  box.hidden = !isDrag(x0, y0, x1, y1);
-  Object.assign(box.style, {left: 100 * x0 / state.width + '%', top: 100 * y0 / state.height + '%',
-    width: 100 * (x1 - x0) / state.width + '%', height: 100 * (y1 - y0) / state.height + '%'});
-};
-$('picture').onpointercancel = () => { start = null; $('box').hidden = true; };
-$('picture').onpointerup = event => {
-  if (!start) return;
-  const end = place(event), box = corners(start, end), from = start;
-  start = null;
-  $('box').hidden = true;
-  const values = {object: chosen, frame: time};
-  if (isDrag(...box)) return change('object', 'prompt', {...values, box});
-  const point = [Math.min(from[0], state.width - 0.01), Math.min(from[1], state.height - 0.01)];
-  const label = event.shiftKey ? 0 : Number(document.querySelector('[name=meaning]:checked').value);
-  return change('object', 'prompt', {...values, points: [point], labels: [label]});
-};
-
-function isDrag(x0, y0, x1, y1) {  // both sides at least 5 pixels of the screen
-  const scale = $('frame').clientWidth / state.width;
-  return Math.min(x1 - x0, y1 - y0) * scale >= 5;
-}
+watchPicture(() => state, () => state.tracking, given => change('object', 'prompt', {object: chosen, frame: time, ...given}));
 
 $('track').onclick = async () => {
   say('track');

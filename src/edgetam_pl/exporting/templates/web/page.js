@@ -1,4 +1,5 @@
-// The page: it shows frames and masks, and asks the session (session.js, in a worker) for all the rest.
+// The page: it shows frames and masks, and asks the session (session.js, in a worker) for all the rest. Lists and clicks:
+// drawing.js, a script before this one.
 
 import {png, zip} from './files.js';
 import {fromFilm, fromPictures, pixelsOf} from './frames.js';
@@ -6,7 +7,7 @@ import {labelMap, paint} from './pixels.js';
 
 const $ = id => document.getElementById(id);
 const worker = new Worker(new URL('./worker.js', import.meta.url), {type: 'module'}), waiting = new Map();
-let settings, low, video = null, state = null, time = 0, chosen = 1, busy = false, wished = false, start = null;
+let settings, low, video = null, state = null, time = 0, chosen = 1, busy = false, wished = false;
 
 // ---- asking the session
 
@@ -77,21 +78,10 @@ function showObjects() {
 }
 
 function row(number, known) {
-  const item = document.createElement('li'), label = document.createElement('label'), key = document.createElement('i');
-  const radio = Object.assign(document.createElement('input'), {type: 'radio', name: 'object', checked: number === chosen});
-  radio.onchange = () => { chosen = number; showObjects(); };
-  key.className = 'key';
-  key.style.background = settings.colours[(number - 1) % settings.colours.length];
-  label.append(radio, key, `Object ${number}${known ? '' : ': click on it'}`);
-  item.append(label);
-  item.className = number === chosen ? 'chosen' : '';
-  if (known) {
-    const gone = Object.assign(document.createElement('button'), {textContent: '\u00d7', title: `Delete object ${number}`});
-    gone.setAttribute('aria-label', gone.title);
-    gone.onclick = () => doing('object', () => ask('remove', number));
-    item.append(gone);
-  }
-  return item;
+  return objectRow({
+    number, known, chosen: number === chosen, colour: settings.colours[(number - 1) % settings.colours.length], disabled: false,
+    choose: () => { chosen = number; showObjects(); }, remove: () => doing('object', () => ask('remove', number)),
+  });
 }
 
 function enable() {
@@ -136,40 +126,7 @@ $('time').oninput = () => doing('open', () => { time = Number($('time').value); 
 
 // ---- clicks and boxes
 
-function place(event) {  // in pixels of the video
-  const area = $('frame').getBoundingClientRect();
-  const inside = (share, size) => Math.min(Math.max(share * size, 0), size - 0.01);
-  return [inside((event.clientX - area.left) / area.width, video.width), inside((event.clientY - area.top) / area.height, video.height)];
-}
-
-function corners(a, b) { return [Math.min(a[0], b[0]), Math.min(a[1], b[1]), Math.max(a[0], b[0]), Math.max(a[1], b[1])]; }
-
-function isDrag([x0, y0, x1, y1]) {  // both sides at least 5 pixels of the screen
-  return Math.min(x1 - x0, y1 - y0) * $('frame').clientWidth / video.width >= 5;
-}
-
-$('picture').onpointerdown = event => {
-  if (event.button || busy) return;
-  start = place(event);
-  $('picture').setPointerCapture(event.pointerId);
-};
-$('picture').onpointermove = event => {
-  if (!start) return;
-  const box = corners(start, place(event)), [x0, y0, x1, y1] = box, {width, height} = video;
-  $('box').hidden = !isDrag(box);
-  Object.assign($('box').style, {left: `${100 * x0 / width}%`, top: `${100 * y0 / height}%`,
-    width: `${100 * (x1 - x0) / width}%`, height: `${100 * (y1 - y0) / height}%`});
-};
-$('picture').onpointercancel = () => { start = null; $('box').hidden = true; };
-$('picture').onpointerup = event => {
-  if (!start) return;
-  const from = start, box = corners(from, place(event));
-  start = null;
-  $('box').hidden = true;
-  const label = event.shiftKey ? 0 : Number(document.querySelector('[name=meaning]:checked').value);
-  const given = isDrag(box) ? {box} : {points: [from], labels: [label]};
-  doing('object', async () => ask('prompt', chosen, time, await image(time), given));
-};
+watchPicture(() => video, () => busy, given => doing('object', async () => ask('prompt', chosen, time, await image(time), given)));
 
 async function image(t) { return {rgba: await pixelsOf(video, t), width: video.width, height: video.height}; }
 

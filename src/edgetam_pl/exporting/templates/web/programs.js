@@ -19,14 +19,28 @@ export async function loadPrograms(manifest, wanted, progress) {
       notes.push('This browser offers no WebGPU here, so WebAssembly runs the model.');
     }
   }
-  const cores = globalThis.navigator.hardwareConcurrency || 1;
-  const threads = globalThis.crossOriginIsolated ? Math.min(cores, MOST_THREADS) : 1;
-  if (!globalThis.crossOriginIsolated) {
-    notes.push('One thread only: this server does not send the headers Cross-Origin-Opener-Policy: same-origin and '
-      + 'Cross-Origin-Embedder-Policy: require-corp, without which a browser has no SharedArrayBuffer. edgetam app --web DIR sends them.');
-  }
+  const cores = globalThis.navigator.hardwareConcurrency || 1, reason = whyOneThread();
+  const threads = reason ? 1 : Math.min(cores, MOST_THREADS);
+  if (reason) notes.push(`One thread only: ${reason}`);
   const device = `WebAssembly, ${threads} thread${threads > 1 ? 's' : ''}`;
   return {...await load(manifest, 'wasm', progress, threads), device, notes};
+}
+
+// What keeps this page from several threads, as the end of a sentence; an empty text where nothing does.
+function whyOneThread() {
+  if (!globalThis.isSecureContext) {
+    return 'this page came by http from another machine, and browsers give threads to pages from https or from this machine.';
+  }
+  if (globalThis.crossOriginIsolated === false) {
+    return 'this server does not send the headers Cross-Origin-Opener-Policy: same-origin and '
+      + 'Cross-Origin-Embedder-Policy: require-corp, without which a browser has no SharedArrayBuffer. edgetam app --web DIR sends them.';
+  }
+  try {
+    new SharedArrayBuffer(new WebAssembly.Memory({initial: 1, maximum: 1, shared: true}).buffer.byteLength);
+    return '';
+  } catch (error) {
+    return 'this browser has no SharedArrayBuffer, and so no threads of WebAssembly. A newer browser has them.';
+  }
 }
 
 async function load(manifest, provider, progress, threads = 1) {
