@@ -43,6 +43,21 @@ def device_name(device: torch.device) -> str:
     return f"{name or platform.processor() or platform.machine()} ({os.cpu_count()} CPUs)"
 
 
+def processor_flags() -> tuple[str, ...]:
+    """What the first processor can do, as Linux lists it (avx2, avx512f ...), sorted; elsewhere its name alone."""
+    listing = Path("/proc/cpuinfo")
+    lines = listing.read_text().splitlines() if listing.is_file() else []
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))), [])
+    return tuple(sorted(flags)) or (platform.processor() or platform.machine(),)
+
+
+def cache_folder() -> Path:
+    """Where a user's programs keep what they can make again: EDGETAM_CACHE, or edgetam-pl in the system's cache folder."""
+    if "EDGETAM_CACHE" in os.environ:
+        return Path(os.environ["EDGETAM_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / PACKAGE
+
+
 def peak_memory_bytes() -> int:
     """The largest resident size of this process so far. Linux counts KiB, macOS bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
