@@ -60,7 +60,8 @@ class LeanBlock(nn.Module):
         rows = keys.tokens.shape[0]
         places = keys.pos.expand(rows, -1, -1)
         answers = [
-            self._cross(shared[row % len(shared)], keys.tokens[row], places[row], rotation, keys.rotation) for row in range(rows)
+            self._cross(shared[row % len(shared)], keys.tokens[row], places[row], rotation, keys.rotation)
+            for row in range(rows)
         ]
         return torch.stack(answers)
 

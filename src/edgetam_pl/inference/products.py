@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -56,9 +55,11 @@ def _library(choice: str, threads: int) -> str:
         return choice
     kept = cache_folder() / f"products-{_processor(threads)}.json"
     try:
-        return json.loads(kept.read_text())["library"]
-    except (OSError, ValueError, KeyError):  # not measured yet, or not readable: measured now
-        found = measured()
+        if (found := json.loads(kept.read_text())["library"]) in ("blas", "onednn"):
+            return found
+    except (OSError, ValueError, KeyError, TypeError):  # not measured yet, or not readable
+        pass
+    found = measured()
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_text(kept, json.dumps(found) + "\n")
