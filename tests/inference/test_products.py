@@ -81,7 +81,9 @@ def test_the_user_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CHOICE, "blas")
     assert library() == "blas"
     monkeypatch.setenv(CHOICE, "onednm")
-    with pytest.raises(ValueError, match=r"EDGETAM_PRODUCTS is onednm; use one of auto, blas, onednn\. Did you mean onednn\?"):
+    with pytest.raises(
+        ValueError, match=r"EDGETAM_PRODUCTS is onednm; use one of auto, blas, onednn\. Did you mean onednn\?"
+    ):
         library()
 
 
