@@ -82,6 +82,9 @@ evaluate: $(READY)  ## J&F: make evaluate ARGS="weights=... dataset=... root=...
 bench: $(READY)  ## latency by verb
 	$(BIN)/edgetam bench $(ARGS)
 
+bench-all: $(READY)  ## every benchmark that needs no data set, in short, and one table: make bench-all ARGS="--device cuda"
+	$(BIN)/python benchmarks/all.py $(ARGS)
+
 export: $(READY)  ## packages for the phone, checked against the checkpoint
 	$(BIN)/edgetam export $(ARGS)
 
@@ -98,4 +101,4 @@ clean:  ## remove caches and build leftovers; runs/ and .venv stay
 	rm -rf build dist *.egg-info src/*.egg-info .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-.PHONY: help setup demo test test-parity test-kills test-slurm test-gpu check shards train-stage1 train-stage2 finetune toy-data sweep-local sweep evaluate bench export plan doctor tables clean
+.PHONY: help setup demo test test-parity test-kills test-slurm test-gpu check shards train-stage1 train-stage2 finetune toy-data sweep-local sweep evaluate bench bench-all export plan doctor tables clean
