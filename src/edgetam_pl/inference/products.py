@@ -65,7 +65,7 @@ def _library(choice: str, threads: int) -> str:
         write_text(kept, json.dumps(found) + "\n")
     except OSError:  # a home that cannot be written: measured again by the next process
         pass
-    return found["library"]
+    return str(found["library"])
 
 
 def measured() -> dict[str, str | float]:
