@@ -90,8 +90,7 @@ evaluate: $(READY)  ## J&F: make evaluate ARGS="weights=... dataset=... root=...
 bench: $(READY)  ## latency by verb
 	$(BIN)/edgetam bench $(ARGS)
 
-bench-packages: $(READY)  ## the table of docs/export.md: every format converted and judged, row by row (hours; ARGS=full-onnx-fp32)
-	$(BIN)/python benchmarks/packages.py $(ARGS)
+bench-packages: $(READY) ## the table of docs/export.md: every format converted and judged, row by (hours; ARGS=full-onnx-fp32) $(BIN)/python benchmarks/packages.py $(ARGS) bench-all: benchmark that needs no data set, in short, one table: make bench-all ARGS="--device cuda" benchmarks/all.py
 
 export: $(READY)  ## packages for the phone, checked against the checkpoint
 	$(BIN)/edgetam export $(ARGS)
@@ -109,4 +108,4 @@ clean:  ## remove caches and build leftovers; runs/ and .venv stay
 	rm -rf build dist *.egg-info src/*.egg-info .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-.PHONY: help setup demo test test-parity test-kills test-slurm test-gpu test-web check shards train-stage1 train-stage2 finetune toy-data sweep-local sweep evaluate bench bench-packages export plan doctor tables clean
+.PHONY: help setup demo test test-parity test-kills test-slurm test-gpu test-web check shards train-stage1 train-stage2 finetune toy-data sweep-local sweep evaluate bench bench-packages export plan doctor tables clean bench-all

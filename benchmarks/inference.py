@@ -34,6 +34,7 @@ from edgetam_pl.config import ModelConfig
 from edgetam_pl.inference.optimised import FastTracker
 from edgetam_pl.interactive.options import SessionOptions
 from edgetam_pl.interactive.session import Session
+from edgetam_pl.io.environment import BF16_FLAGS, processor_flags
 from edgetam_pl.io.video import Stills, open_video
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.weights import load_into, save_official
@@ -88,13 +89,19 @@ def _contestants(
         return (out.logits[0] for out in session.propagate())
 
     images = model.normalise(torch.from_numpy(frames).permute(0, 3, 1, 2).to(device))
-    running = {PLAIN: ours(), HALF: ours(autocast=torch.bfloat16)}
+    running = {PLAIN: ours()}
+    missing = {}
+    if device != "cpu" or set(processor_flags()) & set(BF16_FLAGS):
+        running[HALF] = ours(autocast=torch.bfloat16)
+    else:
+        missing[HALF] = "this processor has no instructions for bfloat16"
     peer_runs: dict[str, Callable[..., Iterator[Tensor]]] = {
         "edgetam-dimos": peers.track_with_package,
         "huggingface": peers.track_with_huggingface,
     }
-    missing = {}
     for name, run in peer_runs.items():
+        if name not in args.peers:
+            continue
         reason = peers.available(name)
         if reason is not None:
             missing[name] = reason
@@ -182,7 +189,8 @@ def _card(result: dict[str, Any]) -> str:
     lines = [
         f"EdgeTAM at {result['image_size']} px, one object, full bank, {result['timed_frames']} timed frames, "
         f"{result['weights']} weights, {result['video']} video",
-        f"{where['device']}, {where['threads']} thread(s), torch {where['torch']}, {where['date']}",
+        f"{where['device']}, {where['threads']} thread(s), torch {where['torch']}, {where['date']}, instructions up to "
+        f"{where['limit']}, products by {where['products']}",
         "",
         f"{'':<34}{'ms per frame':>22}{'x ours':>20}{'processor ms, x ours':>24}   masks",
     ]
@@ -242,6 +250,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=1024, help="side of the square input, a multiple of 256")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--peers", nargs="*", default=list(peers.PACKAGES), choices=list(peers.PACKAGES))
     parser.add_argument("--compile", default="none", choices=("none", "attention", "all"))
     parser.add_argument("--cuda-graphs", action="store_true")
     args = parser.parse_args()

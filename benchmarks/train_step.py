@@ -40,6 +40,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from edgetam_pl.build import build_model
 from edgetam_pl.config import CompressorConfig, ModelConfig, PhaseConfig, StageConfig
+from edgetam_pl.inference.memory_block import use_lean_blocks
 from edgetam_pl.inference.onednn import use_onednn
 from edgetam_pl.losses.masks import dice, focal, iou, upsampled
 from edgetam_pl.model.track_anything import TrackAnything
@@ -85,25 +86,28 @@ def main() -> None:
 
 def our_step(module: Distillation, batch: VideoBatch, prompter: Prompter, verbs: Sequence[str] = ()) -> Tensor:
     """The loss of one step as training takes it, with these verbs recomputed in the backward pass."""
-    assert module.teacher is not None
     options = replace(module.options, memory=replace(module.options.memory, recompute=tuple(verbs)))
     student = track_student(module.student, batch, prompter, options)
-    features = teacher_features(module.teacher, batch, options)
-    teacher = TrackedClip(features, teacher_outputs(module.teacher, features, batch, student.outputs, options))
-    return measure(batch, student, {0: teacher}, options, batch.num_objects).weighted(module.stage.weights).total
+    teachers = {}
+    if module.teacher is not None:
+        features = teacher_features(module.teacher, batch, options)
+        teachers[0] = TrackedClip(features, teacher_outputs(module.teacher, features, batch, student.outputs, options))
+    return measure(batch, student, teachers, options, batch.num_objects).weighted(module.stage.weights).total
 
 
 def plain_step(module: Distillation, batch: VideoBatch, prompter: Prompter, attention: str) -> Tensor:
     """The same loss, the plain way."""
-    assert module.teacher is not None
     f16, ours = _plain_track(PlainTracker(module.student, attention), batch, prompter)
-    with torch.no_grad():
-        teacher_f16, theirs = _plain_track(PlainTracker(module.teacher.model, attention), batch, Replay(ours))
     weights, objects = module.stage.weights, batch.num_objects
     with torch.autocast(f16.device.type, enabled=False):
         task = sum(
             (_plain_loss(module, truth, output) for truth, output in zip(batch.masks, ours, strict=True)), f16.new_zeros(())
         )
+    if module.teacher is None:
+        return task / objects
+    with torch.no_grad():
+        teacher_f16, theirs = _plain_track(PlainTracker(module.teacher.model, attention), batch, Replay(ours))
+    with torch.autocast(f16.device.type, enabled=False):
         img = F.mse_loss(f16.float(), teacher_f16.float())
         mem = [F.mse_loss(a.f_m.float(), b.f_m.float()) for a, b in zip(ours, theirs, strict=True) if a.recalled]
         return task / objects + weights.img * img + weights.mem * (torch.stack(mem).mean() if mem else 0.0)
@@ -174,17 +178,22 @@ def _as_timm_makes_it(model: nn.Module) -> None:
 def _build(args: argparse.Namespace, name: str, dropout: float) -> Distillation:
     torch.manual_seed(0)
     student = build_model(ModelConfig(image_size=args.size, dropout=dropout))
-    teacher = build_model(
-        ModelConfig(
-            image_size=args.size,
-            trunk=args.teacher,
-            memory_blocks=4,
-            compressor=CompressorConfig(kind="none"),
-            pointer_age=True,
-            occlusion_embedding=True,
+    teacher = (
+        None
+        if args.teacher == "none"
+        else build_model(
+            ModelConfig(
+                image_size=args.size,
+                trunk=args.teacher,
+                memory_blocks=4,
+                compressor=CompressorConfig(kind="none"),
+                pointer_age=True,
+                occlusion_embedding=True,
+            )
         )
     )
-    for model in (student, teacher):  # random weights judge everything absent, and absent masks have no gradient
+    models = [model for model in (student, teacher) if model is not None]
+    for model in models:  # random weights judge everything absent, and absent masks have no gradient
         nn.init.constant_(model.mask_decoder.presence_head.layers[-1].bias, 5.0)
     if name == "plain":
         _as_timm_makes_it(student)
@@ -194,16 +203,19 @@ def _build(args: argparse.Namespace, name: str, dropout: float) -> Distillation:
     module = Distillation(
         student,
         stage=stage,
-        teacher=Teacher(teacher, args.teacher, ""),
+        teacher=None if teacher is None else Teacher(teacher, args.teacher, ""),
         memory_options=MemoryOptions(channels_last=laid_out),
     )
     if laid_out:
-        for model in (student, teacher):
+        for model in models:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if name != "plain" and args.device == "cpu":
         use_onednn(student, trained=True)
-        use_onednn(teacher)
-    teacher.to(args.device)
+        if teacher is not None:
+            use_lean_blocks(teacher)
+            use_onednn(teacher)
+    if teacher is not None:
+        teacher.to(args.device)
     return module.to(args.device)
 
 
@@ -362,7 +374,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=256, help="side of the input in pixels; a multiple of 256")
     parser.add_argument("--frames", type=int, default=4)
     parser.add_argument("--objects", type=int, default=3)
-    parser.add_argument("--teacher", default="sam2_hiera_tiny", help="trunk of the teacher, a SAM 2.1")
+    parser.add_argument("--teacher", default="sam2_hiera_tiny", help="trunk of the teacher, a SAM 2.1; none: SAM 2's step")
     parser.add_argument("--dropout", type=float, default=0.1, help="in the student's memory attention")
     parser.add_argument("--prompts", nargs="+", choices=PROMPTS, default=list(PROMPTS))
     parser.add_argument("--rounds", type=int, default=3)

@@ -33,6 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _one_thread() -> None:
     """Two cores are shared by the test workers; more threads only fight."""
     torch.set_num_threads(1)
+    os.environ.setdefault("EDGETAM_PRODUCTS", "onednn")  # nothing is measured, nothing written to the user's cache folder
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for commands that tests start: two workers share two cores
 
 

@@ -20,8 +20,9 @@ from edgetam_pl.build import RANDOM, load_model
 from edgetam_pl.config import BenchConfig
 from edgetam_pl.config.choices import check_choices
 from edgetam_pl.inference.optimised import FastTracker
+from edgetam_pl.inference.products import library
 from edgetam_pl.io.atomic import write_text
-from edgetam_pl.io.environment import device_name, peak_memory_bytes
+from edgetam_pl.io.environment import device_name, peak_memory_bytes, processor_flags, warn_of_slow_bf16
 from edgetam_pl.io.templates import render
 from edgetam_pl.tracking.bank import MemoryBank, RecallPolicy
 from edgetam_pl.tracking.frame_tracker import FrameTracker, TrackingOptions
@@ -44,6 +45,8 @@ def run(cfg: BenchConfig) -> dict[str, Any]:
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     device = torch.device(cfg.device)
+    if cfg.dtype == "bfloat16":
+        warn_of_slow_bf16(cfg.device, instead="dtype=float32")
     tracker = _tracker(cfg, device)
     image = _picture(cfg, device)
     result: dict[str, Any] = {
@@ -118,9 +121,14 @@ def card(result: dict[str, Any]) -> str:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Where and when the figures were taken."""
+    """Where and when the figures were taken. `flags` are the processor's that matter here; `limit` is the instructions that
+    PyTorch was held to, with ATEN_CPU_CAPABILITY=avx2 for example."""
+    telling = ("avx2", "fma", "avx512", "amx", "bf16", "asimd", "sve")
     return {
         "device": device_name(device),
+        "flags": [flag for flag in processor_flags() if flag.startswith(telling)],
+        "limit": torch.backends.cpu.get_cpu_capability(),
+        "products": library() if device.type == "cpu" else None,
         "system": platform.system(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

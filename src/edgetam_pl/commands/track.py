@@ -25,6 +25,7 @@ from edgetam_pl.interactive.options import SessionOptions
 from edgetam_pl.interactive.session import Session
 from edgetam_pl.io import rle, shipped
 from edgetam_pl.io.atomic import atomic_path, write_json
+from edgetam_pl.io.environment import warn_of_slow_bf16
 from edgetam_pl.io.frames import FrameMasks, Frames
 from edgetam_pl.io.label_png import read_labels, write_labels
 from edgetam_pl.io.overlay import paint_labels
@@ -59,6 +60,8 @@ def main(argv: list[str]) -> int:
         torch.set_num_threads(args.threads)
     args.model, args.weights = shipped.resolve(args.model, args.weights)
     tracker = load_tracker(args.model, args.weights, device=args.device)
+    if args.bf16:
+        warn_of_slow_bf16(args.device, instead="no --bf16")
     session = Session(tracker, video, options=options_of(args), device=args.device, fill_holes=fill_holes)
     for prompt in prompts:
         say(session, prompt)

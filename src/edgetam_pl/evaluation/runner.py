@@ -38,7 +38,7 @@ from edgetam_pl.evaluation.reporting.report import FORMAT, Report, Sequence
 from edgetam_pl.evaluation.scoring import ObjectScore
 from edgetam_pl.evaluation.vos import collect, evaluate_clip
 from edgetam_pl.io.atomic import write_text
-from edgetam_pl.io.environment import VERSION, device_name
+from edgetam_pl.io.environment import VERSION, device_name, warn_of_slow_bf16
 from edgetam_pl.io.hashing import sha256_of, sha256_of_lines
 from edgetam_pl.io.processes import pool
 from edgetam_pl.tracking.frame_tracker import FrameTracker, evaluating
@@ -66,6 +66,8 @@ def run(cfg: EvaluateConfig) -> Report | None:
     )  # fmt: skip
     _check(cfg, recipe)
     devices = _devices(cfg.device)
+    if cfg.precision == "bf16":
+        warn_of_slow_bf16(devices[0], instead="precision=fp32")
     build = partial(load_model, cfg.model, cfg.weights, seed=cfg.seed) if recipe.needs_model else None
     job = Job(
         recipe=recipe,

@@ -1,8 +1,8 @@
 """oneDNN's matrix product for float32 on a CPU, where PyTorch takes its BLAS. Same numbers up to rounding.
 
 A linear layer, a 1x1 convolution with channels innermost, their gradients, and the two products of attention are one and the
-same product. On AVX-512 machines oneDNN does it at about twice the speed of the BLAS (docs/interactive.md and
-docs/training.md have figures).
+same product. Where the BLAS was measured to be faster (`products.library`), it makes all of them; a 1x1 convolution is a
+product all the same, which PyTorch would not see.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from edgetam_pl.inference.products import library, onednn_product
 from edgetam_pl.model.attention import Attention, WeightedSum
 
 WORTH = 2**20
@@ -57,7 +58,7 @@ class OneDnnConv(nn.Conv2d):
             return super().forward(input)
         pixels = input.permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
         if not pixels.is_contiguous():  # a copy would cost what the product saves
-            return _convolution(input, self.weight, self.bias)
+            return super().forward(input) if library() == "blas" else _convolution(input, self.weight, self.bias)
         return product(pixels, self.weight[:, :, 0, 0], self.bias).permute(0, 3, 1, 2)
 
 
@@ -84,7 +85,8 @@ class OneDnnWeightedSum(WeightedSum):
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., C) times weight (K, C), transposed, plus bias (K,) -> (..., K). First derivatives only."""
-    if x.numel() * weight.shape[0] < WORTH:
+    # autocast would round what F.linear is given
+    if x.numel() * weight.shape[0] < WORTH or (library() == "blas" and not torch.is_autocast_enabled("cpu")):
         return F.linear(x, weight, bias)
     return _Product.apply(x, weight, bias)
 
@@ -93,7 +95,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)  # x as it came: a copy in rows would be kept as well
-        return _times(_rows(x), weight, bias).unflatten(0, x.shape[:-1])
+        return onednn_product(_rows(x), weight, bias).unflatten(0, x.shape[:-1])
 
     @staticmethod
     @once_differentiable
@@ -102,7 +104,7 @@ class _Product(torch.autograd.Function):
         slopes = _rows(slope)
         for_x, for_weight, for_bias = ctx.needs_input_grad
         return (
-            _times(slopes, weight.T).unflatten(0, x.shape[:-1]) if for_x else None,
+            onednn_product(slopes, weight.T).unflatten(0, x.shape[:-1]) if for_x else None,
             _gathered(slopes, _rows(x)) if for_weight else None,
             slopes.sum(dim=0) if for_bias else None,
         )
@@ -112,12 +114,6 @@ def _rows(x: Tensor) -> Tensor:
     return x.reshape(-1, x.shape[-1])  # (..., C) -> (N, C)
 
 
-def _times(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (N, C) times weight (K, C), transposed -> (N, K); any strides. A product is a 1x1 convolution of one row of pixels,
-    and `torch.mkldnn_convolution` is oneDNN's, whatever PyTorch's own choice would be."""
-    return _convolution(x[None, None].permute(0, 3, 1, 2), weight[:, :, None, None], bias)[0, :, 0].T.contiguous()
-
-
 def _convolution(pixels: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """1x1 convolution: pixels (B, C, H, W), weight (K, C, 1, 1) -> (B, K, H, W)."""
     return torch.mkldnn_convolution(pixels, weight, bias, (0, 0), (1, 1), (1, 1), 1)
@@ -125,7 +121,7 @@ def _convolution(pixels: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _gathered(slope: Tensor, x: Tensor) -> Tensor:
     """The gradient of the weight: slope (N, K) and x (N, C) -> (K, C)."""
-    return slope.T @ x if min(slope.shape[1], x.shape[1]) < NARROW else _times(slope.T, x.T)
+    return slope.T @ x if min(slope.shape[1], x.shape[1]) < NARROW else onednn_product(slope.T, x.T)
 
 
 def _suits(x: Tensor) -> bool:

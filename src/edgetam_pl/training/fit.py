@@ -28,6 +28,7 @@ from edgetam_pl import weights
 from edgetam_pl.build import build_model
 from edgetam_pl.config import ExportConfig, TrainConfig
 from edgetam_pl.inference.compiled import compile_parts
+from edgetam_pl.inference.memory_block import use_lean_blocks
 from edgetam_pl.inference.onednn import use_onednn
 from edgetam_pl.io import stop
 from edgetam_pl.io.environment import VERSION
@@ -198,6 +199,7 @@ def build_module(cfg: TrainConfig) -> Distillation:
     if not cfg.compile and cfg.trainer.get("accelerator") == "cpu":
         use_onednn(student, trained=True)
         for teacher in teachers:
+            use_lean_blocks(teacher.model)
             use_onednn(teacher.model)
     validation = None
     if cfg.validation.every:

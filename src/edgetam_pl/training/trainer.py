@@ -10,6 +10,7 @@ import lightning as L
 import torch
 
 from edgetam_pl.config.choices import did_you_mean
+from edgetam_pl.io.environment import warn_of_slow_bf16
 
 UNUSED = "ddp_find_unused_parameters_true"
 """Strategy of several ranks: a batch of images leaves the parts of memory without a gradient, masks as prompts the prompt
@@ -46,12 +47,14 @@ def trainer_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def require_devices(given: Mapping[str, Any]) -> None:
-    """Refuse an accelerator that this machine does not have.
+    """Refuse an accelerator that this machine does not have, and warn of bfloat16 on a processor without it.
 
     Raises:
         ValueError: naming the key, what there is, and what to use instead.
     """
     kind, devices = str(given.get("accelerator", "auto")), given.get("devices", 1)
+    if str(given.get("precision")).startswith("bf16"):
+        warn_of_slow_bf16(kind, instead="trainer.precision=32-true")
     if kind == "mps" and not torch.backends.mps.is_available():
         raise ValueError("trainer.accelerator is mps, but torch cannot use one here; use trainer=cpu.")
     if kind not in ("gpu", "cuda") or torch.backends.mps.is_available():

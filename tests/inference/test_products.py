@@ -1,0 +1,93 @@
+"""The faster library of matrix products: measured once, remembered by processor, never in the way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgetam_pl.inference import products
+from edgetam_pl.inference.products import CHOICE, library, measured, onednn_product
+
+needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    monkeypatch.setenv("EDGETAM_CACHE", str(tmp_path))
+    monkeypatch.delenv(CHOICE, raising=False)
+    monkeypatch.setattr(products, "SHAPES", ((8, 4, 8),))
+    products._library.cache_clear()
+    yield
+    products._library.cache_clear()
+
+
+@needs_onednn
+def test_the_product_is_that_of_the_blas() -> None:
+    x, weight, bias = torch.randn(40, 24), torch.randn(16, 24), torch.randn(16)
+    torch.testing.assert_close(onednn_product(x, weight, bias), x @ weight.T + bias, rtol=1e-5, atol=1e-5)
+
+
+@needs_onednn
+@pytest.mark.parametrize("name", ["blas", "onednn"])
+def test_what_was_measured_is_remembered(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(products, "measured", lambda: {"library": name})
+    assert library() == name
+    (kept,) = tmp_path.glob("products-*.json")
+    assert json.loads(kept.read_text()) == {"library": name}
+    products._library.cache_clear()
+    monkeypatch.setattr(products, "measured", lambda: pytest.fail("it was measured again"))
+    assert library() == name
+
+
+@needs_onednn
+def test_another_limit_to_instructions_is_measured_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    library()
+    products._library.cache_clear()
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
+    library()
+    assert len(list(tmp_path.glob("products-*.json"))) == 2
+
+
+@needs_onednn
+@pytest.mark.parametrize("content", ["", "[]", "{}", "null", '{"library": "mkl"}'])
+def test_a_damaged_file_is_measured_anew_and_repaired(content: str, tmp_path: Path) -> None:
+    library()
+    (kept,) = tmp_path.glob("products-*.json")
+    kept.write_text(content)
+    products._library.cache_clear()
+    assert library() in ("blas", "onednn")
+    assert json.loads(kept.read_text())["library"] == library()
+
+
+@needs_onednn
+def test_a_folder_that_cannot_be_written_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EDGETAM_CACHE", str(tmp_path / "file" / "below"))
+    assert library() in ("blas", "onednn")
+
+
+@needs_onednn
+def test_the_measurement_names_the_faster_one_and_both_times() -> None:
+    found = measured()
+    assert set(found) == {"library", "blas_ms", "onednn_ms"}
+    assert found["library"] in ("blas", "onednn")
+
+
+def test_the_user_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CHOICE, "blas")
+    assert library() == "blas"
+    monkeypatch.setenv(CHOICE, "onednm")
+    with pytest.raises(
+        ValueError, match=r"EDGETAM_PRODUCTS is onednm; use one of auto, blas, onednn\. Did you mean onednn\?"
+    ):
+        library()
+
+
+def test_without_onednn_there_is_the_blas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setenv(CHOICE, "onednn")
+    assert library() == "blas"
