@@ -90,7 +90,11 @@ evaluate: $(READY)  ## J&F: make evaluate ARGS="weights=... dataset=... root=...
 bench: $(READY)  ## latency by verb
 	$(BIN)/edgetam bench $(ARGS)
 
-bench-packages: $(READY) ## the table of docs/export.md: every format converted and judged, row by (hours; ARGS=full-onnx-fp32) $(BIN)/python benchmarks/packages.py $(ARGS) bench-all: benchmark that needs no data set, in short, one table: make bench-all ARGS="--device cuda" benchmarks/all.py
+bench-packages: $(READY)  ## the table of docs/export.md: every format converted and judged, row by row (hours; ARGS=full-onnx-fp32)
+	$(BIN)/python benchmarks/packages.py $(ARGS)
+
+bench-all: $(READY)  ## every benchmark that needs no data set, in short, and one table: make bench-all ARGS="--device cuda"
+	$(BIN)/python benchmarks/all.py $(ARGS)
 
 export: $(READY)  ## packages for the phone, checked against the checkpoint
 	$(BIN)/edgetam export $(ARGS)
