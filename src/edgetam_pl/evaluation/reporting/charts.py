@@ -83,6 +83,7 @@ def chart(
                 axes.annotate(f"{y:.1f}", (x, y), (0, 5), textcoords="offset points", ha="center", fontsize=9, color=INK)
     low, high = min(y for _, y in known), max(y for _, y in known)
     room = max(0.12 * (high - low), min((4 - (high - low)) / 2, least_room))  # a difference of a hundredth is no cliff
+    room = room or 0.1 * abs(high) or 1  # a constant has no difference at all
     if logarithmic:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
