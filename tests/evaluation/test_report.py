@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -138,3 +139,13 @@ def test_a_logarithmic_axis_has_values_to_read_by(high: float, labels: set[str])
     assert drawn is not None
     svg = base64.b64decode(drawn.source.partition(",")[2]).decode()
     assert labels <= {*re.findall(r">([\d.]+)</text>", svg)}
+
+
+def test_a_constant_is_drawn_without_a_warning() -> None:
+    """Without any difference the axis has no ends of its own; matplotlib would warn and choose."""
+    line = Line("rate", [0, 1, 2], [1e-3, 1e-3, 1e-3])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawn = chart([line], x_title="step", y_title="rate", least_room=0)
+    assert drawn is not None
+    assert drawn.lines == [line]
