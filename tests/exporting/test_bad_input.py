@@ -23,7 +23,7 @@ pytest.importorskip("coremltools")
         ({"weights": "no/such/file.pt"}, "There is no checkpoint no/such/file.pt"),
         ({"size": 120}, r"image_size is 120; .* needs a multiple of 32"),
         ({"size": 96}, r"spatial_latents is 16; .* 6 x 6 memory"),
-        ({"backend": "tflite"}, "backend is tflite; use one of coreai, coreml, executorch, onnx"),
+        ({"backend": "tflite"}, "backend is tflite; use one of coreai, coreml, executorch, litert, onnx"),
         ({"system": "ios12"}, "system is ios12; use one of ios17, ios18"),
         ({"precision": "int4"}, "precision is int4; use one of auto, fp16, fp32"),
         ({"attention": "fused"}, "attention=fused needs system=ios18"),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import wandb
 from kills import Kill, Run
 from lightning.pytorch.utilities import rank_zero_only
 from trainings import SMALL, config, training, words_of
@@ -47,6 +48,7 @@ def test_a_signal_to_every_process_of_a_job_costs_no_line(
 ) -> None:
     """SLURM signals W&B's service too, which hears none; one that is gone is started again. The lines before, this step's
     and those after the next start are in the pieces, and W&B's own step is the run's, so that the pieces fit together."""
+    wandb.teardown()  # a service that another test of this process has begun without us hears signals
     cfg = training(shards, tmp_path, "logger=wandb", phases=PHASE)
     original = fit.Distillation.training_step
 
