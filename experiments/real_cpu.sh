@@ -11,12 +11,13 @@ set -euf
 RUNS=${RUNS:-runs/real}
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 SMALL="model.image_size=128 model.compressor.spatial_latents=16"
+CLICKS="stage.prompts.point_prob=0.6 stage.prompts.box_prob=0.25 stage.prompts.corrections=1" # or what stage 1 taught is forgotten
 quiet="logger=none trainer.enable_progress_bar=false logger.log_every=10 checkpoint_every=50 keep_checkpoints=1"
 
 train() { # NAME word...
     name=$1
     shift
-    [ -f "$RUNS/$name/weights.pt" ] || edgetam train model=lite data=real $quiet ${COMMON:-} out="$RUNS/$name" "$@"
+    [ -f "$RUNS/$name/weights.pt" ] || edgetam train model=lite data=real_clicks $quiet ${COMMON:-} out="$RUNS/$name" "$@"
 }
 
 images() { # stage 1, 128 px: what a click, a box or a mask means on one picture
@@ -24,13 +25,13 @@ images() { # stage 1, 128 px: what a click, a box or a mask means on one picture
 }
 
 memory() { # stage 2, first part, 128 px: many short clips teach reading the memory
-    train memory stage=real_memory $SMALL weights="$RUNS/images/weights.pt" ${MEMORY:-}
+    train memory stage=real_memory $SMALL $CLICKS weights="$RUNS/images/weights.pt" ${MEMORY:-}
     # four times as many latents at 256 px: a window stays 2 x 2 tokens, which is what attention has learned to read
     [ -f "$RUNS/memory/weights-64.pt" ] || python "$(dirname "$0")/resize_latents.py" "$RUNS/memory/weights.pt" 64 "$RUNS/memory/weights-64.pt"
 }
 
 video() { # stage 2, second part, 256 px: 4 and 8 frames, clicks with corrections
-    train video stage=real_video weights="$RUNS/memory/weights-64.pt" load_parts=equal_shapes ${VIDEO:-}
+    train video stage=real_video $CLICKS weights="$RUNS/memory/weights-64.pt" load_parts=equal_shapes ${VIDEO:-}
 }
 
 long() { # 16 frames, encoder frozen
