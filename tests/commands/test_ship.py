@@ -26,13 +26,13 @@ def test_what_is_shipped_is_the_run_rounded_to_half_and_statistics_are_kept(
     content = torch.load(run, weights_only=True)
     statistics = next(name for name in content["model"] if name.endswith("running_var"))
     content["model"][statistics].fill_(1e-9)  # below what fp16 has
-    content |= {"edgetam_pl": {"model": asdict(model_config("lite"))}, "optimizer_states": [torch.zeros(1000, 1000)]}
+    card = {"model": asdict(model_config("lite")), "data": {"mine": "/home/me/shards"}}
+    content |= {"edgetam_pl": card, "optimizer_states": [torch.zeros(1000, 1000)]}
     torch.save(content, run)
     ship.ship(run, tmp_path, scores={}, beside={})
 
     shipped = torch.load(tmp_path / "lite.pt", weights_only=True)
-    assert shipped.keys() == {"model", "edgetam_pl"}
-    assert shipped["edgetam_pl"] == {"model": asdict(model_config("lite"))}
+    assert shipped.keys() == {"model"}, "a card would name folders of the machine, and be refused by the demo at 128 px"
     assert (tmp_path / "lite.pt").stat().st_size <= ship.MOST_BYTES
     loaded, trained = et.load_model("lite", tmp_path / "lite.pt"), et.load_model("lite", run)
     for (name, tensor), original in zip(loaded.state_dict().items(), trained.state_dict().values(), strict=True):

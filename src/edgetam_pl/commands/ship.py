@@ -73,11 +73,10 @@ def ship(
     model = load_model(cfg, source)  # strict: what does not fit is refused here
     content = torch.load(source, map_location="cpu", weights_only=True)
     key = "model" if "model" in content else "state_dict"
-    # what our training says of the model stays; optimiser states and loops of Lightning's checkpoints do not
-    kept = {name: value for name, value in content.items() if name == "edgetam_pl"}
     target = out / shipped.WEIGHTS.name
     with atomic_path(target) as draft:
-        torch.save({key: halved(content[key]), **kept}, draft)
+        # tensors alone: a card names folders of the machine that trained, and is refused at another image size
+        torch.save({key: halved(content[key])}, draft)
         if draft.stat().st_size > MOST_BYTES:
             raise ValueError(f"{target} would have {draft.stat().st_size:,} bytes; at most {MOST_BYTES:,} are shipped.")
     facts = {
