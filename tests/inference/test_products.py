@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,6 +86,18 @@ def test_the_user_decides(monkeypatch: pytest.MonkeyPatch) -> None:
         ValueError, match=r"EDGETAM_PRODUCTS is onednm; use one of auto, blas, onednn\. Did you mean onednn\?"
     ):
         library()
+
+
+def test_a_run_that_is_continued_keeps_its_library_unless_the_user_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CHOICE, "onednn")
+    products.prefer("blas")
+    assert os.environ[CHOICE] == "onednn"
+    monkeypatch.delenv(CHOICE)
+    for damaged in (None, "mkl", ["blas"], 3):
+        products.prefer(damaged)
+        assert CHOICE not in os.environ
+    products.prefer("blas")
+    assert library() == "blas"
 
 
 def test_without_onednn_there_is_the_blas(monkeypatch: pytest.MonkeyPatch) -> None:

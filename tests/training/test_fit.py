@@ -19,6 +19,7 @@ from trainings import SMALL, config, losses, training
 from edgetam_pl import weights
 from edgetam_pl.build import build_model, load_model
 from edgetam_pl.config import PhaseConfig, StageConfig
+from edgetam_pl.inference import products
 from edgetam_pl.inference.onednn import OneDnnLinear
 from edgetam_pl.training import fit
 from edgetam_pl.training.checkpoints import newest_whole
@@ -288,6 +289,21 @@ def test_f14_a_bf16_training_clips_and_steps(shards: Path, teacher: Path, tmp_pa
     assert rounded != exact
     saved = torch.load(tmp_path / "bf16" / "weights.pt", weights_only=True)["model"]
     assert {value.dtype for value in saved.values() if value.is_floating_point()} == {torch.float32}
+
+
+def test_a_run_that_is_continued_multiplies_as_it_began(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The libraries of matrix products round differently, and a measurement may come out otherwise the next time."""
+    cfg = training(shards, tmp_path, phases="{frames:2,steps:1,batch:1,distil:false}")
+    monkeypatch.setenv(products.CHOICE, "blas")
+    fit.run(cfg)
+    assert json.loads((tmp_path / "run.json").read_text())["products"] == "blas"
+    (tmp_path / "weights.pt").unlink()  # the same command makes it again
+    monkeypatch.delenv(products.CHOICE)
+    monkeypatch.setattr(products, "measured", lambda: pytest.fail("it was measured"))
+    fit.run(cfg)
+    assert products.library() == "blas"
 
 
 def test_a_dry_run_prints_and_writes_nothing(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

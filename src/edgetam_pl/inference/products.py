@@ -22,6 +22,8 @@ from edgetam_pl.io.environment import cache_folder, processor_flags
 CHOICE = "EDGETAM_PRODUCTS"
 """Environment variable: auto | blas | onednn."""
 
+LIBRARIES = ("blas", "onednn")
+
 SHAPES = ((512, 256, 2048), (1024, 2048, 256), (16384, 96, 192))
 """Rows, summed length and columns of the products that are timed: attention's scores, a feed-forward, an encoder's layer."""
 
@@ -39,6 +41,13 @@ def library() -> str:
     return _library(os.environ.get(CHOICE, "auto"), torch.get_num_threads())
 
 
+def prefer(name: object) -> None:
+    """Take this library from here on, unless EDGETAM_PRODUCTS says otherwise: the two round differently, so a run that is
+    continued multiplies as it began. Anything but a library's name is ignored."""
+    if name in LIBRARIES:
+        os.environ.setdefault(CHOICE, str(name))
+
+
 def onednn_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (N, C) times weight (K, C), transposed -> (N, K); any strides. A product is a 1x1 convolution of one row of pixels,
     and `torch.mkldnn_convolution` is oneDNN's, whatever PyTorch's own choice would be."""
@@ -48,14 +57,14 @@ def onednn_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
 
 @lru_cache
 def _library(choice: str, threads: int) -> str:
-    check_choice(CHOICE, choice, ("auto", "blas", "onednn"))
+    check_choice(CHOICE, choice, ("auto", *LIBRARIES))
     if not torch.backends.mkldnn.is_available() or not hasattr(torch, "mkldnn_convolution"):
         return "blas"
     if choice != "auto":
         return choice
     kept = cache_folder() / f"products-{_processor(threads)}.json"
     try:
-        if (found := json.loads(kept.read_text())["library"]) in ("blas", "onednn"):
+        if (found := json.loads(kept.read_text())["library"]) in LIBRARIES:
             return found
     except (OSError, ValueError, KeyError, TypeError):  # not measured yet, or not readable
         pass

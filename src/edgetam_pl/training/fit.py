@@ -27,6 +27,7 @@ from lightning.pytorch.loggers import Logger
 from edgetam_pl import weights
 from edgetam_pl.build import build_model
 from edgetam_pl.config import ExportConfig, TrainConfig
+from edgetam_pl.inference import products
 from edgetam_pl.inference.compiled import compile_parts
 from edgetam_pl.inference.memory_block import use_lean_blocks
 from edgetam_pl.inference.onednn import use_onednn
@@ -109,6 +110,8 @@ def go_on(start: Start) -> None:
         else:
             say(f"{out} was ended before, as validation got no better; with validation.patience=0 it goes on.")
         return
+    if start.record is not None:
+        products.prefer(start.record.content.get("products"))
     module = build_module(cfg)
     module.card["run"] = {"id": start.begin(trains=not over), "settings": dict(start.identity.settings)}
     if (early or not progress.inside) and (begins_from := progress.checkpoint or (start.finished and out / WEIGHTS)):

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from edgetam_pl.config import TrainConfig
+from edgetam_pl.inference import products
 from edgetam_pl.io.atomic import write_json
 from edgetam_pl.io.hashing import sha256_of
 from edgetam_pl.training import optim
@@ -102,6 +103,8 @@ class Start:
             say(f"{path} {self.record_is_damaged}; it was moved to {aside.name} and is written anew.")
         content = run_record(self.cfg, self.out) if self.record is None else self.record.content
         content = {**content, "run_id": self.run_id or content["run_id"]}
+        if self.cfg.trainer.get("accelerator") == "cpu":
+            content["products"] = products.library()
         if self.changes:
             change = {
                 "when": datetime.now(UTC).isoformat(timespec="seconds"),
