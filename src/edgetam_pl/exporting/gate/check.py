@@ -28,11 +28,6 @@ from edgetam_pl.types import ABSENT_LOGIT, BACKGROUND, FOREGROUND, Memory, Promp
 LEAST_CONTRAST = 1e-4
 """A change smaller than this share of the output drowns in the arithmetic itself."""
 
-LEAST_HALF_CONTRAST = 0.05
-"""In half precision arithmetic a change counts as at least this share of the output: what is rounded moves the output by a
-few thousandths, which would be a tenth of a smaller change. A change that a program does not make at all is an error of 1
-where it is larger, and above every bound down to a tenth of this."""
-
 NOISE_BANK = "full bank of noise"
 NOISE = 3.0
 """Spread of the tokens in a bank of noise: as large as real ones are."""
@@ -214,14 +209,8 @@ def compare_contrasts(
     loop: RuntimeSpec,
     found: Sequence[Case],
     tolerance: Tolerance,
-    *,
-    half: bool,
 ) -> Iterator[Measure]:
-    """What each change does, in the programs and in torch; one that does next to nothing is left out.
-
-    Args:
-        half: the programs compute in half precision, because their runtime cannot do otherwise.
-    """
+    """What each change does, in the programs and in torch; one that does next to nothing is left out."""
     unchanged: dict[int, Tensor] = {}  # the programs' outputs before a change: many contrasts share their inputs
     torchs = {id(case.inputs): case.truths[0] for case in found}
     for role, output, inputs, name, changes in contrasts(loop, found):
@@ -231,8 +220,7 @@ def compare_contrasts(
             continue
         if id(inputs) not in unchanged:
             unchanged[id(inputs)] = programs[role](inputs)[output]
-        least = LEAST_HALF_CONTRAST * before.abs().max().item() if half else 0.0
-        error = relative_error(programs[role](after)[output] - unchanged[id(inputs)], truth, least=max(least, 1e-12))
+        error = relative_error(programs[role](after)[output] - unchanged[id(inputs)], truth)
         yield Measure(parts[role].name, name, "relative error of a change", error, tolerance.contrast)
 
 

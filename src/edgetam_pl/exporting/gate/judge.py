@@ -33,8 +33,7 @@ def judge(
     note("part by part")
     programs = {each.part.role: backend.load(each, rounded=False) for each in saved}
     verdict += list(compare_parts(parts, programs, found, [stored] if rounds else [stored, own]))
-    half = precision == "fp16" and not rounds
-    verdict += list(compare_contrasts(parts, programs, loop, found, tolerance, half=half))
+    verdict += list(compare_contrasts(parts, programs, loop, found, tolerance))
     if rounds:  # otherwise the same programs would run the same inputs again
         programs = {each.part.role: backend.load(each, rounded=True) for each in saved}
         verdict += list(compare_parts(parts, programs, found, [own]))
