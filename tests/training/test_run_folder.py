@@ -293,7 +293,7 @@ def test_checkpoints_of_which_none_can_be_used_are_not_begun_anew_over(slim_copi
     [
         b"", b"{", b"[]", b"3", b"null", b"\xff\xfe\x00", b'{"run_id": 3}', b'{"config": {}}', None,
         b'{"run_id": "a", "identity": []}', b'{"run_id": "a", "changes": [3]}', b'{"run_id": "a", "changes": {}}',
-        b'{"run_id": "a", "finished": 1}', b"<html>", b'{"run_id": "a"} {"run_id": "b"}',
+        b'{"run_id": "a", "finished": 1}', b"<html>", b'{"run_id": "a"} {"run_id": "b"}', b'{"run_id": "a", "run_id": "b"}',
     ],
 )  # fmt: skip
 def test_garbage_in_place_of_run_json_is_moved_aside_and_the_run_keeps_its_id(
@@ -332,6 +332,15 @@ def test_run_json_with_a_byte_less_or_changed_is_refused_named_or_says_the_same(
         ]
     else:
         assert start.record_is_damaged
+
+
+def test_a_bit_that_gives_a_setting_the_name_of_another_is_seen(slim_copied: TrainConfig) -> None:
+    """Of two settings with one name JSON keeps the last; the setting that is missing would count as added later."""
+    path = Path(slim_copied.out) / "run.json"
+    text = path.read_text()
+    assert text.count('"data.sources[1].batch"') == 1
+    path.write_text(text.replace('"data.sources[1].batch"', '"data.sources[0].batch"'))
+    assert "data.sources[0].batch is there twice" in surveyed(slim_copied).record_is_damaged
 
 
 @pytest.mark.parametrize("number", range(12))

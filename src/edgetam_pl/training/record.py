@@ -58,7 +58,7 @@ class Record:
                 raise DamagedError("is no file")
             return None
         try:
-            content = json.loads(path.read_bytes())
+            content = json.loads(path.read_bytes(), object_pairs_hook=_each_once)
         except (ValueError, OSError, RecursionError) as error:
             raise DamagedError(f"cannot be read as JSON ({error})") from error
         kinds = {"run_id": str, "identity": dict, "changes": list, "finished": dict}
@@ -70,6 +70,15 @@ class Record:
         if not all(isinstance(one, dict) and isinstance(one.get("keys"), dict) for one in content.get("changes", [])):
             raise DamagedError("holds changes that cannot be read")
         return cls(content)
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Of a key that is there twice the first value would be lost without a word: a damaged byte does that."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)} is there twice")
+    return content
 
 
 def record_of(out: Path) -> dict[str, Any]:
