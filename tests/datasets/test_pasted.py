@@ -120,3 +120,26 @@ def test_what_cannot_be_pasted_is_said_with_the_cure(tmp_path: Path) -> None:
         open_layout(ShardsConfig(source="pasted"))
     with pytest.raises(ValueError, match=r"twins=1\.5: expected a probability"):
         open_layout(ShardsConfig(source="pasted", root=str(small), twins=1.5))
+    for growth in (0.9, 9.0):
+        with pytest.raises(ValueError, match=rf"growth={growth}: expected a factor, 1 \(objects keep their size\) to 8\."):
+            open_layout(ShardsConfig(source="pasted", root=str(small), growth=growth))
+
+
+def test_growth_bounds_how_much_larger_and_smaller_an_object_becomes(tmp_path: Path) -> None:
+    """The square is whole in every frame that counts: its sides, and so its area, tell how much it has grown."""
+
+    def ratios(growth: float) -> list[float]:
+        """Largest over smallest area within each of some clips, of frames in which the object does not touch the border."""
+        found = []
+        for seed in range(30):
+            background = np.zeros((64, 64, 3), np.uint8)
+            masks = pasted_clip(np.random.default_rng(seed), background, [square(RED)], 24, 64, growth)[1][:, 0]
+            inside = masks.any(axis=(1, 2)) & ~masks[:, [0, -1]].any(axis=(1, 2)) & ~masks[:, :, [0, -1]].any(axis=(1, 2))
+            if inside.sum() > 3:
+                areas = masks[inside].sum(axis=(1, 2))
+                found.append(float(areas.max() / areas.min()))
+        return found
+
+    assert len(ratios(1.0)) > 10
+    assert max(ratios(1.0)) < 2  # shear, bends and rounding to pixels alone
+    assert max(ratios(4.0)) > 4

@@ -134,6 +134,8 @@ class Plan:
         groups = tuple(tuple(chosen[first : first + size]) for first in range(0, len(chosen), size))
         values = dataclasses.asdict(cfg)
         kept = _CONTENT + (_MADE if cfg.source in {"toy", "pasted"} else ()) + (("categories",) if cfg.categories else ())
+        if cfg.growth != ShardsConfig.growth:  # shards from before the key hold clips of its default
+            kept += ("growth",)
         return Plan(kind, groups, {key: values[key] for key in kept})
 
     def job(self, number: int) -> Job:

@@ -20,6 +20,8 @@ SHARE = (0.015, 0.5)
 """Least and largest share of its own picture that an object to cut out may cover."""
 AREA = (0.02, 0.22)
 """Least and largest share of the frame that a pasted object covers in its middle pose."""
+GROWTH = 1.35
+"""How many times larger or smaller than in its middle pose an object becomes at most, where nothing else is asked for."""
 SPRITE = 256
 """Longest side of a cut-out in pixels."""
 _VISIBLE = 0.004
@@ -54,7 +56,12 @@ class Cutout:
 
 
 def pasted_clip(
-    rng: np.random.Generator, background: Pixels, cutouts: Sequence[Cutout], num_frames: int, size: int
+    rng: np.random.Generator,
+    background: Pixels,
+    cutouts: Sequence[Cutout],
+    num_frames: int,
+    size: int,
+    growth: float = GROWTH,
 ) -> tuple[Pixels, NDArray[np.bool_]]:
     """A clip in which the cut-outs move over the background. The same state of `rng` gives the same clip.
 
@@ -63,6 +70,7 @@ def pasted_clip(
         cutouts: O objects; a later one covers earlier ones. All show on frame 0, about a fourth leaves and returns.
         num_frames: T.
         size: shorter side of a frame in pixels.
+        growth: how many times larger or smaller than in its middle pose an object becomes at most.
 
     Returns:
         Frames (T, H, W, 3) uint8 RGB and visible masks (T, O, H, W) bool; masks never overlap.
@@ -71,7 +79,7 @@ def pasted_clip(
     height, width = (max(round(side * scale), 1) for side in background.shape[:2])
     whole, paths = _Box(0, 0, width, height), list[_Path]()
     for _ in range(_ATTEMPTS):  # until every object shows on frame 0
-        paths = [_Path.of_object(rng, cutout, height, width) for cutout in cutouts]
+        paths = [_Path.of_object(rng, cutout, height, width, growth) for cutout in cutouts]
         first = _visible(np.stack([_soft(one, path, 0, whole) for one, path in zip(cutouts, paths, strict=True)]))
         if (first.mean(axis=(1, 2)) >= _VISIBLE).all():
             break
@@ -144,13 +152,13 @@ class _Path:
     sway: _Wave | None = None  # of the bend, amplitude 1
 
     @staticmethod
-    def of_object(rng: np.random.Generator, cutout: Cutout, height: int, width: int) -> _Path:
+    def of_object(rng: np.random.Generator, cutout: Cutout, height: int, width: int, growth: float) -> _Path:
         area = np.exp(rng.uniform(*np.log(AREA))) * height * width
         h, w = cutout.mask.shape
         swing = rng.uniform(0.02, 0.25, 2)
         if rng.random() < 0.25:  # leaves the frame and returns
             swing[rng.integers(2)] = rng.uniform(0.6, 0.9)
-        amplitudes = (*swing, rng.uniform(0, 0.5), rng.uniform(0, 0.3), rng.uniform(0, 0.25))
+        amplitudes = (*swing, rng.uniform(0, 0.5), rng.uniform(0, np.log(growth)), rng.uniform(0, 0.25))
         coarse = rng.normal(0, 1, (4, 4, 2)).astype(np.float32) * rng.uniform(0, 0.05) * min(h, w)
         return _Path(
             middle=np.array([w, h]) / 2,

@@ -18,6 +18,8 @@ from edgetam_pl.io.errors import BadSampleError
 
 _DRAWS = 100
 """Pictures that are tried for one object."""
+MOST_GROWTH = 8
+"""An object that covers a tenth of the frame covers a six-hundredth of it when it is eight times smaller: hardly a pixel."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Pasted(Layout):
     size: int
     objects: int
     twins: float
+    growth: float
     seed: int
     kind: str = "video"
 
@@ -46,7 +49,7 @@ class Pasted(Layout):
         for number in range(int(rng.integers(1, self.objects + 1))):
             cutouts.append(cutouts[-1] if number and rng.random() < self.twins else self.cutout(rng))
         background, _ = self.picture(rng)
-        frames, masks = pasted_clip(rng, background, cutouts, self.num_frames, self.size)
+        frames, masks = pasted_clip(rng, background, cutouts, self.num_frames, self.size, self.growth)
         return AnnotatedClip(name, ArrayFrames(frames), ArrayMasks(masks))
 
     def cutout(self, rng: np.random.Generator) -> Cutout:
@@ -93,10 +96,14 @@ def open_layout(config: ShardsConfig) -> Pasted:
         )
     if not 0 <= config.twins <= 1:
         raise ValueError(f"twins={config.twins}: expected a probability, 0 to 1.")
+    if not 1 <= config.growth <= MOST_GROWTH:
+        raise ValueError(f"growth={config.growth}: expected a factor, 1 (objects keep their size) to {MOST_GROWTH}.")
     if not config.root:
         raise ValueError("source=pasted needs root=FOLDER, or root=A:B, each with images/ and masks/ as for source=images.")
     sets = tuple(images.open_layout(dataclasses.replace(config, root=root)) for root in config.root.split(":"))
     pictures = tuple((number, name) for number, one in enumerate(sets) for name in one.names())
-    found = Pasted(sets, pictures, config.clips, config.frames, config.size, config.objects, config.twins, config.seed)
+    found = Pasted(
+        sets, pictures, config.clips, config.frames, config.size, config.objects, config.twins, config.growth, config.seed
+    )
     found.cutout(np.random.default_rng(config.seed))  # refuse a set without such objects now, not in a worker
     return found
