@@ -169,7 +169,7 @@ def measure(chosen: Sequence[Row]) -> None:
             result |= exported(model, cfg, checkpoint, truth, theirs)
         except MissingExtra as missing:
             result |= {"missing": str(missing)}
-        write_json(row.path, result, indent=1)
+        write_json(row.path, result, indent=None)
 
 
 def exported(model: TrackAnything, cfg: ExportConfig, checkpoint: str, truth: Truth, theirs: list[Tensor]) -> dict[str, Any]:
