@@ -150,4 +150,4 @@ class ShardsConfig:
     twins: float = 0.15
     """pasted: probability that an object is the one before it once more, so that looks alone do not tell them apart."""
     growth: float = 1.35
-    """pasted: how many times larger or smaller than in the middle of its path an object becomes at most; 1: it keeps its size."""
+    """pasted: how many times larger or smaller than in the middle of its path an object becomes at most."""
