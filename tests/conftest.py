@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from once import share_session
 
 import edgetam_pl  # noqa: F401  (declares what torchvision needs before anything imports it)
 
@@ -35,6 +36,12 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
     os.environ.setdefault("EDGETAM_PRODUCTS", "onednn")  # nothing is measured, nothing written to the user's cache folder
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for commands that tests start: two workers share two cores
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_session(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Name the folder of what is made once for all workers (`once`)."""
+    share_session(tmp_path_factory)
 
 
 @pytest.fixture(autouse=True)
