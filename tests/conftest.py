@@ -40,8 +40,10 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_session(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Name the folder of what is made once for all workers (`once`)."""
+    """Name the folder of what is made once for all workers (`once`), and let processes that tests start begin sooner."""
     share_session(tmp_path_factory)
+    paths = [str(HERE / "support" / "started"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
 
 
 @pytest.fixture(autouse=True)
