@@ -1,7 +1,7 @@
 """Python runs this first in every process that tests start: torchmetrics and timm find fewer packages than are there.
 
-Lightning imports torchmetrics, which imports transformers and scipy for metrics that nobody here computes; timm imports wandb
-for a summary that nobody here writes. That is a third of the time that such a process needs to begin.
+Lightning imports torchmetrics, which imports transformers and scipy for metrics that nobody here computes; timm imports
+wandb for a summary that nobody here writes. That is a quarter of the time that such a process needs to begin.
 """
 
 from __future__ import annotations
