@@ -13,11 +13,12 @@ import edgetam_pl  # noqa: F401  (declares what torchvision needs before anythin
 
 HERE = Path(__file__).parent
 LONGEST = (
-    "exporting/test_targets.py", "system/test_real_input.py", "commands/test_demo.py", "model/test_zoo.py",
-    "training/test_kills.py", "training/test_distributed.py", "exporting/test_run.py", "parity/test_fixtures.py",
-    "test_own_videos.py", "exporting/test_third_backend.py", "training/test_elastic.py", "exporting/test_onnx.py",
-    "sweeps/test_local.py", "training/test_fit.py", "evaluation/test_runner.py", "training/test_validation.py",
-    "io/test_processes.py", "exporting/test_transformers_layout.py", "test_install.py", "test_examples.py",
+    "system/test_real_input.py", "training/test_kills.py", "commands/test_demo.py", "training/test_fit.py",
+    "exporting/test_run.py", "training/test_distributed.py", "test_own_videos.py", "exporting/test_targets.py",
+    "model/test_zoo.py", "parity/test_fixtures.py", "exporting/test_plug_in.py", "training/test_torchrun.py",
+    "exporting/test_third_backend.py", "training/test_elastic.py", "exporting/test_onnx.py", "sweeps/test_local.py",
+    "evaluation/test_runner.py", "training/test_validation.py", "io/test_processes.py", "exporting/gate/test_mutations.py",
+    "test_install.py", "test_examples.py", "exporting/gate/test_witnesses.py",
 )  # fmt: skip
 """Files that take 20 s or more on a core, about the longest first."""
 
