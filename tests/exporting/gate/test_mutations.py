@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import shutil
@@ -16,7 +17,7 @@ from exported import Exported, export, tiny
 from torch import Tensor
 
 from edgetam_pl.config import ExportConfig, GateConfig, Tolerance
-from edgetam_pl.exporting.backends import BACKENDS
+from edgetam_pl.exporting.backends import BACKENDS, backend_of
 from edgetam_pl.exporting.gate.measures import Verdict
 from edgetam_pl.exporting.parts import PADDING_LABEL, UNUSED_LABEL, Program
 
@@ -98,11 +99,18 @@ def test_what_was_accepted_is_accepted_again(exported: Exported) -> None:
 
 
 def test_a_flipped_weight_is_refused(exported: Exported, tmp_path: Path) -> None:
-    weight = dict(exported.parts["track_step"].module.named_parameters())["model.memory_attention.blocks.0.ffn_out.weight"]
+    """Flipped in the saved file, or where a format packs its weights, before a conversion."""
+    part, name = exported.parts["track_step"], "model.memory_attention.blocks.0.ffn_out.weight"
     honest = next(each for each in exported.saved if each.part.role == "track_step")
-    changed = dataclasses.replace(honest, path=_copied(honest.path, tmp_path))
-    assert _flip(changed.path, weight.detach().numpy()) == 1  # it is there, and once
-    saved = [changed if each.part.role == "track_step" else each for each in exported.saved]
+    flipped = dataclasses.replace(honest, path=_copied(honest.path, tmp_path))
+    if _flip(flipped.path, part.module.get_parameter(name).detach().numpy()) != 1:
+        module = copy.deepcopy(part.module)
+        with torch.no_grad():
+            module.get_parameter(name).neg_()
+        (tmp_path / "again").mkdir()
+        backend = backend_of(exported.cfg.backend)
+        (flipped,) = backend.convert([dataclasses.replace(part, module=module)], tmp_path / "again", exported.cfg)
+    saved = [flipped if each.part.role == "track_step" else each for each in exported.saved]
     _refused(exported.judge({}, saved=saved), "EdgeTAMTrackStep")
 
 
@@ -137,8 +145,8 @@ def test_f29_an_error_that_grows_over_frames_is_refused_on_a_frame(exported: Exp
 
 def _copied(path: Path, folder: Path) -> Path:
     """A copy of a saved part, which may be a folder."""
-    copy = shutil.copytree if path.is_dir() else shutil.copyfile
-    return copy(path, folder / path.name)
+    duplicate = shutil.copytree if path.is_dir() else shutil.copyfile
+    return duplicate(path, folder / path.name)
 
 
 def _flip(path: Path, weight: np.ndarray[Any, Any]) -> int:
