@@ -7,15 +7,11 @@ wandb for a summary that nobody here writes. That is a quarter of the time that 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
-from types import ModuleType
+from types import FunctionType, ModuleType
 
 
-@contextmanager
-def torchmetrics_finds_less() -> Iterator[None]:
+def load_torchmetrics(module: ModuleType, load: FunctionType) -> None:
     from lightning_utilities.core import imports
 
     there, available = imports.package_available, imports.RequirementCache.__bool__
@@ -23,40 +19,34 @@ def torchmetrics_finds_less() -> Iterator[None]:
     imports.package_available = lambda name: name not in less and there(name)
     imports.RequirementCache.__bool__ = lambda self: not (self.requirement or "").startswith(less) and available(self)
     try:
-        yield
+        load(module)
     finally:
         imports.package_available, imports.RequirementCache.__bool__ = there, available
 
 
-@contextmanager
-def timm_finds_no_wandb() -> Iterator[None]:
+def load_summary(module: ModuleType, load: FunctionType) -> None:
     known = sys.modules.setdefault("wandb", None)  # type: ignore[arg-type]
     try:
-        yield
+        load(module)
     finally:
         if known is None:
             del sys.modules["wandb"]
 
 
-FINDS_LESS: dict[str, Callable[[], AbstractContextManager[None]]] = {
-    "torchmetrics": torchmetrics_finds_less,
-    "timm.utils.summary": timm_finds_no_wandb,
-}
+FINDS_LESS = {"torchmetrics": load_torchmetrics, "timm.utils.summary": load_summary}
 
 
-class _FindsLess(MetaPathFinder):
-    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+class _FindsLess:
+    """A finder of these modules. Every import here would cost each process its time, so there are few."""
+
+    @staticmethod
+    def find_spec(name: str, path: list[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
         spec = PathFinder.find_spec(name, path) if name in FINDS_LESS else None
         if spec is None or spec.loader is None:
             return None
         load = spec.loader.exec_module
-
-        def exec_module(module: ModuleType) -> None:
-            with FINDS_LESS[name]():
-                load(module)
-
-        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        spec.loader.exec_module = lambda module: FINDS_LESS[name](module, load)  # type: ignore[method-assign, arg-type]
         return spec
 
 
-sys.meta_path.insert(0, _FindsLess())
+sys.meta_path.insert(0, _FindsLess)  # type: ignore[arg-type]
