@@ -7,16 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from once import share_session
 
 import edgetam_pl  # noqa: F401  (declares what torchvision needs before anything imports it)
 
 HERE = Path(__file__).parent
 LONGEST = (
-    "exporting/test_targets.py", "system/test_real_input.py", "commands/test_demo.py", "model/test_zoo.py",
-    "training/test_kills.py", "training/test_distributed.py", "exporting/test_run.py", "parity/test_fixtures.py",
-    "test_own_videos.py", "exporting/test_third_backend.py", "training/test_elastic.py", "exporting/test_onnx.py",
-    "sweeps/test_local.py", "training/test_fit.py", "evaluation/test_runner.py", "training/test_validation.py",
-    "io/test_processes.py", "exporting/test_transformers_layout.py", "test_install.py", "test_examples.py",
+    "system/test_real_input.py", "training/test_kills.py", "commands/test_demo.py", "training/test_fit.py",
+    "exporting/test_run.py", "training/test_distributed.py", "test_own_videos.py", "exporting/test_targets.py",
+    "model/test_zoo.py", "parity/test_fixtures.py", "exporting/test_plug_in.py", "training/test_torchrun.py",
+    "exporting/test_third_backend.py", "training/test_elastic.py", "exporting/test_onnx.py", "sweeps/test_local.py",
+    "evaluation/test_runner.py", "training/test_validation.py", "io/test_processes.py", "exporting/gate/test_mutations.py",
+    "test_install.py", "test_examples.py", "exporting/gate/test_witnesses.py",
 )  # fmt: skip
 """Files that take 20 s or more on a core, about the longest first."""
 
@@ -35,6 +37,14 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
     os.environ.setdefault("EDGETAM_PRODUCTS", "onednn")  # nothing is measured, nothing written to the user's cache folder
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for commands that tests start: two workers share two cores
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_session(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Name the folder of what is made once for all workers (`once`), and let processes that tests start begin sooner."""
+    share_session(tmp_path_factory)
+    paths = [str(HERE / "support" / "started"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
 
 
 @pytest.fixture(autouse=True)

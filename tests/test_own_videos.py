@@ -61,6 +61,11 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def listed(lines: str) -> str:
+    """Settings of the compressor in a row."""
+    return ", ".join(line.removeprefix("compressor.") for line in lines.splitlines())
+
+
 def prepare(root: Path) -> None:
     """What a reader of the guide has: a video called cow with a first mask, a checkpoint, other shards, the mixture."""
     shutil.copyfile(root / "mine" / "videos" / "clip0.mp4", root / "mine" / "videos" / "cow.mp4")
@@ -69,8 +74,7 @@ def prepare(root: Path) -> None:
     weights.save_official(build_model(model_config("toy", *SMALL)), root / "edgetam.pt")
     (root / "configs" / "model").mkdir(parents=True)
     settings = "\n".join(f"{key.removeprefix('model.')}: {value}" for key, value in (word.split("=", 1) for word in SMALL))
-    nested = re.sub(r"compressor\.global_latents: (\d+)\ncompressor\.spatial_latents: (\d+)",
-                    r"compressor: {global_latents: \1, spatial_latents: \2}", settings)  # fmt: skip
+    nested = re.sub(r"(?:compressor\.\w+: \d+\n?)+", lambda found: f"compressor: {{{listed(found[0])}}}", settings)
     spaced = re.sub(r"([{,])(\w+):\[", r"\1\2: [", nested)
     (root / "configs" / "model" / "toy_guide.yaml").write_text(f"defaults:\n  - toy\n  - _self_\n{spaced}\n")
     assert main(["shards", "source=toy", "out=runs/shards/davis17", "clips=2", "frames=4", "size=64", "processes=1"]) == 0

@@ -35,7 +35,8 @@ def test_a_folder_holds_the_model(saved: tuple[Path, Path]) -> None:
     model = et.from_pretrained(folder)
     original = weights.load_into(build_model(CFG), file)
     assert not model.training
-    assert all(torch.equal(value, model.state_dict()[name]) for name, value in original.state_dict().items())
+    found = model.state_dict()
+    assert all(torch.equal(value, found[name]) for name, value in original.state_dict().items())
 
 
 def test_tensors_have_official_names_and_the_page_says_what_is_known(saved: tuple[Path, Path]) -> None:

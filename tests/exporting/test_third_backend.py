@@ -69,8 +69,7 @@ class Loaded:
 # --- what comes of it -----------------------------------------------------------------------------------------------------
 
 WORDS = (
-    "model=toy", *SMALL, "model.memory_blocks=1", "model.compressor.depth=1", "weights=random", "backend=pt2",
-    "+options.strict=false", "gate.frames=4", "gate.short_frames=4",
+    "model=toy", *SMALL, "weights=random", "backend=pt2", "+options.strict=false", "gate.frames=4", "gate.short_frames=4",
 )  # fmt: skip
 
 

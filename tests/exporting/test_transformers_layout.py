@@ -32,7 +32,8 @@ def test_edgetam_is_read_by_transformers_and_by_us(tmp_path: Path) -> None:
 
     back = weights.load_into(build_model(cfg), tmp_path / "folder" / "model.safetensors")
     original = weights.load_into(build_model(cfg), tmp_path / "edgetam.pt")
-    assert all(torch.equal(value, back.state_dict()[name]) for name, value in original.state_dict().items())
+    found = back.state_dict()
+    assert all(torch.equal(value, found[name]) for name, value in original.state_dict().items())
 
 
 def test_another_architecture_is_refused(tmp_path: Path) -> None:

@@ -100,4 +100,5 @@ def test_a_small_sam2_goes_there_and_back_and_tracks_alike(tmp_path: Path, peers
     assert_tracks_alike(model, frames, click, answers, memory=torch.bfloat16)
 
     back = load_into(build_model(cfg), tmp_path / "folder" / "model.safetensors")
-    assert all(torch.equal(value, back.state_dict()[name]) for name, value in model.state_dict().items())
+    found = back.state_dict()
+    assert all(torch.equal(value, found[name]) for name, value in model.state_dict().items())

@@ -202,8 +202,9 @@ def test_of_the_whole_sam_3_the_tracker_is_taken_and_the_rest_named(
     official = {official_name(name): tensor for name, tensor in ours.state_dict().items()}
     torch.save(whole_of(theirs.state_dict()) if layout == "transformers" else {"model": metas_of(official)}, path)
     model = load_into(build_model(SMALL), path)
+    loaded = model.state_dict()
     for name, tensor in ours.state_dict().items():
-        assert torch.equal(model.state_dict()[name], tensor), name
+        assert torch.equal(loaded[name], tensor), name
     left = contents(path).left
     expected = {"detector_model.text_encoder": 1, "detector_model.vision_encoder": 1, "detector_model.detr_decoder": 1}
     assert left == (expected if layout == "transformers" else {"detector.transformer": 1})

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from converted import converted_once
 from torch import Tensor, nn
 
 from edgetam_pl.build import build_model
@@ -135,10 +136,11 @@ def forgetful(program: Program) -> Program:
 
 
 def export(cfg: ExportConfig, out: Path, model: TrackAnything | None = None) -> Exported:
-    """Export a filled model of `cfg.model` into `out`."""
+    """Export a filled model of `cfg.model` into `out`. Its parts are converted once a session."""
     model = filled_model(cfg.model) if model is None else model
-    report = export_packages(model, out, cfg, checkpoint="filled")
     truth = Truth.of(model, cfg)
+    with converted_once():
+        report = export_packages(model, out, cfg, checkpoint="filled", truth=truth)
     return Exported(truth.model, cfg, out, report, dict(truth.parts), truth.loop)
 
 

@@ -282,8 +282,9 @@ def test_activation_checkpointing_changes_memory_not_losses(shards: Path, tmp_pa
 def test_f14_a_bf16_training_clips_and_steps(shards: Path, teacher: Path, tmp_path: Path) -> None:
     """Autocast, a fused optimiser and clipping together, weights in fp32; close to fp32, and not equal to it."""
     phases = "{frames:3,steps:3,batch:1}"
-    fit.run(training(shards, tmp_path / "fp32", *taught(teacher), phases=phases))
-    fit.run(training(shards, tmp_path / "bf16", *taught(teacher), "trainer.precision=bf16-mixed", phases=phases))
+    words = (*taught(teacher), "model.memory_blocks=2", "model.compressor.depth=2")
+    fit.run(training(shards, tmp_path / "fp32", *words, phases=phases))
+    fit.run(training(shards, tmp_path / "bf16", *words, "trainer.precision=bf16-mixed", phases=phases))
     exact, rounded = losses(tmp_path / "fp32"), losses(tmp_path / "bf16")
     assert rounded == pytest.approx(exact, rel=0.1)
     assert rounded != exact

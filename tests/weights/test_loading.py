@@ -74,7 +74,8 @@ def test_a_student_begins_as_its_teacher_but_for_the_compressor(tmp_path: Path) 
     teacher, student = build_model(config("lite", compressor={"kind": "none"})), build_model(config("lite"))
     save_official(teacher, tmp_path / "teacher.pt")
     load_parts(student, tmp_path / "teacher.pt", "all_but_compressor")
-    assert all(torch.equal(tensor, student.state_dict()[name]) for name, tensor in teacher.state_dict().items())
+    found = student.state_dict()
+    assert all(torch.equal(tensor, found[name]) for name, tensor in teacher.state_dict().items())
 
 
 def test_images_take_along_what_stage_1_trains(tmp_path: Path) -> None:

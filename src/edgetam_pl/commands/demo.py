@@ -435,8 +435,8 @@ _DEMO = {
     "shards_pictures": ["short_side=160"],
 }
 _SMOKE = {
-    "shards_video": ["clips=6", "frames=32", f"objects={OBJECTS}"],
-    "shards_image": ["clips=8", "frames=1", f"objects={OBJECTS}"],
+    "shards_video": ["clips=6", "frames=8", f"objects={OBJECTS}", "processes=1"],
+    "shards_image": ["clips=8", "frames=1", f"objects={OBJECTS}", "processes=1"],
     "shards_pasted": ["clips=4", "frames=4", "size=64", "objects=2", "window=4", "stride=4", "processes=1"],
     "shards_chair": ["short_side=64", "processes=1"],
     "shards_pictures": ["short_side=64", "processes=1"],

@@ -41,8 +41,9 @@ def load_into(model: TrackAnything, path: str | Path, *, cfg: ModelConfig | None
     found = contents(path)
     if cfg is not None:
         compare_cards(cfg, found.card, Path(path))
-    theirs = {official_name(ours): ours for ours in model.state_dict()}
-    _compare(found, {name: model.state_dict()[ours] for name, ours in theirs.items()}, path=Path(path))
+    expected = model.state_dict()
+    theirs = {official_name(ours): ours for ours in expected}
+    _compare(found, {name: expected[ours] for name, ours in theirs.items()}, path=Path(path))
     model.load_state_dict({theirs[name]: tensor for name, tensor in found.state.items()}, strict=True)
     return model
 
@@ -57,9 +58,10 @@ def load_parts(model: TrackAnything, path: str | Path, which: str = "images") ->
         return load_into(model, path)
     _refuse_fused(model)
     found = contents(path)
-    parts = {official_name(n): n for n in model.state_dict() if n.startswith(PARTS[which])}
+    expected = model.state_dict()
+    parts = {official_name(n): n for n in expected if n.startswith(PARTS[which])}
     state = {name: tensor for name, tensor in found.state.items() if name in parts}
-    _compare(found._replace(state=state), {name: model.state_dict()[n] for name, n in parts.items()}, path=Path(path))
+    _compare(found._replace(state=state), {name: expected[n] for name, n in parts.items()}, path=Path(path))
     model.load_state_dict({parts[name]: tensor for name, tensor in state.items()}, strict=False)
     return model
 

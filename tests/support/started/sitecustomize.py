@@ -1,0 +1,52 @@
+"""Python runs this first in every process that tests start: torchmetrics and timm find fewer packages than are there.
+
+Lightning imports torchmetrics, which imports transformers and scipy for metrics that nobody here computes; timm imports
+wandb for a summary that nobody here writes. That is a quarter of the time that such a process needs to begin.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.machinery import ModuleSpec, PathFinder
+from types import FunctionType, ModuleType
+
+
+def load_torchmetrics(module: ModuleType, load: FunctionType) -> None:
+    from lightning_utilities.core import imports
+
+    there, available = imports.package_available, imports.RequirementCache.__bool__
+    less = ("scipy", "transformers")
+    imports.package_available = lambda name: name not in less and there(name)
+    imports.RequirementCache.__bool__ = lambda self: not (self.requirement or "").startswith(less) and available(self)
+    try:
+        load(module)
+    finally:
+        imports.package_available, imports.RequirementCache.__bool__ = there, available
+
+
+def load_summary(module: ModuleType, load: FunctionType) -> None:
+    known = sys.modules.setdefault("wandb", None)  # type: ignore[arg-type]
+    try:
+        load(module)
+    finally:
+        if known is None:
+            del sys.modules["wandb"]
+
+
+FINDS_LESS = {"torchmetrics": load_torchmetrics, "timm.utils.summary": load_summary}
+
+
+class _FindsLess:
+    """A finder of these modules. Every import here would cost each process its time, so there are few."""
+
+    @staticmethod
+    def find_spec(name: str, path: list[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path) if name in FINDS_LESS else None
+        if spec is None or spec.loader is None:
+            return None
+        load = spec.loader.exec_module
+        spec.loader.exec_module = lambda module: FINDS_LESS[name](module, load)  # type: ignore[method-assign, arg-type]
+        return spec
+
+
+sys.meta_path.insert(0, _FindsLess)  # type: ignore[arg-type]
