@@ -38,7 +38,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are l
 def words(shards: Path) -> list[str]:
     return [
         "model=toy", "stage=toy_video", *SMALL, "data=toy", f"data.sources.0.shards={shards / 'video'}",
-        f"data.sources.1.shards={shards / 'image'}", "data.sources.1.weight=0.4", "data.shuffle=4", "data.workers=1",
+        f"data.sources.1.shards={shards / 'image'}", "data.sources.1.weight=0.4", "data.shuffle=4", "data.workers=2",
         "stage.optim.warmup=0", f"stage.phases=[{PHASES}]", "stage.prompts.point_prob=0.5", "stage.max_objects=2",
         "logger=none", "logger.log_every=1", "logger.panels_every=0", "checkpoint_every=1", "trainer.devices=2",
         "trainer.strategy=ddp_find_unused_parameters_true", "trainer.enable_progress_bar=false",
