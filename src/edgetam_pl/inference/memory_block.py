@@ -37,9 +37,9 @@ def use_lean_blocks(model: nn.Module) -> None:
 
 
 def remember_images(blocks: nn.ModuleList, count: int) -> None:
-    """Let the first block of memory attention keep what it makes of the last `count` images before it meets a memory, so that
-    an image that is tracked from several banks attends to itself once. An image of 1024 px takes 8 MB. A block that is not
-    lean stays as it is."""
+    """Let the first block of memory attention keep what it makes of the last `count` images before it meets a memory: an
+    image that is tracked from several banks then attends to itself once. An image of 1024 px takes 8 MB. A block that is
+    not lean stays as it is."""
     if isinstance(blocks[0], LeanBlock):
         blocks[0].seen = deque(maxlen=count)
 
