@@ -40,18 +40,21 @@ def remember_images(blocks: nn.ModuleList, count: int) -> None:
     """Let the first block of memory attention keep what it makes of the last `count` images before it meets a memory: an
     image that is tracked from several banks then attends to itself once. An image of 1024 px takes 8 MB. A block that is
     not lean stays as it is."""
-    if isinstance(blocks[0], LeanBlock):
-        blocks[0].seen = deque(maxlen=count)
+    first = blocks[0]
+    if isinstance(first, LeanBlock):
+        first.seen = deque(maxlen=count)
 
 
 class LeanBlock(nn.Module):
     """As the `MemoryBlock` it is made of, which it asks where it does not apply: hidden keys, autocast, a compiler."""
 
+    seen: deque[tuple[Tensor, Tensor]]
+    """Images, and what self-attention made of them; see `remember_images`."""
+
     def __init__(self, block: MemoryBlock) -> None:
         super().__init__()
         self.block = block
-        self.seen: deque[tuple[Tensor, Tensor]] = deque(maxlen=0)
-        """Images, and what self-attention made of them; see `remember_images`."""
+        self.seen = deque(maxlen=0)
         own, cross = block.self_attention, block.cross_attention
         assert isinstance(own, Attention)
         assert isinstance(cross, Attention)
