@@ -5,6 +5,7 @@
 A tracked frame is EdgeTAM's with a full bank; a step is the student's, forward, losses and backward, without a teacher, with
 masks as prompts. One quantity grows at a time, the others stay as in START. Cost is processor time, the median of --rounds
 calls; its growth is written as an exponent, the slope of a line through the logarithms (1: twice as much costs twice that).
+Beside it stands the exponent of the FLOPs that `edgetam plan` counts for the same configurations.
 Runs on a CPU; not run on a GPU. The last line is JSON.
 """
 
@@ -24,10 +25,19 @@ import train_step
 from matplotlib.figure import Figure
 
 from edgetam_pl.build import build_model
-from edgetam_pl.commands import bench
-from edgetam_pl.config import BenchConfig, CompressorConfig, ModelConfig, PhaseConfig, StageConfig
+from edgetam_pl.commands import bench, plan, show
+from edgetam_pl.config import (
+    BenchConfig,
+    CompressorConfig,
+    ModelConfig,
+    PhaseConfig,
+    PromptConfig,
+    StageConfig,
+    TrainConfig,
+)
 from edgetam_pl.inference.onednn import use_onednn
 from edgetam_pl.training.distillation import Distillation
+from edgetam_pl.types import VERBS
 
 Grid = dict[str, tuple[int, ...]]
 
@@ -45,10 +55,10 @@ def main() -> int:
         for what, grid in (("tracked frame", FRAME), ("training step", STEP))
         for name, values in grid.items()
     ]
-    print(f"{'':<15}{'grows':<12}{'exponent':>9}   milliseconds")
+    print(f"{'':<15}{'grows':<12}{'exponent':>9}{'plan':>7}   milliseconds")
     for row in rows:
         costs = ", ".join(f"{value}: {cost:.0f}" for value, cost in zip(row["values"], row["ms"]))
-        print(f"{row['what']:<15}{row['grows']:<12}{row['exponent']:>9.2f}   {costs}")
+        print(f"{row['what']:<15}{row['grows']:<12}{row['exponent']:>9.2f}{row['plan']:>7.2f}   {costs}")
     if args.plot:
         _plot(rows, args.plot)
     print(json.dumps({"benchmark": "scaling", "start": START, "machine": bench.machine(torch.device("cpu")), "rows": rows}))
@@ -58,9 +68,30 @@ def main() -> int:
 def _row(what: str, name: str, values: tuple[int, ...], rounds: int) -> dict[str, Any]:
     cost = _frame if what == "tracked frame" else _step
     found = [cost(**(START | {name: value}), rounds=rounds) for value in values]
-    slope = float(np.polyfit(np.log(values), np.log(found), 1)[0])
+    counted = [_counted(what, **(START | {name: value})) for value in values]
     print(f"{what}, {name}: {found}", file=sys.stderr)
-    return {"what": what, "grows": name, "values": values, "ms": [round(x, 1) for x in found], "exponent": round(slope, 2)}
+    return {
+        "what": what, "grows": name, "values": values, "ms": [round(x, 1) for x in found],
+        "exponent": _slope(values, found), "plan": _slope(values, counted),
+    }  # fmt: skip
+
+
+def _slope(values: tuple[int, ...], costs: list[float]) -> float:
+    return round(float(np.polyfit(np.log(values), np.log(costs), 1)[0]), 2)
+
+
+def _counted(what: str, *, frames: int, objects: int, resolution: int, latents: int) -> float:
+    """FLOPs as `edgetam plan` counts them."""
+    with torch.device("meta"):
+        model = build_model(_model(resolution, latents))
+    if what == "tracked frame":
+        return sum(verb.flops * (1 if verb.name == "encode" else objects) for verb in show.verbs(model))
+    phase = PhaseConfig(frames=frames, steps=10, distil=False)
+    masks = PromptConfig(point_prob=0.0, box_prob=0.0, max_prompted_frames=1)
+    cfg = TrainConfig(stage=StageConfig(phases=[phase], max_objects=objects, prompts=masks))
+    nothing = plan.Kept(dict.fromkeys(VERBS, 0.0), 0.0, 0.0)
+    cost = plan._cost(cfg, phase, cfg.data.sources[0], plan._flops(model, frames), {}, nothing)
+    return sum(cost.flops.values())
 
 
 def _model(resolution: int, latents: int) -> ModelConfig:

@@ -44,6 +44,7 @@ INDIRECT = {
     "ai-edge-quantizer": "exporting/litert.py imports its modules by name, where they are asked for",
     "playwright": "the test of target=web drives a browser with it",
     "s3fs": "fsspec reads and writes s3:// with it",
+    "gcsfs": "fsspec reads and writes gs:// with it",
 }
 """Declared, not imported by us, and why."""
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 import smallest
+import torch
 
+from edgetam_pl.build import build_model
 from edgetam_pl.commands.compose import composed
 from edgetam_pl.commands.main import main
-from edgetam_pl.commands.plan import _cost, _knob, answers, describe, kept_for_backward, measure, most_answers, ranks
+from edgetam_pl.commands.plan import _cost, _flops, _knob, answers, describe, kept_for_backward, measure, most_answers, ranks
+from edgetam_pl.commands.show import verbs
 from edgetam_pl.config import PromptConfig, TrainConfig
 from edgetam_pl.types import VERBS
 
@@ -30,6 +33,15 @@ def test_prompts_are_counted_from_the_plan_that_training_draws() -> None:
 def test_ranks_are_devices_times_nodes() -> None:
     assert ranks(plan("trainer=gpu8", "trainer.num_nodes=4")) == 32
     assert ranks(plan("trainer.devices=[0,1]")) == 2
+
+
+def test_attention_is_counted_frame_by_frame_with_the_memories_that_are_there_by_then() -> None:
+    with torch.device("meta"):
+        model = build_model(plan(*SMALL).model)
+    each = {t: verbs(model, memories=min(t, 7), pointers=min(t, 16))[VERBS.index("attend")].flops for t in range(1, 20)}
+    for frames in (2, 5, 20):
+        assert _flops(model, frames)["attend"] == pytest.approx(sum(each[t] for t in range(1, frames)) / (frames - 1))
+    assert each[1] < each[7] < each[16] == each[19]
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,16 @@ def test_without_a_network_the_cure_is_named(tmp_path: Path, monkeypatch: pytest
         fetched("edgetam")
 
 
+def test_the_cache_folder_holds_released_weights_unless_they_have_a_place_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("EDGETAM_WEIGHTS", raising=False)
+    monkeypatch.setenv("EDGETAM_CACHE", str(tmp_path / "cache"))
+    assert place("edgetam") == tmp_path / "cache" / "weights" / "edgetam.pt"
+    monkeypatch.setenv("EDGETAM_WEIGHTS", str(tmp_path / "shelf"))
+    assert place("edgetam") == tmp_path / "shelf" / "edgetam.pt"
+
+
 def test_a_file_of_that_name_wins_and_near_names_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert is_name("edgetam")

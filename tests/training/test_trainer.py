@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from edgetam_pl.commands.compose import composed
 from edgetam_pl.config import TrainConfig
+from edgetam_pl.io import environment
 from edgetam_pl.training import fit
 from edgetam_pl.training.check import check
 from edgetam_pl.training.trainer import UNUSED, require_devices, trainer_arguments
@@ -65,6 +67,20 @@ def test_a_training_on_a_gpu_that_is_not_there_is_refused_also_by_a_dry_run(
     cfg = composed(TrainConfig, command="train", overrides=["model=toy", "trainer=gpu", dry])[0]
     with pytest.raises(ValueError, match="accelerator is gpu with devices=1, but torch finds 0 GPUs here; use trainer=cpu"):
         fit.run(cfg)
+
+
+def test_bfloat16_that_lands_on_a_processor_without_it_is_warned_of_also_when_the_accelerator_was_left_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(environment, "processor_flags", lambda: ("avx2", "fma"))
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.warns(UserWarning, match="give trainer.precision=32-true"):
+        require_devices({"accelerator": "auto", "precision": "bf16-mixed"})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        require_devices({"accelerator": "auto", "precision": "bf16-mixed"})
 
 
 def test_more_gpus_than_there_are_is_refused_with_their_number(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from edgetam_pl.build import build_model
-from edgetam_pl.commands.show import verbs, walk
+from edgetam_pl.commands.show import FULL_FRAMES, FULL_POINTERS, verbs, walk
 from edgetam_pl.config import DataSource, PhaseConfig, PromptConfig, TrainConfig
 from edgetam_pl.io.templates import templates
 from edgetam_pl.losses.objective import Objective
@@ -92,14 +92,13 @@ def describe(cfg: TrainConfig) -> str:
     with torch.device("meta"):
         student = build_model(cfg.model)
         taught_by = [build_model(one) for one in (cfg.teacher, cfg.second_teacher) if one is not None]
-    flops, keeps = _flops(student), kept_for_backward(cfg)
-    teacher = _added([_flops(one) for one in taught_by])
+    keeps = kept_for_backward(cfg)
     world, rate, device, memory = ranks(cfg), *_device(cfg)
     teacher_parameters = 0 if cfg.teacher_cache_only else sum(map(_parameters, taught_by))
-    if cfg.teacher_cache_only:
-        teacher = {}
     plans: list[tuple[PhaseConfig, dict[str, Any]]] = []
     for index, phase in enumerate(cfg.stage.phases):
+        flops = _flops(student, phase.frames)
+        teacher = {} if cfg.teacher_cache_only else _added([_flops(one, phase.frames) for one in taught_by])
         costs = [_cost(cfg, phase, source, flops, teacher, keeps) for source in _shares(cfg)]
         fixed = fixed_bytes(cfg, student, phase, teacher=teacher_parameters, world=world)
         peak, parts = fixed + max(cost.kept for cost in costs), _parts(costs)
@@ -236,7 +235,7 @@ def _cost(cfg: TrainConfig, phase: PhaseConfig, source: DataSource, flops: Count
     initial, corrections = answers(cfg.stage.prompts, frames)
     calls: Counts = {
         "encode": clips * frames,
-        "attend": objects * (frames - initial),  # an upper bound: the bank is not full at first
+        "attend": objects * (frames - initial),
         "decode": objects * (frames + corrections),
         "memorize": objects * (frames - 1),
     }
@@ -275,8 +274,20 @@ def _shares(cfg: TrainConfig) -> list[DataSource]:
     return [dataclasses.replace(s, weight=s.weight / whole) for s in cfg.data.sources if s.weight > 0]
 
 
-def _flops(model: TrackAnything) -> Counts:
-    return {verb.name: float(verb.flops) for verb in verbs(model)}
+def _flops(model: TrackAnything, frames: int) -> Counts:
+    """Of each verb, the mean over the frames of a clip: attention reads as many memories as there are by then."""
+    full = {verb.name: float(verb.flops) for verb in verbs(model)}
+
+    def attend(memories: int, pointers: int) -> float:
+        return float(verbs(model, memories=memories, pointers=pointers)[VERBS.index("attend")].flops)
+
+    # linear in memories and in pointers: three counts tell those of every frame
+    first = attend(1, 1)
+    memory = (attend(FULL_FRAMES, 1) - first) / (FULL_FRAMES - 1)
+    pointer = (full["attend"] - attend(FULL_FRAMES, 1)) / (FULL_POINTERS - 1)
+    later = range(1, max(frames, 2))
+    counts = [first + memory * (min(t, FULL_FRAMES) - 1) + pointer * (min(t, FULL_POINTERS) - 1) for t in later]
+    return full | {"attend": sum(counts) / len(counts)}
 
 
 def _added(counts: list[Counts]) -> Counts:

@@ -22,7 +22,7 @@ FULL_FRAMES, FULL_POINTERS = 7, 16
 
 
 class Verb(NamedTuple):
-    """One verb on one frame with one object and a full bank."""
+    """One verb on one frame with one object."""
 
     name: str
     gives: str  # shapes of what it returns
@@ -50,25 +50,30 @@ def describe(model: TrackAnything) -> str:
     return "\n".join(lines)
 
 
-def verbs(model: TrackAnything) -> list[Verb]:
-    """Shapes and FLOPs of the four verbs while tracking, found without computing anything."""
+def verbs(model: TrackAnything, *, memories: int = FULL_FRAMES, pointers: int = FULL_POINTERS) -> list[Verb]:
+    """Shapes and FLOPs of the four verbs while tracking, without computing anything; a full bank unless told otherwise."""
     shadow = copy.deepcopy(model).eval().requires_grad_(False).to("meta")
     images = torch.empty(1, 3, model.image_size, model.image_size, device="meta")
     with torch.inference_mode():
-        (features, f_m, decoded, written), flops = walk(shadow, images, _measured)
+        (features, f_m, decoded, written), flops = walk(shadow, images, _measured, memories=memories, pointers=pointers)
     gives = (_of_features(features), f"f_m {_shape(f_m)}", _of_answer(decoded), _of_memory(written))
     return [Verb(*row) for row in zip(VERBS, gives, flops, strict=True)]
 
 
 def walk(
-    model: TrackAnything, images: Tensor, measured: Callable[[Callable[[], Any]], tuple[Any, int]]
+    model: TrackAnything,
+    images: Tensor,
+    measured: Callable[[Callable[[], Any]], tuple[Any, int]],
+    *,
+    memories: int = FULL_FRAMES,
+    pointers: int = FULL_POINTERS,
 ) -> tuple[tuple[ImageFeatures, Tensor, Decoded, Memory], tuple[int, ...]]:
-    """Each verb once with a full bank: what the verbs return, and what `measured` finds of each of them."""
+    """Each verb once, with a full bank unless told otherwise: what they return, and what `measured` finds of each."""
     features, encode = measured(lambda: model.encode(images))
     memory = model.memorize(features.f16, model.decode(features.f16, features, None))
     recall = Recall(
-        tuple((age, memory) for age in range(FULL_FRAMES)),
-        tuple((age, memory.pointer) for age in range(1, FULL_POINTERS + 1)),
+        tuple((age, memory) for age in range(memories)),
+        tuple((age, memory.pointer) for age in range(1, pointers + 1)),
     )
     f_m, attend = measured(lambda: model.attend(features.f16, recall))
     decoded, decode = measured(lambda: model.decode(f_m, features, None))

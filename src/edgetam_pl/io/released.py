@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from tqdm import tqdm
 
 from edgetam_pl.io.atomic import atomic_path
+from edgetam_pl.io.environment import cache_folder
 from edgetam_pl.io.hashing import sha256_of
 from edgetam_pl.io.locks import folder_lock
 
@@ -75,9 +76,8 @@ def is_name(value: str | Path | None) -> bool:
 
 def place(name: str) -> Path:
     """Where the file of a release belongs."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    folder = os.environ.get(FOLDER) or f"{cache}/edgetam-pl/weights"
-    return Path(folder).expanduser() / f"{name}.pt"
+    folder = os.environ.get(FOLDER)
+    return (Path(folder).expanduser() if folder else cache_folder() / "weights") / f"{name}.pt"
 
 
 def fetched(name: str) -> Path:

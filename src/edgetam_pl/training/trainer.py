@@ -54,7 +54,8 @@ def require_devices(given: Mapping[str, Any]) -> None:
     """
     kind, devices = str(given.get("accelerator", "auto")), given.get("devices", 1)
     if str(given.get("precision")).startswith("bf16"):
-        warn_of_slow_bf16(kind, instead="trainer.precision=32-true")
+        alone = kind == "auto" and not (torch.cuda.is_available() or torch.backends.mps.is_available())
+        warn_of_slow_bf16("cpu" if alone else kind, instead="trainer.precision=32-true")
     if kind == "mps" and not torch.backends.mps.is_available():
         raise ValueError("trainer.accelerator is mps, but torch cannot use one here; use trainer=cpu.")
     if kind not in ("gpu", "cuda") or torch.backends.mps.is_available():
