@@ -256,3 +256,26 @@ def test_rounding_piece_by_piece_is_rounding_of_the_whole(
     run._round("mul", "x", value, True)
     assert torch.equal(value, before.half().float())
     assert run.peaks["x"].value == before.abs().max().item()
+
+
+def test_what_cannot_be_the_first_to_overflow_is_not_recorded() -> None:
+    """Operations that move numbers, or whose results are no larger than 1 or than what they are given."""
+    given, one = torch.linspace(-300, 300, 64).reshape(1, 1, 8, 8), torch.ones(())
+    functions = {
+        "relu": F.relu,
+        "max_pool": lambda x: F.max_pool2d(x, 2),
+        "softmax": lambda x: x.softmax(-1),
+        "sigmoid": torch.sigmoid,
+        "gelu": F.gelu,
+        "sin": torch.sin,
+        "cos": torch.cos,
+    }
+    for kind, function in functions.items():
+        assert kind in mil_interpreter.MOVES | mil_interpreter.BOUNDED
+        assert function(given).abs().max() <= torch.maximum(one, given.abs().max())
+    run = Interpreter.__new__(Interpreter)
+    run.rounded, run.record, run.peaks = True, True, {}
+    value = torch.tensor([[1.0001, 2.0]])
+    run._round("gelu", "x", value, True)
+    assert torch.equal(value, torch.tensor([[1.0, 2.0]]))
+    assert not run.peaks

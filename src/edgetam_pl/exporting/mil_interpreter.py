@@ -20,8 +20,8 @@ from torch import Tensor
 
 from edgetam_pl.exporting.extras import require, silenced
 
-PIECE = 1 << 17
-"""Numbers that are rounded at a time: half a megabyte."""
+PIECE = 1 << 15
+"""Numbers that are rounded at a time: 128 kB."""
 
 WEIGHTS_FOLDER = "Data/com.apple.CoreML/weights"
 
@@ -178,16 +178,16 @@ class Interpreter:
     def _round(self, kind: str, name: str, value: Tensor, fp16: bool) -> None:
         """Note the largest magnitude, then round in place, as the interpreter was asked to. Piece by piece, because a piece
         that stays in the processor's cache is read and written many times faster than the whole."""
-        rounds = fp16 and self.rounded
-        if not (rounds or self.record) or not value.numel():
+        rounds, records = fp16 and self.rounded, self.record and kind not in BOUNDED
+        if not (rounds or records) or not value.numel():
             return
         bounds = []
         for piece in _flat(value).split(PIECE):
-            if self.record:
+            if records:
                 bounds += [bound.item() for bound in piece.aminmax()]  # before rounding makes it infinite
             if rounds:
                 piece.copy_(piece.half())
-        if not self.record or not np.isfinite(bounds).all():
+        if not records or not np.isfinite(bounds).all():
             return  # what follows an overflow; the overflow itself was a finite number, before it was rounded
         largest = max(-min(bounds), max(bounds))
         if name not in self.peaks or largest > self.peaks[name].value:
@@ -456,5 +456,9 @@ OPERATIONS: dict[str, Arithmetic] = {
 }
 """Operation type to its arithmetic. All but those in `MOVES` return tensors of their own, which may be written over."""
 
-MOVES = frozenset({"reshape", "expand_dims", "squeeze", "transpose", "tile", "concat", "stack", "split", "slice_by_index"})
+MOVES = frozenset({"reshape", "expand_dims", "squeeze", "transpose", "tile", "concat", "stack", "split", "slice_by_index",
+                   "relu", "max_pool", "upsample_nearest_neighbor"})  # fmt: skip
 """Operations that compute nothing: their results are numbers that were rounded, and judged, where they were made."""
+
+BOUNDED = frozenset({"softmax", "sigmoid", "gelu", "sin", "cos"})
+"""Operations whose results are no larger than 1 or than what they are given: nothing overflows in them first."""

@@ -134,15 +134,29 @@ def _banks(loop: RuntimeSpec, memories: Sequence[Tensor]) -> Iterator[tuple[str,
         yield name, pack(recall, 0, loop, filler=FILLER)
 
 
+Answers = dict[int, dict[str, Tensor]]
+"""What programs made of inputs, by the identity of the inputs."""
+
+
 def compare_parts(
-    parts: Mapping[str, Part], programs: Mapping[str, Program], found: Sequence[Case], bounds: Sequence[Bounds]
+    parts: Mapping[str, Part],
+    programs: Mapping[str, Program],
+    found: Sequence[Case],
+    bounds: Sequence[Bounds],
+    answers: Answers | None = None,
 ) -> Iterator[Measure]:
-    """Every program against its adapter in torch, on inputs of every kind; each program runs once, for all `bounds`."""
+    """Every program against its adapter in torch, on inputs of every kind; each program runs once, for all `bounds`.
+
+    Args:
+        answers: filled with what the programs answer.
+    """
     for case in found:
         wanted = [each for each in bounds if each.noise or case.name != NOISE_BANK]
         if not wanted:
             continue
         values = programs[case.role](case.inputs)
+        if answers is not None:
+            answers[id(case.inputs)] = values
         # where rounding may have decided a tie otherwise: torch's outputs after that decision
         truths = case.truths[0]
         if len(case.truths) > 1:
@@ -208,19 +222,21 @@ def compare_contrasts(
     programs: Mapping[str, Program],
     loop: RuntimeSpec,
     found: Sequence[Case],
+    answers: Answers,
     tolerance: Tolerance,
 ) -> Iterator[Measure]:
-    """What each change does, in the programs and in torch; one that does next to nothing is left out."""
-    unchanged: dict[int, Tensor] = {}  # the programs' outputs before a change: many contrasts share their inputs
+    """What each change does, in the programs and in torch; one that does next to nothing is left out.
+
+    Args:
+        answers: of the programs before a change, from `compare_parts`.
+    """
     torchs = {id(case.inputs): case.truths[0] for case in found}
     for role, output, inputs, name, changes in contrasts(loop, found):
         before, after = torchs[id(inputs)][output], inputs | changes
         truth = parts[role].run(after)[output] - before
         if truth.abs().max() < LEAST_CONTRAST * before.abs().max():
             continue
-        if id(inputs) not in unchanged:
-            unchanged[id(inputs)] = programs[role](inputs)[output]
-        error = relative_error(programs[role](after)[output] - unchanged[id(inputs)], truth)
+        error = relative_error(programs[role](after)[output] - answers[id(inputs)][output], truth)
         yield Measure(parts[role].name, name, "relative error of a change", error, tolerance.contrast)
 
 

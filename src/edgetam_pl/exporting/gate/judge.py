@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from edgetam_pl.config import ExportConfig, Tolerance
 from edgetam_pl.exporting.backend import Backend
-from edgetam_pl.exporting.gate.check import Bounds, compare_contrasts, compare_parts, largest_activations
+from edgetam_pl.exporting.gate.check import Answers, Bounds, compare_contrasts, compare_parts, largest_activations
 from edgetam_pl.exporting.gate.measures import Verdict
 from edgetam_pl.exporting.gate.rollouts import Note, Rollouts, compare_rollouts
 from edgetam_pl.exporting.gate.truth import Truth
@@ -32,8 +32,9 @@ def judge(
     stored, own = Bounds("fp32 arithmetic", tolerance.stored), Bounds(precision, tolerance.part, tolerance.psnr, noise=False)
     note("part by part")
     programs = {each.part.role: backend.load(each, rounded=False) for each in saved}
-    verdict += list(compare_parts(parts, programs, found, [stored] if rounds else [stored, own]))
-    verdict += list(compare_contrasts(parts, programs, loop, found, tolerance))
+    answers: Answers = {}
+    verdict += list(compare_parts(parts, programs, found, [stored] if rounds else [stored, own], answers))
+    verdict += list(compare_contrasts(parts, programs, loop, found, answers, tolerance))
     if rounds:  # otherwise the same programs would run the same inputs again
         programs = {each.part.role: backend.load(each, rounded=True) for each in saved}
         verdict += list(compare_parts(parts, programs, found, [own]))
