@@ -21,7 +21,7 @@ from edgetam_pl.data import storage
 from edgetam_pl.data.shards import ShardSet, load_index
 from edgetam_pl.data.verify import verify
 
-# from 2026 on gcsfs asks Google over gRPC of which kind a bucket is, and waits for a minute where nobody answers; read on import
+# read on import: from 2026 on gcsfs asks Google over gRPC of which kind a bucket is, and waits a minute for an answer
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 pytest.importorskip("gcsfs", reason="pip install 'edgetam-pl[gs]'")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgetam_pl.inference.memory_block import LeanBlock, remember_images, use_lean_blocks, weighted_sum
+from edgetam_pl.inference.memory_block import LeanBlock, use_lean_blocks, weighted_sum
 from edgetam_pl.inference.products import CHOICE
 from edgetam_pl.model.attention import Keys
 from edgetam_pl.model.memory_attention import MemoryAttention
@@ -75,17 +75,3 @@ def test_attention_to_landmarks_is_left_alone() -> None:
     model = attention(cross_attention="landmarks")
     use_lean_blocks(model)
     assert not any(isinstance(block, LeanBlock) for block in model.blocks)
-
-
-def test_an_image_that_comes_again_is_attended_to_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = attention()
-    use_lean_blocks(model)
-    remember_images(model.blocks, 2)
-    images, banks = torch.randn(3, 1, 16, *GRID), [keys(1, shared_places=True) for _ in range(2)]
-    fresh = attention()
-    use_lean_blocks(fresh)
-    normed: list[Tensor] = []  # what the first block's self-attention is given
-    model.blocks[0].block.norm1.register_forward_hook(lambda module, given, found: normed.append(found))  # type: ignore[union-attr, operator]
-    for count, (i, bank) in enumerate(((0, 0), (0, 1), (1, 0), (0, 0), (2, 0), (0, 0)), start=1):
-        assert torch.equal(model.blend(images[i], banks[bank]), fresh.blend(images[i], banks[bank])), f"call {count}"
-    assert len(normed) == 4  # 0, 1, 2, and 0 again, which the third image has put out

@@ -10,7 +10,6 @@ Letters: N queries, K keys, C width, D width of a memory token.
 from __future__ import annotations
 
 import math
-from collections import deque
 
 import torch
 import torch.nn.functional as F
@@ -36,25 +35,12 @@ def use_lean_blocks(model: nn.Module) -> None:
                 setattr(parent, name, LeanBlock(child).eval())
 
 
-def remember_images(blocks: nn.ModuleList, count: int) -> None:
-    """Let the first block of memory attention keep what it makes of the last `count` images before it meets a memory: an
-    image that is tracked from several banks then attends to itself once. An image of 1024 px takes 8 MB. A block that is
-    not lean stays as it is."""
-    first = blocks[0]
-    if isinstance(first, LeanBlock):
-        first.seen = deque(maxlen=count)
-
-
 class LeanBlock(nn.Module):
     """As the `MemoryBlock` it is made of, which it asks where it does not apply: hidden keys, autocast, a compiler."""
-
-    seen: deque[tuple[Tensor, Tensor]]
-    """Images, and what self-attention made of them; see `remember_images`."""
 
     def __init__(self, block: MemoryBlock) -> None:
         super().__init__()
         self.block = block
-        self.seen = deque(maxlen=0)
         own, cross = block.self_attention, block.cross_attention
         assert isinstance(own, Attention)
         assert isinstance(cross, Attention)
@@ -81,15 +67,10 @@ class LeanBlock(nn.Module):
 
     def _self(self, x: Tensor, rotation: Rotation) -> Tensor:
         """x (N, C) sees itself."""
-        for image, answer in self.seen:
-            if torch.equal(image, x):
-                return answer
         block = self.block
         y = block.norm1(x)
         q, k = (self._rotated(half, rotation) for half in self._product("own", y).chunk(2, dim=1))
-        answer = weighted_sum(q, k, self._product("own_value", y)).add_(x)
-        self.seen.append((x, answer))  # neither is written to afterwards
-        return answer
+        return weighted_sum(q, k, self._product("own_value", y)).add_(x)
 
     def _cross(self, x: Tensor, tokens: Tensor, pos: Tensor, rotation: Rotation, key_rotation: Rotation) -> Tensor:
         """x (N, C) sees the memory, tokens and pos (K, D); then the feed-forward."""

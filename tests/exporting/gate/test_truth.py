@@ -11,11 +11,8 @@ from torch import Tensor
 
 from edgetam_pl.config import ExportConfig, GateConfig, Tolerance
 from edgetam_pl.exporting.gate.allocator import memory_kept
-from edgetam_pl.exporting.gate.measures import relative_error
-from edgetam_pl.exporting.gate.reference import Reference
 from edgetam_pl.exporting.gate.rollouts import Rollouts, compare_rollouts
 from edgetam_pl.exporting.gate.truth import Truth
-from edgetam_pl.types import Recall
 
 CFG = ExportConfig(model=tiny(), gate=GateConfig(frames=6, short_frames=4))
 
@@ -58,21 +55,6 @@ def test_frames_that_all_rollouts_begin_with_are_encoded_once(truth: Truth) -> N
     compare_rollouts(truth.reference, truth.parts, changed, truth.free, Tolerance(), excusable=False)
     assert len(seen) == CFG.gate.frames
     assert all(not torch.equal(one, other) for i, one in enumerate(seen) for other in seen[i + 1 :])
-
-
-def test_the_rollouts_reference_answers_as_the_model_itself(truth: Truth) -> None:
-    fast, plain = truth.reference, Reference(truth.model, truth.loop, truth.gate, truth.reference.clip)
-    answers = []
-    with torch.no_grad():
-        for reference in (plain, fast):
-            features = reference.features(0)
-            decoded = reference.pass_of(reference.attend(features.f16, Recall((), ())), features, None).own
-            memory = reference.memorize(features.f16, decoded)
-            recall = Recall(tuple((age, memory) for age in range(3)), tuple((age, memory.pointer) for age in range(3)))
-            f_m = [reference.attend(reference.features(t).f16, recall) for t in (1, 1)]  # the second one is remembered
-            answers.append((features.f16, features.f4, decoded.logits, memory.tokens, *f_m))
-    for found, expected in zip(answers[1], answers[0], strict=True):
-        assert relative_error(found, expected) < 1e-5
 
 
 def test_an_export_with_other_rollouts_or_shapes_is_refused(truth: Truth) -> None:

@@ -16,8 +16,6 @@ from edgetam_pl.config import GateConfig
 from edgetam_pl.exporting.client import fit
 from edgetam_pl.exporting.clip import CheckClip
 from edgetam_pl.exporting.manifest import RuntimeSpec
-from edgetam_pl.inference.memory_block import remember_images
-from edgetam_pl.inference.optimised import FastTracker
 from edgetam_pl.model.mask_decoder import Candidates
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.tracking.frame_tracker import FrameTracker, TrackingOptions
@@ -68,19 +66,11 @@ class Reference:
 
     Args:
         model: the model as it is, not prepared for export.
-        fast: track with the faster layers of `edgetam track` (`FastTracker`), and attend to an image once, whatever is
-            recalled. Otherwise with the model's own.
     """
 
-    def __init__(
-        self, model: TrackAnything, loop: RuntimeSpec, gate: GateConfig, clip: CheckClip, *, fast: bool = False
-    ) -> None:
-        if fast:
-            model = FastTracker(model).model
-            remember_images(model.memory_attention.blocks, gate.short_frames + 1)  # those of all scenarios, and the last one
+    def __init__(self, model: TrackAnything, loop: RuntimeSpec, gate: GateConfig, clip: CheckClip) -> None:
         self.model, self.loop, self.gate, self.clip = model, loop, gate, clip
-        # several trackers ask for the last frame's features
-        options = TrackingOptions(cached_frames=1, channels_last=fast)
+        options = TrackingOptions(cached_frames=1)  # several trackers ask for the last frame's features
         frames = FrameTracker(
             model, lambda t: clip.frame(t)[0].permute(1, 2, 0).numpy(), (loop.size, loop.size), options=options
         )

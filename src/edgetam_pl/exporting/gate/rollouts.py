@@ -125,8 +125,7 @@ def compare_rollouts(
     clip, gate, loop = reference.clip, reference.gate, reference.loop
     names, found = {role: part.name for role, part in parts.items()}, Rollouts([], [], [])
     encode = encoder_of(programs, clip, gate)
-    # short ones first: what the reference keeps of their frames, which all share, is there for the long one
-    for scenario in sorted(scenarios(clip, short_frames=gate.short_frames), key=lambda each: each.num_frames):
+    for scenario in scenarios(clip, short_frames=gate.short_frames):
         tracker = ComparingTracker(programs, encode, reference, names, scenario.name, tolerance)
         drifts = _drifts(tracker, reference, scenario, free, note)
         far = any(each.error > tolerance.free or each.iou < tolerance.iou for each in drifts)

@@ -66,6 +66,5 @@ class Truth:
 
     @cached_property
     def reference(self) -> Reference:
-        """torch in front of the clip of all rollouts, as it tracks in use; `verbs` holds the plain model."""
-        clip = draw(self.gate.frames, self.loop.size, seed=self.gate.seed)
-        return Reference(self.model, self.loop, self.gate, clip, fast=True)
+        """torch in front of the clip of all rollouts."""
+        return Reference(self.model, self.loop, self.gate, draw(self.gate.frames, self.loop.size, seed=self.gate.seed))
