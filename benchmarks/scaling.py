@@ -90,7 +90,7 @@ def _counted(what: str, *, frames: int, objects: int, resolution: int, latents: 
     masks = PromptConfig(point_prob=0.0, box_prob=0.0, max_prompted_frames=1)
     cfg = TrainConfig(stage=StageConfig(phases=[phase], max_objects=objects, prompts=masks))
     nothing = plan.Kept(dict.fromkeys(VERBS, 0.0), 0.0, 0.0)
-    cost = plan._cost(cfg, phase, cfg.data.sources[0], plan._flops(model, frames), {}, nothing)
+    cost = plan._cost(cfg, phase, cfg.data.sources[0], plan._flops(model)(frames), {}, nothing)
     return sum(cost.flops.values())
 
 

@@ -92,14 +92,13 @@ def describe(cfg: TrainConfig) -> str:
     with torch.device("meta"):
         student = build_model(cfg.model)
         taught_by = [build_model(one) for one in (cfg.teacher, cfg.second_teacher) if one is not None]
-    keeps = kept_for_backward(cfg)
+    keeps, flops, teachers = kept_for_backward(cfg), _flops(student), [_flops(one) for one in taught_by]
     world, rate, device, memory = ranks(cfg), *_device(cfg)
     teacher_parameters = 0 if cfg.teacher_cache_only else sum(map(_parameters, taught_by))
     plans: list[tuple[PhaseConfig, dict[str, Any]]] = []
     for index, phase in enumerate(cfg.stage.phases):
-        flops = _flops(student, phase.frames)
-        teacher = {} if cfg.teacher_cache_only else _added([_flops(one, phase.frames) for one in taught_by])
-        costs = [_cost(cfg, phase, source, flops, teacher, keeps) for source in _shares(cfg)]
+        teacher = {} if cfg.teacher_cache_only else _added([flops_of(phase.frames) for flops_of in teachers])
+        costs = [_cost(cfg, phase, source, flops(phase.frames), teacher, keeps) for source in _shares(cfg)]
         fixed = fixed_bytes(cfg, student, phase, teacher=teacher_parameters, world=world)
         peak, parts = fixed + max(cost.kept for cost in costs), _parts(costs)
         once = sum(parts.values())
@@ -274,20 +273,24 @@ def _shares(cfg: TrainConfig) -> list[DataSource]:
     return [dataclasses.replace(s, weight=s.weight / whole) for s in cfg.data.sources if s.weight > 0]
 
 
-def _flops(model: TrackAnything, frames: int) -> Counts:
-    """Of each verb, the mean over the frames of a clip: attention reads as many memories as there are by then."""
-    full = {verb.name: float(verb.flops) for verb in verbs(model)}
+def _flops(model: TrackAnything) -> Callable[[int], Counts]:
+    """FLOPs of each verb in a clip of so many frames, the mean over its frames: attention reads as many memories as there
+    are by then."""
 
     def attend(memories: int, pointers: int) -> float:
         return float(verbs(model, memories=memories, pointers=pointers)[VERBS.index("attend")].flops)
 
     # linear in memories and in pointers: three counts tell those of every frame
-    first = attend(1, 1)
-    memory = (attend(FULL_FRAMES, 1) - first) / (FULL_FRAMES - 1)
-    pointer = (full["attend"] - attend(FULL_FRAMES, 1)) / (FULL_POINTERS - 1)
-    later = range(1, max(frames, 2))
-    counts = [first + memory * (min(t, FULL_FRAMES) - 1) + pointer * (min(t, FULL_POINTERS) - 1) for t in later]
-    return full | {"attend": sum(counts) / len(counts)}
+    full = {verb.name: float(verb.flops) for verb in verbs(model)}
+    first, filled = attend(1, 1), attend(FULL_FRAMES, 1)
+    memory, pointer = (filled - first) / (FULL_FRAMES - 1), (full["attend"] - filled) / (FULL_POINTERS - 1)
+
+    def in_clip(frames: int) -> Counts:
+        later = range(1, max(frames, 2))
+        counts = [first + memory * (min(t, FULL_FRAMES) - 1) + pointer * (min(t, FULL_POINTERS) - 1) for t in later]
+        return full | {"attend": sum(counts) / len(counts)}
+
+    return in_clip
 
 
 def _added(counts: list[Counts]) -> Counts:
