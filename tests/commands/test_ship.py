@@ -85,7 +85,7 @@ def test_the_card_lists_the_trainings_that_led_to_the_weights(tmp_path: Path, mo
     for name, (begun_with, command) in runs.items():
         folder = tmp_path / "runs" / "real" / name
         folder.mkdir(parents=True)
-        record = {"command": command, "config": {"weights": begun_with, "out": f"runs/real/{name}"}}
+        record = {"run_id": name, "command": command, "config": {"weights": begun_with, "out": f"runs/real/{name}"}}
         (folder / "run.json").write_text(json.dumps(record))
     (folder / "weights.pt").write_bytes(run.read_bytes())
     assert ship.main([str(folder / "weights.pt"), "--out", str(tmp_path / "o")]) == 0

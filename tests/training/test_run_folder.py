@@ -25,6 +25,7 @@ from edgetam_pl.training.check import with_accumulation
 from edgetam_pl.training.checkpoints import PARTS, layout_of, newest_whole
 from edgetam_pl.training.curves import STEP, keep_lines, read_lines
 from edgetam_pl.training.optim import schedule_of
+from edgetam_pl.training.record import Record
 from edgetam_pl.training.run_folder import Start, survey
 
 PHASES = "{frames:2,steps:2,batch:1,distil:false},{frames:2,steps:2,batch:1,distil:false}"
@@ -293,7 +294,7 @@ def test_checkpoints_of_which_none_can_be_used_are_not_begun_anew_over(slim_copi
     [
         b"", b"{", b"[]", b"3", b"null", b"\xff\xfe\x00", b'{"run_id": 3}', b'{"config": {}}', None,
         b'{"run_id": "a", "identity": []}', b'{"run_id": "a", "changes": [3]}', b'{"run_id": "a", "changes": {}}',
-        b'{"run_id": "a", "finished": 1}', b"<html>", b'{"run_id": "a"} {"run_id": "b"}', b'{"run_id": "a", "run_id": "b"}',
+        b'{"run_id": "a", "finished": 1}', b"<html>", b'{"run_id": "a"} {"run_id": "b"}',
     ],
 )  # fmt: skip
 def test_garbage_in_place_of_run_json_is_moved_aside_and_the_run_keeps_its_id(
@@ -335,12 +336,14 @@ def test_run_json_with_a_byte_less_or_changed_is_refused_named_or_says_the_same(
 
 
 def test_a_bit_that_gives_a_setting_the_name_of_another_is_seen(slim_copied: TrainConfig) -> None:
-    """Of two settings with one name JSON keeps the last; the setting that is missing would count as added later."""
+    """Of two settings with one name JSON keeps the last, and the one that is missing would count as added later: the
+    checksum tells. So it does where the name of all settings is damaged, and with them nothing would be compared."""
     path = Path(slim_copied.out) / "run.json"
     text = path.read_text()
-    assert text.count('"data.sources[1].batch"') == 1
-    path.write_text(text.replace('"data.sources[1].batch"', '"data.sources[0].batch"'))
-    assert "data.sources[0].batch is there twice" in surveyed(slim_copied).record_is_damaged
+    for name, damaged in (("data.sources[1].batch", "data.sources[0].batch"), ("identity", "idejtity")):
+        assert text.count(f'"{name}"') == 1
+        path.write_text(text.replace(f'"{name}"', f'"{damaged}"'))
+        assert "its checksum is of other contents" in surveyed(slim_copied).record_is_damaged
 
 
 @pytest.mark.parametrize("number", range(12))
@@ -558,9 +561,10 @@ def test_a_run_without_a_checkpoint_begins_anew_with_what_was_changed(
     out = Path(slim_copied.out)
     shutil.rmtree(checkpoints(slim_copied))
     (out / "weights.pt").unlink()
-    record = json.loads((out / "run.json").read_text())
-    del record["finished"]
-    (out / "run.json").write_text(json.dumps(record))
+    record = Record.read(out / "run.json")
+    assert record is not None
+    del record.content["finished"]
+    record.write(out / "run.json")
     surveyed(slim_copied, seed=7).begin(trains=True)
     assert "has no checkpoint yet: the run begins anew, with what was changed:\n  seed: 123 there" in capsys.readouterr().out
     assert json.loads((out / "run.json").read_text())["changes"][0]["keys"] == {"seed": [123, 7]}

@@ -6,7 +6,6 @@ Writes `shipped/lite.pt` (matrices in fp16), `lite.json` (what was measured) and
 from __future__ import annotations
 
 import datetime
-import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,9 +25,7 @@ from edgetam_pl.io.atomic import atomic_path, write_json, write_text
 from edgetam_pl.io.environment import VERSION
 from edgetam_pl.io.hashing import sha256_of
 from edgetam_pl.io.tables import markdown_table
-
-RECORD = "run.json"
-"""What a training writes beside its weights: its command and its whole configuration."""
+from edgetam_pl.training.record import record_of
 
 SILENT = ("logger", "trainer.enable_progress_bar", "checkpoint_every", "keep_checkpoints")
 """Beginnings of words that change no weights."""
@@ -117,10 +114,9 @@ def commands_of(weights: Path) -> list[str]:
 
     Words that say nothing of the result are left out, and of paths outside the working directory only the name is kept.
     """
-    record = weights.parent / RECORD
-    if not record.is_file():
+    run = record_of(weights.parent)
+    if not run:
         return []
-    run = json.loads(record.read_text())
     begun_with = run["config"].get("weights")
     words = [word for word in run["command"] if not word.startswith(SILENT)]
     shown = [

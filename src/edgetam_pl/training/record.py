@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -10,10 +11,14 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
+from edgetam_pl.io.atomic import write_json
 from edgetam_pl.training.checkpoints import DamagedError
 from edgetam_pl.training.identity import Identity
 
 RECORD = "run.json"
+
+CHECKSUM = "sha256"
+"""Key of run.json that holds the digest of everything else in it. Files of earlier versions have none."""
 
 
 def is_rank_zero() -> bool:
@@ -58,7 +63,7 @@ class Record:
                 raise DamagedError("is no file")
             return None
         try:
-            content = json.loads(path.read_bytes(), object_pairs_hook=_each_once)
+            content = json.loads(path.read_bytes())
         except (ValueError, OSError, RecursionError) as error:
             raise DamagedError(f"cannot be read as JSON ({error})") from error
         kinds = {"run_id": str, "identity": dict, "changes": list, "finished": dict}
@@ -69,16 +74,17 @@ class Record:
             raise DamagedError("does not say of which run it is")
         if not all(isinstance(one, dict) and isinstance(one.get("keys"), dict) for one in content.get("changes", [])):
             raise DamagedError("holds changes that cannot be read")
+        if CHECKSUM in content and content.pop(CHECKSUM) != _digest(content):
+            raise DamagedError("is not as it was written (its checksum is of other contents)")
         return cls(content)
 
+    def write(self, path: Path) -> None:
+        """Write the file, with its checksum."""
+        write_json(path, {**self.content, CHECKSUM: _digest(self.content)})
 
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object. Of a key that is there twice the first value would be lost without a word: a damaged byte does that."""
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)} is there twice")
-    return content
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def record_of(out: Path) -> dict[str, Any]:

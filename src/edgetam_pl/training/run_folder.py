@@ -16,7 +16,6 @@ from pathlib import Path
 
 from edgetam_pl.config import TrainConfig
 from edgetam_pl.inference import products
-from edgetam_pl.io.atomic import write_json
 from edgetam_pl.io.hashing import sha256_of
 from edgetam_pl.training import optim
 from edgetam_pl.training.best import WEIGHTS
@@ -117,7 +116,7 @@ class Start:
         if trains:
             content.pop("finished", None)
         if self.record is None or content != self.record.content:
-            write_json(path, content)
+            Record(content).write(path)
         return content["run_id"]
 
     def finish(self) -> None:
@@ -128,7 +127,7 @@ class Start:
         steps = sum(phase.steps for phase in self.cfg.stage.phases)
         finished = {"steps": steps, "weights_sha256": sha256_of(self.out / WEIGHTS)}
         if record.content.get("finished") != finished:
-            write_json(path, {**record.content, "finished": finished})
+            Record({**record.content, "finished": finished}).write(path)
 
 
 def survey(cfg: TrainConfig) -> Start:

@@ -23,12 +23,11 @@ from lightning.pytorch.utilities import rank_zero_only
 
 import edgetam_pl
 from edgetam_pl.config import TrainConfig
-from edgetam_pl.io.atomic import write_json
 from edgetam_pl.io.environment import versions
 from edgetam_pl.training.best import WEIGHTS
 from edgetam_pl.training.curves import STEP, read_lines
 from edgetam_pl.training.export_at_end import PACKAGES
-from edgetam_pl.training.record import RECORD, is_rank_zero, record_of
+from edgetam_pl.training.record import RECORD, Record, is_rank_zero, record_of
 from edgetam_pl.training.tensorboard import tensorboard_logger
 from edgetam_pl.training.wandb_service import out_of_reach
 
@@ -168,7 +167,7 @@ def run_record(cfg: TrainConfig, out: Path) -> dict[str, Any]:
         "command": sys.argv[1:],
         "config": asdict(cfg),
     }
-    write_json(out / RECORD, record)
+    Record(record).write(out / RECORD)
     return record
 
 
@@ -193,7 +192,7 @@ def tags_of(cfg: TrainConfig) -> list[str]:
 def note(out: Path, **facts: Any) -> None:
     """Print facts of a run, and keep them in its run.json. On rank 0."""
     print("\n".join(str(value) for value in facts.values()))
-    write_json(out / RECORD, {**record_of(out), **facts})
+    Record({**record_of(out), **facts}).write(out / RECORD)
 
 
 def git_state() -> dict[str, Any]:
