@@ -158,7 +158,8 @@ class _Path:
         swing = rng.uniform(0.02, 0.25, 2)
         if rng.random() < 0.25:  # leaves the frame and returns
             swing[rng.integers(2)] = rng.uniform(0.6, 0.9)
-        amplitudes = (*swing, rng.uniform(0, 0.5), rng.uniform(0, np.log(growth)), rng.uniform(0, 0.25))
+        most = round(float(np.log(growth)), 3)  # rounded: 1.35 is the 0.3 of clips made before there was a choice
+        amplitudes = (*swing, rng.uniform(0, 0.5), rng.uniform(0, most), rng.uniform(0, 0.25))
         coarse = rng.normal(0, 1, (4, 4, 2)).astype(np.float32) * rng.uniform(0, 0.05) * min(h, w)
         return _Path(
             middle=np.array([w, h]) / 2,
