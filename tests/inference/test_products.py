@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from edgetam_pl.inference import products
-from edgetam_pl.inference.products import CHOICE, library, measured, onednn_product
+from edgetam_pl.inference.products import CHOICE, faster_library, measured, onednn_product
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
 
@@ -36,39 +36,39 @@ def test_the_product_is_that_of_the_blas() -> None:
 @pytest.mark.parametrize("name", ["blas", "onednn"])
 def test_what_was_measured_is_remembered(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(products, "measured", lambda: {"library": name})
-    assert library() == name
+    assert faster_library() == name
     (kept,) = tmp_path.glob("products-*.json")
     assert json.loads(kept.read_text()) == {"library": name}
     products._library.cache_clear()
     monkeypatch.setattr(products, "measured", lambda: pytest.fail("it was measured again"))
-    assert library() == name
+    assert faster_library() == name
 
 
 @needs_onednn
 def test_another_limit_to_instructions_is_measured_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    library()
+    faster_library()
     products._library.cache_clear()
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
-    library()
+    faster_library()
     assert len(list(tmp_path.glob("products-*.json"))) == 2
 
 
 @needs_onednn
 @pytest.mark.parametrize("content", ["", "[]", "{}", "null", '{"library": "mkl"}'])
 def test_a_damaged_file_is_measured_anew_and_repaired(content: str, tmp_path: Path) -> None:
-    library()
+    faster_library()
     (kept,) = tmp_path.glob("products-*.json")
     kept.write_text(content)
     products._library.cache_clear()
-    assert library() in ("blas", "onednn")
-    assert json.loads(kept.read_text())["library"] == library()
+    assert faster_library() in ("blas", "onednn")
+    assert json.loads(kept.read_text())["library"] == faster_library()
 
 
 @needs_onednn
 def test_a_folder_that_cannot_be_written_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("EDGETAM_CACHE", str(tmp_path / "file" / "below"))
-    assert library() in ("blas", "onednn")
+    assert faster_library() in ("blas", "onednn")
 
 
 @needs_onednn
@@ -80,12 +80,12 @@ def test_the_measurement_names_the_faster_one_and_both_times() -> None:
 
 def test_the_user_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CHOICE, "blas")
-    assert library() == "blas"
+    assert faster_library() == "blas"
     monkeypatch.setenv(CHOICE, "onednm")
     with pytest.raises(
         ValueError, match=r"EDGETAM_PRODUCTS is onednm; use one of auto, blas, onednn\. Did you mean onednn\?"
     ):
-        library()
+        faster_library()
 
 
 def test_a_run_that_is_continued_keeps_its_library_unless_the_user_decides(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,10 +97,10 @@ def test_a_run_that_is_continued_keeps_its_library_unless_the_user_decides(monke
         products.prefer(damaged)
         assert CHOICE not in os.environ
     products.prefer("blas")
-    assert library() == "blas"
+    assert faster_library() == "blas"
 
 
 def test_without_onednn_there_is_the_blas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     monkeypatch.setenv(CHOICE, "onednn")
-    assert library() == "blas"
+    assert faster_library() == "blas"

@@ -304,7 +304,7 @@ def test_a_run_that_is_continued_multiplies_as_it_began(
     monkeypatch.delenv(products.CHOICE)
     monkeypatch.setattr(products, "measured", lambda: pytest.fail("it was measured"))
     fit.run(cfg)
-    assert products.library() == "blas"
+    assert products.faster_library() == "blas"
 
 
 def test_a_dry_run_prints_and_writes_nothing(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

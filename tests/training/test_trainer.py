@@ -13,7 +13,7 @@ from edgetam_pl.config import TrainConfig
 from edgetam_pl.io import environment
 from edgetam_pl.training import fit
 from edgetam_pl.training.check import check
-from edgetam_pl.training.trainer import UNUSED, require_devices, trainer_arguments
+from edgetam_pl.training.trainer import UNUSED, accelerator_of, require_devices, trainer_arguments
 
 
 @pytest.mark.parametrize(
@@ -91,3 +91,14 @@ def test_more_gpus_than_there_are_is_refused_with_their_number(monkeypatch: pyte
     require_devices({"accelerator": "gpu", "devices": -1})
     with pytest.raises(ValueError, match=r"finds 4 GPUs here; use trainer.devices=4"):
         require_devices({"accelerator": "gpu", "devices": 8})
+
+
+@pytest.mark.parametrize(("cuda", "mps", "found"), [(True, False, "gpu"), (False, True, "mps"), (False, False, "cpu")])
+def test_an_accelerator_that_is_left_open_is_the_one_that_is_there(
+    cuda: bool, mps: bool, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert accelerator_of({}) == accelerator_of({"accelerator": "auto"}) == found
+    assert accelerator_of({"accelerator": "cpu"}) == "cpu"
+    assert accelerator_of({"accelerator": "cuda"}) == "gpu"

@@ -20,7 +20,7 @@ from edgetam_pl.build import RANDOM, load_model
 from edgetam_pl.config import BenchConfig
 from edgetam_pl.config.choices import check_choices
 from edgetam_pl.inference.optimised import FastTracker
-from edgetam_pl.inference.products import library
+from edgetam_pl.inference.products import faster_library
 from edgetam_pl.io.atomic import write_text
 from edgetam_pl.io.environment import device_name, peak_memory_bytes, processor_flags, warn_of_slow_bf16
 from edgetam_pl.io.templates import render
@@ -128,7 +128,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "device": device_name(device),
         "flags": [flag for flag in processor_flags() if flag.startswith(telling)],
         "limit": torch.backends.cpu.get_cpu_capability(),
-        "products": library() if device.type == "cpu" else None,
+        "products": faster_library() if device.type == "cpu" else None,
         "system": platform.system(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

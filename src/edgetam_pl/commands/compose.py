@@ -50,9 +50,6 @@ NAMED_WEIGHTS = {"weights": "model", "teacher_weights": "model@teacher", "second
 
 Schema = TypeVar("Schema")
 
-_STORED: dict[str, type] = {}
-"""The schema that Hydra's store holds, by command."""
-
 
 class OwnConfigs(SearchPathPlugin):
     """Hydra looks into a user's own configs/ below the working directory before ours."""
@@ -81,9 +78,7 @@ def composed(schema: type[Schema], *, command: str, overrides: list[str]) -> tup
     words = [*_recorded_model(words, schema), *words]
     for word in words:
         _check_word(word, schema, command)
-    if _STORED.get(command) is not schema:  # making a node of a schema takes as long as a tenth of the rest
-        ConfigStore.instance().store(name=f"{command}_schema", node=schema)
-        _STORED[command] = schema
+    ConfigStore.instance().store(name=f"{command}_schema", node=schema)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(config_dir=str(CONFIGS), version_base="1.3"):

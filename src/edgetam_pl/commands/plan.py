@@ -32,6 +32,7 @@ from edgetam_pl.training.phases import ProgressiveFrames
 from edgetam_pl.training.step import StepOptions, StepSeeds, compute_losses, freeze, frozen_parts
 from edgetam_pl.training.teachers import cache_bytes, feature_match, views_of
 from edgetam_pl.training.track_batch import Teacher
+from edgetam_pl.training.trainer import accelerator_of
 from edgetam_pl.types import VERBS, FrameOutput, VideoBatch
 
 T = TypeVar("T")
@@ -92,19 +93,20 @@ def describe(cfg: TrainConfig) -> str:
     with torch.device("meta"):
         student = build_model(cfg.model)
         taught_by = [build_model(one) for one in (cfg.teacher, cfg.second_teacher) if one is not None]
-    keeps, flops, teachers = kept_for_backward(cfg), _flops(student), [_flops(one) for one in taught_by]
+    keeps, flops = kept_for_backward(cfg), _flops(student)
+    teachers = [] if cfg.teacher_cache_only else [_flops(one) for one in taught_by]
     world, rate, device, memory = ranks(cfg), *_device(cfg)
     teacher_parameters = 0 if cfg.teacher_cache_only else sum(map(_parameters, taught_by))
     plans: list[tuple[PhaseConfig, dict[str, Any]]] = []
     for index, phase in enumerate(cfg.stage.phases):
-        teacher = {} if cfg.teacher_cache_only else _added([flops_of(phase.frames) for flops_of in teachers])
+        teacher = _added([flops_of(phase.frames) for flops_of in teachers])
         costs = [_cost(cfg, phase, source, flops(phase.frames), teacher, keeps) for source in _shares(cfg)]
         fixed = fixed_bytes(cfg, student, phase, teacher=teacher_parameters, world=world)
         peak, parts = fixed + max(cost.kept for cost in costs), _parts(costs)
         once = sum(parts.values())
         measured = measure(cfg, index) if once < SMALL else None
         seconds, origin = phase.accumulate * once / rate, "estimated"
-        if measured is not None and _accelerator(cfg) == "cpu":
+        if measured is not None and accelerator_of(cfg.trainer) == "cpu":
             seconds, origin = phase.accumulate * measured.seconds, "one step measured here, now"
         plan = {
             "title": ProgressiveFrames(cfg.stage.phases, index).describe(),
@@ -309,24 +311,17 @@ def _storage(tensor: Tensor) -> int:
 # --- the device ---
 
 
-def _accelerator(cfg: TrainConfig) -> str:
-    given = str(cfg.trainer.get("accelerator", "auto"))
-    if given in {"auto", "gpu", "cuda"}:
-        return "gpu" if given != "auto" or torch.cuda.is_available() else "cpu"
-    return given
-
-
 def _precision(cfg: TrainConfig) -> str:
     return str(cfg.trainer.get("precision", "32-true"))
 
 
 def _device(cfg: TrainConfig) -> tuple[float, str, float]:
     """FLOP/s of a training step, where that number comes from, and the memory of one rank in bytes."""
-    if _accelerator(cfg) == "gpu" and not torch.cuda.is_available():
+    if accelerator_of(cfg.trainer) == "gpu" and not torch.cuda.is_available():
         peak, share, memory = ASSUMED_GPU
         words = f"no GPU here to ask; assumed: {peak / 1e12:.0f} TFLOP/s, {share:.0%} of it reached, {_size(memory)}"
         return peak * share, words, memory
-    if _accelerator(cfg) == "gpu":
+    if accelerator_of(cfg.trainer) == "gpu":
         rate = _matmul_rate("cuda", torch.bfloat16 if "16" in _precision(cfg) else torch.float32, 4096)
         memory, name = float(torch.cuda.get_device_properties(0).total_memory), torch.cuda.get_device_name(0)
     else:

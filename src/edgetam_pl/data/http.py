@@ -1,7 +1,7 @@
 """Ranges of files on web servers, over connections that stay open: what a sample costs is one request and little more.
 
 fsspec reads them as well, at 2 ms of processor time a request, Python's own client at 0.4; this one takes 0.2 and knows
-plain answers alone. Both of these, and urllib3, bound the wait for each piece of an answer and not the whole of it: a server
+plain answers alone. Python's client and urllib3 bound the wait for each piece of an answer and not the whole of it: a server
 that drips would hold a worker for ever. fsspec stays the way for everything else.
 """
 

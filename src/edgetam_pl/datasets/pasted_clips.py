@@ -14,14 +14,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edgetam_pl.config import ShardsConfig
+
 Pixels = NDArray[np.uint8]
 
 SHARE = (0.015, 0.5)
 """Least and largest share of its own picture that an object to cut out may cover."""
 AREA = (0.02, 0.22)
 """Least and largest share of the frame that a pasted object covers in its middle pose."""
-GROWTH = 1.35
-"""How many times larger or smaller than in its middle pose an object becomes at most, where nothing else is asked for."""
 SPRITE = 256
 """Longest side of a cut-out in pixels."""
 _VISIBLE = 0.004
@@ -61,7 +61,7 @@ def pasted_clip(
     cutouts: Sequence[Cutout],
     num_frames: int,
     size: int,
-    growth: float = GROWTH,
+    growth: float = ShardsConfig.growth,
 ) -> tuple[Pixels, NDArray[np.bool_]]:
     """A clip in which the cut-outs move over the background. The same state of `rng` gives the same clip.
 

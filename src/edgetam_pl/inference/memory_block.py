@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgetam_pl.inference.products import library, onednn_product
+from edgetam_pl.inference.products import faster_library, onednn_product
 from edgetam_pl.model.attention import Attention, CrossAttention, Keys
 from edgetam_pl.model.memory_attention import MemoryBlock
 from edgetam_pl.model.position import Rotation, rotate
@@ -102,7 +102,7 @@ class LeanBlock(nn.Module):
 
 def weighted_sum(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k^T) v without gradients: q (N, C), scaled, k (K, C), v (K, D) -> (N, D)."""
-    faster = library()
+    faster = faster_library()
     if faster == "onednn":
         across = v.T
         blocks = q.split(QUERIES[faster])
@@ -117,7 +117,7 @@ def weighted_sum(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return onednn_product(x, weight, bias) if library() == "onednn" else F.linear(x, weight, bias)
+    return onednn_product(x, weight, bias) if faster_library() == "onednn" else F.linear(x, weight, bias)
 
 
 def _joined(own: Attention, scale: float) -> Tensor:

@@ -1,8 +1,8 @@
 """oneDNN's matrix product for float32 on a CPU, where PyTorch takes its BLAS. Same numbers up to rounding.
 
 A linear layer, a 1x1 convolution with channels innermost, their gradients, and the two products of attention are one and the
-same product. Where the BLAS was measured to be faster (`products.library`), it makes all of them; a 1x1 convolution is a
-product all the same, which PyTorch would not see.
+same product. Where the BLAS was measured to be faster (`products.faster_library`), it makes all of them; a 1x1 convolution
+is a product all the same, which PyTorch would not see.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from edgetam_pl.inference.products import library, onednn_product
+from edgetam_pl.inference.products import faster_library, onednn_product
 from edgetam_pl.model.attention import Attention, WeightedSum
 
 WORTH = 2**20
@@ -58,7 +58,7 @@ class OneDnnConv(nn.Conv2d):
             return super().forward(input)
         pixels = input.permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
         if not pixels.is_contiguous():  # a copy would cost what the product saves
-            return super().forward(input) if library() == "blas" else _convolution(input, self.weight, self.bias)
+            return super().forward(input) if faster_library() == "blas" else _convolution(input, self.weight, self.bias)
         return product(pixels, self.weight[:, :, 0, 0], self.bias).permute(0, 3, 1, 2)
 
 
@@ -86,7 +86,7 @@ class OneDnnWeightedSum(WeightedSum):
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., C) times weight (K, C), transposed, plus bias (K,) -> (..., K). First derivatives only."""
     # autocast would round what F.linear is given
-    if x.numel() * weight.shape[0] < WORTH or (library() == "blas" and not torch.is_autocast_enabled("cpu")):
+    if x.numel() * weight.shape[0] < WORTH or (faster_library() == "blas" and not torch.is_autocast_enabled("cpu")):
         return F.linear(x, weight, bias)
     return _Product.apply(x, weight, bias)
 

@@ -32,7 +32,7 @@ MARGIN = 0.9
 """oneDNN is taken when it needs at most this share of the BLAS's time, so that noise does not decide."""
 
 
-def library() -> str:
+def faster_library() -> str:
     """blas | onednn: what EDGETAM_PRODUCTS says, or else what is faster here with as many threads as PyTorch has now.
 
     Raises:

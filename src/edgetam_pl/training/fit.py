@@ -52,7 +52,7 @@ from edgetam_pl.training.run_folder import LOCK, Start, say, survey
 from edgetam_pl.training.run_page import RunPage, write_files
 from edgetam_pl.training.teachers import load_match, load_teachers, views_of
 from edgetam_pl.training.throughput import Throughput
-from edgetam_pl.training.trainer import require_devices, trainer_arguments
+from edgetam_pl.training.trainer import accelerator_of, require_devices, trainer_arguments
 from edgetam_pl.training.validation import NEVER, ValidateEvery, ValidateOwed, Validation
 from edgetam_pl.training.wandb_runs import finish, git_state, keep_artifacts, make_logger, mode, note
 
@@ -199,7 +199,7 @@ def build_module(cfg: TrainConfig) -> Distillation:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if cfg.compile:
             compile_parts(model)
-    if not cfg.compile and cfg.trainer.get("accelerator") == "cpu":
+    if not cfg.compile and accelerator_of(cfg.trainer) == "cpu":
         use_onednn(student, trained=True)
         for teacher in teachers:
             use_lean_blocks(teacher.model)

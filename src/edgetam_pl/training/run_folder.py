@@ -23,6 +23,7 @@ from edgetam_pl.training.checkpoints import Checkpoint, DamagedError, check_file
 from edgetam_pl.training.identity import BEGINNING, MODEL_MAY_CHANGE, Change, Identity, in_words
 from edgetam_pl.training.phases import Progress, progress_from
 from edgetam_pl.training.record import RECORD, Record, is_rank_zero
+from edgetam_pl.training.trainer import accelerator_of
 from edgetam_pl.training.wandb_runs import run_record
 
 LOCK = "run.lock"
@@ -102,8 +103,8 @@ class Start:
             say(f"{path} {self.record_is_damaged}; it was moved to {aside.name} and is written anew.")
         content = run_record(self.cfg, self.out) if self.record is None else self.record.content
         content = {**content, "run_id": self.run_id or content["run_id"]}
-        if self.cfg.trainer.get("accelerator") == "cpu":
-            content["products"] = products.library()
+        if accelerator_of(self.cfg.trainer) == "cpu":
+            content["products"] = products.faster_library()
         if self.changes:
             change = {
                 "when": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -46,6 +46,14 @@ def trainer_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     return dict(given) if strategy != "auto" or alone else {**given, "strategy": UNUSED}
 
 
+def accelerator_of(given: Mapping[str, Any]) -> str:
+    """Where a training with these arguments of `lightning.Trainer` runs on this machine: cpu, gpu, mps, or as given."""
+    kind = str(given.get("accelerator", "auto"))
+    if kind == "auto":
+        return "gpu" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    return "gpu" if kind == "cuda" else kind
+
+
 def require_devices(given: Mapping[str, Any]) -> None:
     """Refuse an accelerator that this machine does not have, and warn of bfloat16 on a processor without it.
 
@@ -54,8 +62,7 @@ def require_devices(given: Mapping[str, Any]) -> None:
     """
     kind, devices = str(given.get("accelerator", "auto")), given.get("devices", 1)
     if str(given.get("precision")).startswith("bf16"):
-        alone = kind == "auto" and not (torch.cuda.is_available() or torch.backends.mps.is_available())
-        warn_of_slow_bf16("cpu" if alone else kind, instead="trainer.precision=32-true")
+        warn_of_slow_bf16(accelerator_of(given), instead="trainer.precision=32-true")
     if kind == "mps" and not torch.backends.mps.is_available():
         raise ValueError("trainer.accelerator is mps, but torch cannot use one here; use trainer=cpu.")
     if kind not in ("gpu", "cuda") or torch.backends.mps.is_available():
