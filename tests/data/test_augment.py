@@ -116,6 +116,45 @@ def test_warp_and_resize_at_once_equal_warp_then_resize() -> None:
     assert np.abs(at_once[inner].astype(int) - in_turn[inner].astype(int)).mean() < 1.5
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_zoom_magnifies_about_its_focus(flip: bool) -> None:
+    params = AugmentParams(flip, zooms=(0.5, 2.0), focus=(0.25, 0.6))
+    height, width, target = 60, 100, (120, 120)
+    side, focus = (-1, np.array([0.75, 0.6])) if flip else (1, np.array([0.25, 0.6]))
+    for t, zoom in enumerate(params.zooms):
+        # shares of the target, counted from corner to corner -> shares of the picture
+        there = np.array([[0.25, 0.6], [0.25 + 0.1, 0.6 + 0.2]]) * target - 0.5
+        indices = np.column_stack([there, np.ones(2)]) @ params.inverse((height, width), target, frame=t).T
+        kept, beside = (indices + 0.5) / (width, height)
+        assert np.allclose(kept, focus)
+        assert np.allclose(beside, focus + np.array([side * 0.1, 0.2]) / zoom)
+
+
+def test_zooms_reach_from_frame_to_frame_in_equal_ratios_and_stay_within_their_factor() -> None:
+    drawn = [augment.draw(np.random.default_rng(s), AugmentConfig(zoom=3.0), num_frames=5, video=True) for s in range(300)]
+    zooms = np.array([params.zooms for params in drawn])
+    ratios = zooms[:, 1:] / zooms[:, :-1]
+    assert np.allclose(ratios, ratios[:, :1])
+    growth = zooms[:, -1] / zooms[:, 0]
+    assert 1 / 4 <= growth.min() < 1 / 3
+    assert 3 < growth.max() <= 4
+    assert 120 < (growth > 1).sum() < 180
+    assert zooms.min() >= 0.5
+    assert zooms.max() <= 4
+    focus = np.array([params.focus for params in drawn])
+    assert focus.min() >= 0.25
+    assert focus.max() <= 0.75
+
+
+def test_without_a_zoom_chance_decides_as_if_there_were_none() -> None:
+    plain, one = np.random.default_rng(3), np.random.default_rng(3)
+    params = augment.draw(one, AugmentConfig(zoom=0.0), num_frames=4, video=True)
+    assert params == augment.draw(plain, AugmentConfig(), num_frames=4, video=True)
+    assert params.zooms == ()
+    # a single frame has nothing to grow to
+    assert augment.draw(one, AugmentConfig(zoom=2.0), num_frames=1, video=True).zooms == ()
+
+
 def test_images_are_flipped_and_nothing_else() -> None:
     augmentations = [augment.draw(np.random.default_rng(s), AugmentConfig(), num_frames=1, video=False) for s in range(200)]
     assert not any(params.warped or params.colours for params in augmentations)

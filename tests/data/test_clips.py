@@ -39,10 +39,17 @@ def cut(tracks: list[str], *, window: int, stride: int) -> Video:
 
 
 def one(
-    video: Video, seed: int = 0, *, frames: int, objects: int = 1, reverse: float = 0.0, train: bool = True
+    video: Video,
+    seed: int = 0,
+    *,
+    frames: int,
+    objects: int = 1,
+    reverse: float = 0.0,
+    train: bool = True,
+    max_step: int = 1,
 ) -> ChosenClip:
     rng = np.random.default_rng(seed)
-    return choose(video, rng, num_frames=frames, max_objects=objects, reverse=reverse, train=train)
+    return choose(video, rng, num_frames=frames, max_objects=objects, reverse=reverse, train=train, max_step=max_step)
 
 
 def starts(video: Video, draws: int, *, frames: int) -> Counter[int]:
@@ -60,6 +67,40 @@ def test_every_start_of_a_long_video_is_as_likely_as_any_other(frames: int) -> N
     assert 0.6 < chi_square / (possible - 1) < 1.5  # 1 is chance alone; window first gives more than 3
     assert min(drawn.values()) / each > 0.4
     assert max(drawn.values()) / each < 1.6
+
+
+def test_a_clip_of_larger_steps_has_frames_equally_far_apart_from_all_of_its_video() -> None:
+    video = cut(["x" * 20], window=6, stride=3)
+    drawn = Counter[int]()
+    for seed in range(400):
+        clip = one(video, seed, frames=4, max_step=9, reverse=0.5)
+        frames = clip.header.frames
+        steps = set(np.diff(frames).tolist())
+        assert len(steps) == 1
+        drawn.update(steps)
+        # what is read are the frames that the header speaks of
+        assert [video.header(window).frames[t] for window, t in clip.places] == list(frames)
+        assert all(mask is not None for mask in clip.header.masks[0])
+    # four frames 6 apart are all that 20 frames hold; each step is as likely as any other
+    assert sorted(drawn) == [1, 2, 3, 4, 5, 6]
+    assert 40 < min(drawn.values()) <= max(drawn.values()) < 95
+
+
+def test_steps_are_for_training_and_for_videos_that_are_long_enough() -> None:
+    video = cut(["x" * 5], window=5, stride=5)
+    assert one(video, 1, frames=5, max_step=3).header.frames == (0, 1, 2, 3, 4)
+    assert one(video, 1, frames=2, max_step=3, train=False).header.frames == (0, 1)
+    assert one(video, 1, frames=1, max_step=3).header.num_frames == 1
+    with pytest.raises(BadSampleError, match="has 5 frames; 6 are needed"):
+        one(video, 1, frames=6, max_step=3)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_consecutive_frames_are_drawn_as_before_steps_were_known(seed: int) -> None:
+    video = cut(["x" * 20], window=6, stride=3)
+    ours, rng = one(video, seed, frames=4, max_step=1), np.random.default_rng(seed)
+    rng.random()  # backwards or not
+    assert ours.header.frames[0] == rng.permutation(17)[0]
 
 
 def test_a_clip_goes_on_in_the_next_window() -> None:

@@ -43,6 +43,7 @@ CASES = [
     AugmentParams(flip=True),
     AugmentParams(angle=21.0, shear=-13.0),
     AugmentParams(flip=True, angle=-25.0, shear=20.0),
+    AugmentParams(flip=True, angle=5.0, zooms=(0.7, 1.0, 1.5, 2.0), focus=(0.3, 0.6)),
 ]
 
 

@@ -24,6 +24,9 @@ class DataSource:
     """Clips per batch of this source; null: the phase's."""
     max_objects: int | None = None
     """Objects per clip of this source; null: the stage's."""
+    max_step: int = 1
+    """Largest step from one frame of a clip to the next: a step up to it is drawn for each clip, as far as its video is long
+    enough (STM, STCN). 1: consecutive frames (SAM 2 release)."""
 
 
 @dataclass
@@ -52,6 +55,9 @@ class AugmentConfig:
     """Largest relative change of saturation, drawn once a frame (Table 5)."""
     reverse: float = 0.5
     """Probability that a clip is played backwards."""
+    zoom: float = 0.0
+    """Largest relative growth of a clip's pictures from the first frame to the last, or from the last to the first: with 1,
+    objects become up to twice as wide. 0: none (Table 5)."""
     where: str = choice("worker", "device")
     """worker: one warp a frame in the data workers, on the CPU; device: after the transfer, by torch."""
 

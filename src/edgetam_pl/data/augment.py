@@ -2,7 +2,8 @@
 
 Two modules draw what is described here: `render.py` in a data worker (OpenCV, while a frame is decoded), `device.py` where
 the batch is (torch). Order of effects as in SAM 2's training: flip, affine, resize, colour of the clip, grey, colour of the
-frame. Colour is torchvision's: brightness, contrast and saturation in random order, each rounded and clamped to uint8.
+frame. A zoom, which SAM 2 does not have, is part of the affine step and changes from frame to frame. Colour is
+torchvision's: brightness, contrast and saturation in random order, each rounded and clamped to uint8.
 """
 
 from __future__ import annotations
@@ -35,24 +36,28 @@ class AugmentParams:
     flip: bool = False
     angle: float = 0.0  # degrees, torchvision's sign: clockwise
     shear: float = 0.0  # degrees along x
+    zooms: tuple[float, ...] = ()  # magnification of each frame; empty: none
+    focus: tuple[float, float] = (0.5, 0.5)  # the point (x, y) that a zoom leaves in its place, as shares of the picture
     colours: tuple[tuple[ColourStep, ...], ...] = ()  # of each frame, clip-wide steps included; empty: unchanged
 
     @property
     def warped(self) -> bool:
-        return bool(self.angle or self.shear)
+        return bool(self.angle or self.shear or self.zooms)
 
     def without_warp(self) -> AugmentParams:
         """The same without the affine part: what the SAM 2 release does with a warp that empties a mask on frame 0."""
-        return replace(self, angle=0.0, shear=0.0)
+        return replace(self, angle=0.0, shear=0.0, zooms=())
 
     def inverse(
-        self, size: tuple[int, int], target: tuple[int, int], *, stored: tuple[int, int] | None = None
+        self, size: tuple[int, int], target: tuple[int, int], *, frame: int = 0, stored: tuple[int, int] | None = None
     ) -> NDArray[np.float64]:
         """The 2 x 3 matrix from target pixel indices (x, y) to indices in a picture of `size` (H, W).
 
-        Forward, as in the release: flip, then rotate and shear about the centre in the picture's own pixels, then resize.
+        Forward, as in the release: flip, then rotate and shear about the centre in the picture's own pixels, then zoom, then
+        resize.
 
         Args:
+            frame: place of the picture in its clip, which decides the zoom.
             stored: (H, W) of the picture at hand where it has been resized since; indices are then those of its pixels.
         """
         (height, width), (h, w) = size, target
@@ -64,6 +69,11 @@ class AugmentParams:
         # continuous coordinates (centres of pixels at .5): target -> resized back -> turned back about the centre -> flipped
         linear = back @ scale
         offset = linear @ np.array([0.5, 0.5]) - back @ centre + centre
+        if self.zooms:
+            # before it is turned back, a point comes nearer to the focus
+            zoom, focus = self.zooms[frame], np.array(self.focus) * (width, height)
+            linear = linear / zoom
+            offset = linear @ np.array([0.5, 0.5]) + back @ (focus * (1 - 1 / zoom) - centre) + centre
         matrix = np.column_stack([linear, offset])
         if self.flip:
             matrix[0] = -matrix[0]
@@ -94,7 +104,20 @@ def draw(rng: np.random.Generator, config: AugmentConfig, *, num_frames: int, vi
         (*whole, *_jitter(rng, config.frame_brightness, config.frame_contrast, config.frame_saturation))
         for _ in range(num_frames)
     )
-    return AugmentParams(flip, angle, shear, colours if any(colours) else ())
+    zooms, focus = _zoom(rng, 1 + config.zoom, num_frames)
+    return AugmentParams(flip, angle, shear, zooms, focus, colours if any(colours) else ())
+
+
+def _zoom(rng: np.random.Generator, largest: float, num_frames: int) -> tuple[tuple[float, ...], tuple[float, float]]:
+    """The magnification of each frame, in equal ratios, and the focus. One end of the clip is up to `largest` times as large
+    as the other, and the smaller end is the picture or down to 1 / sqrt(`largest`) of it. Nothing is drawn where it is 1."""
+    if largest == 1 or num_frames == 1:
+        return (), (0.5, 0.5)
+    smaller, growth = -rng.random() * np.log(largest) / 2, rng.random() * np.log(largest)
+    ends = (smaller, smaller + growth)
+    start, end = ends if rng.random() < 0.5 else ends[::-1]
+    x, y = rng.uniform(0.25, 0.75, 2)
+    return tuple(float(zoom) for zoom in np.exp(np.linspace(start, end, num_frames))), (float(x), float(y))
 
 
 def _jitter(rng: np.random.Generator, brightness: float, contrast: float, saturation: float) -> tuple[ColourStep, ...]:

@@ -72,13 +72,13 @@ class Video:
             places += [(window, t) for t in range(frame, last)]
         return places
 
-    def cut(self, start: int, num_frames: int) -> tuple[Header, list[tuple[int, int]]]:
-        """A header of these frames alone, and (window, frame in it) of each.
+    def cut(self, start: int, num_frames: int, step: int = 1) -> tuple[Header, list[tuple[int, int]]]:
+        """A header of these frames alone, each `step` after the one before, and (window, frame in it) of each.
 
         Raises:
             BadSampleError: the windows do not fit together.
         """
-        places = self.places(start, num_frames)
+        places = self.places(start, span(num_frames, step))[::step]
         if self.wanted is not None:
             self.wanted(places)
         used = [(self.header(window), [t for _, t in run]) for window, run in groupby(places, key=lambda place: place[0])]
@@ -99,6 +99,11 @@ class Video:
         return header, places
 
 
+def span(num_frames: int, step: int) -> int:
+    """Frames from the first to the last of a clip whose frames are `step` apart."""
+    return (num_frames - 1) * step + 1
+
+
 @dataclass(frozen=True)
 class ChosenClip:
     """What a clip is made of."""
@@ -111,29 +116,41 @@ class ChosenClip:
 
 
 def choose(
-    video: Video, rng: np.random.Generator, *, num_frames: int, max_objects: int, reverse: float, train: bool
+    video: Video,
+    rng: np.random.Generator,
+    *,
+    num_frames: int,
+    max_objects: int,
+    reverse: float,
+    train: bool,
+    max_step: int = 1,
 ) -> ChosenClip:
-    """Consecutive frames whose first one shows something, and at most `max_objects` of the objects seen there.
+    """Frames an equal step apart whose first one shows something, and at most `max_objects` of the objects seen there.
 
-    Training draws among all such starts of the video, each as likely as any other, played backwards with probability
-    `reverse`; otherwise the first stretch and the first objects are taken. Objects that appear later are never chosen.
+    Training draws the step, up to `max_step` and as far as the video is long enough, and then among all such starts of the
+    video, each as likely as any other, played backwards with probability `reverse`; otherwise the first stretch of
+    consecutive frames and the first objects are taken. Objects that appear later are never chosen.
 
     Raises:
         BadSampleError: TOO_SHORT, or NO_OBJECT when no stretch begins with an object.
     """
-    starts = [s for begin, end in stretches(video.windows) for s in range(begin, end - num_frames + 1)]
+    longest = max(end - begin for begin, end in stretches(video.windows))
+    step = 1
+    if train and max_step > 1 and 1 < num_frames <= longest:
+        step = int(rng.integers(1, min(max_step, (longest - 1) // (num_frames - 1)) + 1))
+    length = span(num_frames, step)
+    starts = [s for begin, end in stretches(video.windows) for s in range(begin, end - length + 1)]
     if not starts:
-        longest = max(end - begin for begin, end in stretches(video.windows))
         raise BadSampleError(Cause.TOO_SHORT, f"{video.name} has {longest} frames; {num_frames} are needed")
     backwards = train and num_frames > 1 and rng.random() < reverse
     # SAM 2 draws again where nothing is seen; here no start is tried twice
     for number in rng.permutation(len(starts)) if train else range(len(starts)):
-        places = video.places(starts[number], num_frames)
+        places = video.places(starts[number], length)
         if video.shows(*places[-1 if backwards else 0]):
             break
     else:
         raise BadSampleError(Cause.NO_OBJECT, f"{video.name} shows no object where a clip of {num_frames} frames may begin")
-    header, places = video.cut(starts[number], num_frames)
+    header, places = video.cut(starts[number], num_frames, step)
     frames = tuple(range(num_frames))[:: -1 if backwards else 1]
     seen = header.visible(frames[0])
     if len(seen) > max_objects:

@@ -48,8 +48,8 @@ def _emptied(masks: Tensor, params: AugmentParams, size: tuple[int, int]) -> Ten
     device, so that nothing waits for it; None without a warp."""
     if not params.warped:
         return None
-    where = _positions(params, size, masks.shape[-1], masks.device)
-    return ~_nearest(masks, where).flatten(1).any(1).all()
+    where = _positions(params, size, 1, masks.shape[-1], masks.device)
+    return ~_nearest(masks[None], where)[0].flatten(1).any(1).all()
 
 
 def _warped(frames: Tensor, params: AugmentParams, size: tuple[int, int], emptied: Tensor | None) -> Tensor:
@@ -57,10 +57,10 @@ def _warped(frames: Tensor, params: AugmentParams, size: tuple[int, int], emptie
     if emptied is None:
         return frames.flip(-1) if params.flip else frames
     side = frames.shape[-1]
-    where = _kept_positions(params, size, side, emptied)
+    where = _kept_positions(params, size, len(frames), side, emptied)
     # zeros around the difference to FILL are FILL around the picture
     fill = torch.tensor(augment.FILL, device=frames.device)[:, None, None]
-    grid = ((2 * where + 1) / side - 1).expand(len(frames), -1, -1, -1)
+    grid = (2 * where + 1) / side - 1
     return torch.nn.functional.grid_sample(frames - fill, grid, padding_mode="zeros", align_corners=False) + fill
 
 
@@ -68,31 +68,31 @@ def _warped_masks(masks: Tensor, params: AugmentParams, size: tuple[int, int], e
     """Masks (T, O, S, S) flipped and warped."""
     if emptied is None:
         return masks.flip(-1) if params.flip else masks
-    return _nearest(masks, _kept_positions(params, size, masks.shape[-1], emptied))
+    return _nearest(masks, _kept_positions(params, size, len(masks), masks.shape[-1], emptied))
 
 
-def _kept_positions(params: AugmentParams, size: tuple[int, int], side: int, emptied: Tensor) -> Tensor:
+def _kept_positions(params: AugmentParams, size: tuple[int, int], frames: int, side: int, emptied: Tensor) -> Tensor:
     """`_positions` of the warp, or where it was given up, without it."""
-    warped, upright = (_positions(one, size, side, emptied.device) for one in (params, params.without_warp()))
+    warped, upright = (_positions(one, size, frames, side, emptied.device) for one in (params, params.without_warp()))
     return torch.where(emptied, upright, warped)
 
 
-def _positions(params: AugmentParams, size: tuple[int, int], side: int, device: torch.device) -> Tensor:
-    """Where each target pixel comes from in the resized picture: (S, S, 2) indices x, y."""
-    inverse = params.inverse(size, (side, side), stored=(side, side))
+def _positions(params: AugmentParams, size: tuple[int, int], frames: int, side: int, device: torch.device) -> Tensor:
+    """Where each target pixel of the first frames comes from in the resized picture: (T, S, S, 2) indices x, y."""
+    inverse = np.stack([params.inverse(size, (side, side), frame=t, stored=(side, side)) for t in range(frames)])
     matrix = torch.from_numpy(inverse).to(device, torch.float32)
     index = torch.arange(side, device=device, dtype=torch.float32)
     y, x = torch.meshgrid(index, index, indexing="ij")
-    return torch.stack([x, y, torch.ones_like(x)], dim=-1) @ matrix.T
+    return torch.stack([x, y, torch.ones_like(x)], dim=-1) @ matrix[:, None].mT
 
 
 def _nearest(masks: Tensor, where: Tensor) -> Tensor:
-    """Masks (..., S, S) at the nearest pixels of `where` (S, S, 2); False outside."""
+    """Masks (T, O, S, S) at the nearest pixels of `where` (T, S, S, 2); False outside."""
     side = masks.shape[-1]
     index = (where + 0.5).floor().long()
     inside = ((index >= 0) & (index < side)).all(-1)
     x, y = index.clamp(0, side - 1).unbind(-1)
-    return masks[..., y, x] & inside
+    return torch.stack([mask[:, y[t], x[t]] for t, mask in enumerate(masks)]) & inside[:, None]
 
 
 def _recoloured(frame: Tensor, steps: tuple[ColourStep, ...]) -> Tensor:

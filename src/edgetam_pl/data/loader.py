@@ -182,6 +182,8 @@ def build_loader(
         raise ValueError("The data have no source; add one to data.sources.")
     if cfg.augment.where not in {"worker", "device"}:
         raise ValueError(f"data.augment.where={cfg.augment.where}: augmentation is done by the worker or on the device.")
+    if not cfg.augment.zoom >= 0:
+        raise ValueError(f"data.augment.zoom={cfg.augment.zoom}: the largest relative growth; 0 leaves sizes as they are.")
     if steps < 1:
         raise ValueError(f"The loader was asked for {steps} batches; a phase needs at least one.")
     if cfg.read_timeout <= 0:

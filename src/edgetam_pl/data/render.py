@@ -64,13 +64,13 @@ class Renderer:
         params = UNCHANGED if clip.on_device else clip.augmentation
         if params.warped:
             # the masks of frame 0 decide whether the warp stays, so they are drawn first
-            self._masks(runs[0], clip.header, params, planes[0])
+            self._masks(runs[0], clip.header, 0, params, planes[0])
             if _empties_one(planes[0], len(runs[0])):
                 params = params.without_warp()
         self.frames(clip, params, frames)
         for t in range(len(clip.images)):
             if t or not params.warped:
-                self._masks(runs[t], clip.header, params, planes[t])
+                self._masks(runs[t], clip.header, t, params, planes[t])
         return params
 
     def frames(self, clip: Clip, params: AugmentParams, frames: Pixels) -> None:
@@ -109,7 +109,7 @@ class Renderer:
             # four channels are warped in half the time of three
             drawn: Any = cv2.warpAffine(
                 cv2.cvtColor(picture, cv2.COLOR_RGB2RGBA, dst=self._buffer("four", (*picture.shape[:2], 4))),
-                params.inverse(size, (side, side), stored=picture.shape[:2]),
+                params.inverse(size, (side, side), frame=t, stored=picture.shape[:2]),
                 (side, side),
                 dst=self._buffer("warped", (side, side, 4)),
                 flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
@@ -128,8 +128,8 @@ class Renderer:
             drawn, _ = recolour(drawn, steps, self._buffer("late", drawn.shape))
         cv2.split(drawn, list(out))  # (S, S, 3) -> (3, S, S)
 
-    def _masks(self, runs: Sequence[rle.Runs | None], header: Header, params: AugmentParams, out: Pixels) -> None:
-        """Draw the masks of one frame into planes (P, S, S), object o as bit o % 8 of plane o // 8."""
+    def _masks(self, runs: Sequence[rle.Runs | None], header: Header, t: int, params: AugmentParams, out: Pixels) -> None:
+        """Draw the masks of frame t into planes (P, S, S), object o as bit o % 8 of plane o // 8."""
         (height, width), side = header.size, self.side
         sampled = not params.warped and height >= side and width >= side
         shape = (side, side) if sampled else (width, height)  # column-major, as the runs are
@@ -142,7 +142,8 @@ class Renderer:
                     rle.paint(rle.resample(track, header.size, (side, side)) if sampled else track, 1 << bit, canvas)
             # bring it to its place; transposing turns columns into rows
             if params.warped:
-                matrix = params.inverse(header.size, (side, side))[::-1].copy()  # the canvas is transposed: y is its column
+                # the canvas is transposed: y is its column
+                matrix = params.inverse(header.size, (side, side), frame=t)[::-1].copy()
                 flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
                 cv2.warpAffine(canvas, matrix, (side, side), dst=packed, flags=flags, borderValue=0)
                 continue

@@ -33,6 +33,8 @@ def open_source(
     `mixed`: shards that are mixed at a time, and lanes."""
     if source.kind not in {"video", "image"}:
         raise ValueError(f"Source {source.name!r} is of kind {source.kind!r}; use video or image.")
+    if source.max_step < 1:
+        raise ValueError(f"Source {source.name!r}: max_step={source.max_step}; a clip's frames are 1 or more apart.")
     video = source.kind == "video"
     num_frames, batch, max_objects = shape[0] if video else 1, source.batch or shape[1], source.max_objects or shape[2]
     shards = ShardSet(source.shards, name=source.name)
@@ -54,7 +56,8 @@ def open_source(
     lanes = (LANES if window and np.count_nonzero(counts) >= 4 * LANES else 0) if lanes is None else lanes
     key = (seed, number, zlib.crc32(source.name.encode()))
     order = SpreadOrder(counts * times, seed=key, lanes=lanes) if lanes else Order(counts * times, seed=key, window=window)
-    return Source(source.name, video, shards, videos.usable, counts, videos.windows, order, batch, max_objects, num_frames)
+    sizes = (batch, max_objects, num_frames, source.max_step)
+    return Source(source.name, video, shards, videos.usable, counts, videos.windows, order, *sizes)
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,7 @@ class Source:
     batch: int
     max_objects: int
     num_frames: int
+    max_step: int
 
     @cached_property
     def before(self) -> NDArray[np.int64]:
@@ -247,6 +248,7 @@ class Steps(Dataset[Any]):
             max_objects=source.max_objects,
             reverse=self.reverse if source.video else 0.0,
             train=self.train,
+            max_step=source.max_step,
         )
         header, selection = chosen.header, chosen.selection
         images = tuple(bytes_of.images[chosen.places[t]] for t in selection.frames)
