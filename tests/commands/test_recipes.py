@@ -10,6 +10,7 @@ import pytest
 
 from edgetam_pl import config
 from edgetam_pl.commands.compose import composed
+from edgetam_pl.io import shipped
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 
@@ -75,6 +76,29 @@ def test_the_gpu_recipe_is_the_same_with_larger_numbers(tmp_path: Path) -> None:
         assert frames == longer
 
 
-def test_an_unknown_job_is_named(tmp_path: Path) -> None:
+def test_the_teachers_recipe_goes_from_one_training_to_the_next(tmp_path: Path) -> None:
+    commands = given("real_cpu_teacher.sh", tmp_path)
+    assert [name for name, *_ in commands] == ["shards"] * 2 + ["train"] * 3 + ["evaluate"] * 6
+    schemas = {"shards": config.ShardsConfig, "train": config.TrainConfig, "evaluate": config.EvaluateConfig}
+    found = [composed(schemas[name], command=name, overrides=words)[0] for name, *words in commands]
+    built = {cfg.out for cfg in found if isinstance(cfg, config.ShardsConfig)}
+    before = None
+    for cfg in found:
+        if isinstance(cfg, config.TrainConfig):
+            assert cfg.model.compressor.kind == "none"
+            assert Path(str(cfg.weights)) == (shipped.WEIGHTS if before is None else Path(before) / "weights.pt")
+            assert cfg.load_parts == ("all_but_compressor" if before is None else "all")
+            assert not any(phase.distil for phase in cfg.stage.phases)
+            assert built & {source.shards for source in cfg.data.sources}
+            before = cfg.out
+    steps = [cfg.data for cfg in found if isinstance(cfg, config.TrainConfig)]
+    assert [data.sources[0].max_step for data in steps] == [1, 6, 8]
+    assert [data.augment.zoom for data in steps] == [0.0, 1.5, 2.5]
+    assert {data.augment.degrees for data in steps} == {12.0}
+    assert given("real_cpu_teacher.sh", tmp_path) == []
+
+
+@pytest.mark.parametrize("script", ["real_cpu.sh", "real_cpu_teacher.sh"])
+def test_an_unknown_job_is_named(script: str, tmp_path: Path) -> None:
     with pytest.raises(subprocess.CalledProcessError):
-        given("real_cpu.sh", tmp_path, "vidoe")
+        given(script, tmp_path, "vidoe")
