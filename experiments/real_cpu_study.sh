@@ -3,7 +3,7 @@
 # one CPU core: the image parts of the shipped tracker, all parts of memory from the beginning, 230 steps, several seeds. Given again after
 # an interruption it continues: finished jobs are skipped, a training resumes at its step, an evaluation at its clip.
 #   DATA=... SHARDS=runs/real/shards sh experiments/real_cpu_data.sh      first
-#   DATA=... sh experiments/real_cpu_study.sh [JOB...]                    all jobs, or these: teacher distillation latents
+#   DATA=... sh experiments/real_cpu_study.sh [JOB...]                    all jobs but far, or these: teacher distillation latents far
 # Results: runs/real/study/NAME/{weights.pt,curves.jsonl}, runs/real/study/scores/NAME/SET/report.json.
 set -euf
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
@@ -50,6 +50,13 @@ distillation() {
     done
 }
 
+far() { # a teacher of 256 px, far better than its students: TEACHER names its weights; `none-1` above is without one
+    taught="model@teacher=lite_teacher teacher_weights=${TEACHER:?names the weights of a teacher at 256 px, e.g. of real_cpu_teacher.sh}"
+    train far_img_mem-1 model=lite $SMALL $LEARN seed=1 $taught stage.weights.img=2 stage.weights.mem=1 "$(phases '')"
+    train far_mem-1 model=lite $SMALL $LEARN seed=1 $taught stage.weights.img=0 stage.weights.mem=5 logger.gradient_shares_every=20 "$(phases '')"
+    for arm in far_img_mem far_mem; do score "$arm-1" model=lite $SMALL; done
+}
+
 latents() { # Table 3 at this size; `none-1` above is both kinds of latents
     small="model=lite model.image_size=128"
     train latents-all model=lite_teacher model.image_size=128 $LEARN seed=1 "$(phases ', distil: false')"
@@ -65,9 +72,9 @@ latents() { # Table 3 at this size; `none-1` above is both kinds of latents
 [ $# -gt 0 ] || set -- distillation latents
 for job in "$@"; do
     case $job in
-        teacher | distillation | latents) "$job" ;;
+        teacher | distillation | latents | far) "$job" ;;
         *)
-            echo "$0: there is no job $job; give some of teacher distillation latents, or none for all." >&2
+            echo "$0: there is no job $job; give some of teacher distillation latents far, or none for the first three." >&2
             exit 2
             ;;
     esac
