@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from once import share_session
+from started import sitecustomize  # noqa: F401  (before what it changes is imported)
 
 import edgetam_pl  # noqa: F401  (declares what torchvision needs before anything imports it)
 

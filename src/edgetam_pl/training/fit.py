@@ -318,7 +318,7 @@ def callbacks(cfg: TrainConfig, index: int) -> list[Callback]:
         chosen.append(ValidateEvery(cfg.validation.every, out / "validation" / "jf.jsonl"))
         chosen.append(BestWeights(out, patience=cfg.validation.patience))
     if cfg.logger.page or cfg.logger.kind == "csv":
-        chosen.append(RunPage(cfg))
+        chosen.append(RunPage(cfg, last=index == len(cfg.stage.phases) - 1))
     if cfg.stage.ema:
         chosen.append(EMAWeightAveraging(decay=cfg.stage.ema))
     if cfg.validation.every:

@@ -1,8 +1,9 @@
-"""Python runs this first in every process that tests start: torchmetrics and timm find fewer packages than are there.
+"""Python runs this first in every process that tests start, and the tests themselves import it. It saves time alone:
 
-Lightning imports torchmetrics, which imports transformers, scipy and matplotlib for metrics and plots that nobody here makes;
-timm imports wandb for a summary that nobody here writes. At the end, nothing looks for cycles among a million objects that
-are given up anyway, which takes a second. Together that is a third of what such a process needs beside its work.
+Lightning imports torchmetrics, which imports transformers, scipy and matplotlib for metrics and plots that nobody here
+makes; timm imports wandb for a summary that nobody here writes. coremltools checks the program that it converts after each
+of some hundred passes; here the gate judges what comes out. And at the end nothing looks for cycles among a million objects
+that are given up anyway.
 """
 
 from __future__ import annotations
@@ -36,7 +37,16 @@ def load_summary(module: ModuleType, load: FunctionType) -> None:
             del sys.modules["wandb"]
 
 
-FINDS_LESS = {"torchmetrics": load_torchmetrics, "timm.utils.summary": load_summary}
+def load_coreml_program(module: ModuleType, load: FunctionType) -> None:
+    load(module)
+    module.Program.validate = lambda self, check_essential_scope=False: None
+
+
+FINDS_LESS = {
+    "torchmetrics": load_torchmetrics,
+    "timm.utils.summary": load_summary,
+    "coremltools.converters.mil.mil.program": load_coreml_program,
+}
 
 
 class _FindsLess:
