@@ -104,7 +104,6 @@ class _Score(torch.autograd.Function):
 class _Truth(NamedTuple):
     """What all candidates are compared with: (O, S, S), but for the area (O,)."""
 
-    mask: Tensor  # bool
     on: Tensor  # 1 on the object, 0 elsewhere
     sign: Tensor  # -1 on the object, 1 elsewhere
     alpha: Tensor
@@ -113,7 +112,7 @@ class _Truth(NamedTuple):
     @classmethod
     def of(cls, mask: Tensor) -> _Truth:
         on = mask.float()
-        return cls(mask, on, 1 - 2 * on, (1 - ALPHA) + (2 * ALPHA - 1) * on, on.sum(dim=(1, 2)))
+        return cls(on, 1 - 2 * on, (1 - ALPHA) + (2 * ALPHA - 1) * on, on.sum(dim=(1, 2)))
 
 
 def _score_chunk(logits: Tensor, truth: _Truth, wants_gradient: bool) -> tuple[Tensor, ...]:
@@ -122,11 +121,11 @@ def _score_chunk(logits: Tensor, truth: _Truth, wants_gradient: bool) -> tuple[T
     With z the logit of being right (+x on the object, -x elsewhere), q = sigmoid(-z) = 1 - p_t and b = softplus(-z) = BCE:
     focal is alpha q^2 b with d/dz = -alpha q^2 (2 (1 - q) b + q), and dp/dx = q (1 - q) for dice.
     """
-    size = truth.mask.shape[-1]
+    size = truth.on.shape[-1]
     x = upsampled(logits.detach()[:, None], size)[:, 0]  # (O, S, S)
 
-    mask, area = x > 0, truth.area
-    both = (mask & truth.mask).sum(dim=(1, 2))
+    mask, area = (x > 0).float(), truth.area  # whole numbers below 2^24 are exact
+    both = (mask * truth.on).sum(dim=(1, 2))
     iou_ = both / (mask.sum(dim=(1, 2)) + area - both).clamp(min=1)  # (O,)
     minus_z = x * truth.sign
     q, b = minus_z.sigmoid(), F.softplus(minus_z)

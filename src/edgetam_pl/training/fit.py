@@ -29,10 +29,11 @@ from edgetam_pl.build import build_model
 from edgetam_pl.config import ExportConfig, TrainConfig
 from edgetam_pl.inference import products
 from edgetam_pl.inference.compiled import compile_parts
+from edgetam_pl.inference.lean_layers import use_lean_layers
 from edgetam_pl.inference.memory_block import use_lean_blocks
 from edgetam_pl.inference.onednn import use_onednn
 from edgetam_pl.io import stop
-from edgetam_pl.io.environment import VERSION
+from edgetam_pl.io.environment import VERSION, keep_freed_pages
 from edgetam_pl.io.locks import folder_lock
 from edgetam_pl.io.processes import LAUNCHER, follow_launcher
 from edgetam_pl.training.activation_checkpointing import MemoryOptions
@@ -200,6 +201,8 @@ def build_module(cfg: TrainConfig) -> Distillation:
         if cfg.compile:
             compile_parts(model)
     if not cfg.compile and accelerator_of(cfg.trainer) == "cpu":
+        keep_freed_pages()
+        use_lean_layers(student)
         use_onednn(student, trained=True)
         for teacher in teachers:
             use_lean_blocks(teacher.model)
