@@ -5,8 +5,9 @@
 All contestants track one object from one click and go through the video side by side, a frame each in turn, so that
 whatever else the machine does disturbs all of them alike. A time is that of one tracked frame with a full bank, from
 pixels to a mask of the frame's size (the peers have resized and normalised their frames beforehand; we do it within the
-time). On a CPU the processor time of each frame is told as well: it does not count what other programs took. Without
---weights the weights are random, with presence forced: the arithmetic is the same. The last line is JSON.
+time). On a CPU the processor time of each frame is told as well: it does not count what other programs took. The first
+frames are not timed one by one: "warm-up" is all of them by the clock, in which --compile compiles.
+Without --weights the weights are random, with presence forced: the arithmetic is the same. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def _contestants(
 
 
 def _race(contestants: dict[str, Iterator[Tensor]], count: int) -> tuple[Times, Times, dict[str, list[Tensor]]]:
-    """Milliseconds of each timed frame by the clock and of the processor, and the logits of every frame, by contestant."""
+    """Milliseconds of each frame by the clock and of the processor, and its logits, by contestant."""
     names = list(contestants)
     wall: Times = {name: [] for name in names}
     processor: Times = {name: [] for name in names}
@@ -125,9 +126,8 @@ def _race(contestants: dict[str, Iterator[Tensor]], count: int) -> tuple[Times, 
             with torch.inference_mode():
                 answer = next(contestants[name])
             _wait()
-            if t >= WARM_UP:
-                wall[name].append(1000 * (time.perf_counter() - begin))
-                processor[name].append(1000 * (time.process_time() - spent))
+            wall[name].append(1000 * (time.perf_counter() - begin))
+            processor[name].append(1000 * (time.process_time() - spent))
             logits[name].append(answer.float().cpu().clone())
         print(f"frame {t + 1} of {count}", file=sys.stderr, flush=True)
     return wall, processor, logits
@@ -141,8 +141,11 @@ def _result(
     args: argparse.Namespace,
 ) -> dict[str, Any]:
     entries: dict[str, Any] = {}
+    early = {name: sum(times[:WARM_UP]) / 1000 for name, times in wall.items()}
+    wall, processor = ({name: times[WARM_UP:] for name, times in found.items()} for found in (wall, processor))
     for name, measured in wall.items():
         entry: dict[str, Any] = {"ms": _spread(measured), "times_ours": _spread(_ratios(measured, wall[PLAIN]))}
+        entry["warm_up_s"] = round(early[name], 1)
         if args.device == "cpu":
             entry["processor_ms"] = _spread(processor[name])
             entry["processor_times_ours"] = _spread(_ratios(processor[name], processor[PLAIN]))
@@ -192,7 +195,7 @@ def _card(result: dict[str, Any]) -> str:
         f"{where['device']}, {where['threads']} thread(s), torch {where['torch']}, {where['date']}, instructions up to "
         f"{where['limit']}, products by {where['products']}",
         "",
-        f"{'':<34}{'ms per frame':>22}{'x ours':>20}{'processor ms, x ours':>24}   masks",
+        f"{'':<34}{'ms per frame':>22}{'x ours':>20}{'processor ms, x ours':>24}{'warm-up s':>11}   masks",
     ]
     for name, entry in result["contestants"].items():
         ms, ratio = entry["ms"], entry["times_ours"]
@@ -208,7 +211,7 @@ def _card(result: dict[str, Any]) -> str:
         spent = ""
         if "processor_ms" in entry:
             spent = f"{entry['processor_ms']['median']:.0f}, {entry['processor_times_ours']['median']:.2f}"
-        lines.append(f"{name:<34}{spread:>22}{ratios:>20}{spent:>24}   {text}")
+        lines.append(f"{name:<34}{spread:>22}{ratios:>20}{spent:>24}{entry['warm_up_s']:>11}   {text}")
     lines += [f"{name:<34} left out: {reason}" for name, reason in result["left_out"].items()]
     return "\n".join(lines)
 

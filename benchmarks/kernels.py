@@ -1,11 +1,17 @@
 """How many kernels does a tracked frame start? Counted for the released code, Transformers and ours, same weights, one run.
 
     python benchmarks/kernels.py
+    python benchmarks/kernels.py --compile        # also the kernels that torch.compile generates; minutes
 
 On a GPU a small model waits for launches more than for arithmetic, and each operation is at least one launch. Views and new
 empty tensors are not counted, nor are the exchanges of layers that ours makes on a CPU alone. "Recorded" is ours with
 cuda_graphs=true, which replays four graphs a frame: a launch each, the copies of what goes in and out, and the operations
 between the graphs. Counting needs no GPU; nothing of this was run on one, and what a launch costs there was not measured.
+
+"Compiled" is ours with compile=all, and the released code with its image encoder, memory attention, mask decoder, memory
+encoder and perceiver compiled, as SAM 2's own compiled predictor does it. What Inductor writes for the CPU is read: calls of
+generated kernels and of libraries (products, convolutions) in the code of each part, and the operations between the parts.
+For a GPU it would write other code.
 The last line is JSON.
 """
 
@@ -13,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 from collections import Counter
@@ -23,6 +30,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch._inductor.graph import GraphLowering
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
@@ -39,6 +47,15 @@ from edgetam_pl.weights import save_official
 
 LAUNCHLESS = ("empty", "empty_strided", "new_empty", "empty_like", "lift_fresh", "_local_scalar_dense", "detach", "set_")
 """Operations that start no kernel and are no views either."""
+
+RELEASED = ("image_encoder", "memory_attention", "sam_mask_decoder", "memory_encoder", "spatial_perceiver")
+"""Parts of the released code that are compiled."""
+
+LAUNCHED = re.compile(r"\b(cpp_fused\w*|extern_kernels\.\w+|torch\.ops\.(?:aten|mkldnn|mkl)\.[\w.]+)\(")
+"""Calls in the code that Inductor writes."""
+
+WRITTEN: list[str] = []
+"""Code that it wrote since this was emptied."""
 
 FRAMES = inference.WARM_UP + 1
 """The last one is counted: its bank is full."""
@@ -63,7 +80,7 @@ def main() -> int:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     args.frames, args.device, args.cuda_graphs, args.video = FRAMES, "cpu", False, None
-    args.peers, args.compile = list(inference.peers.PACKAGES), "none"
+    args.peers = list(inference.peers.PACKAGES)
     model = build_model(ModelConfig(image_size=args.size)).eval()
     inference._force_presence(model)
     with tempfile.TemporaryDirectory() as folder:
@@ -71,8 +88,11 @@ def main() -> int:
         save_official(model, weights)
         frames, click = inference._frames(args), (0.5 * args.size, 0.5 * args.size)
         with patch.object(optimised, "use_onednn"), patch.object(optimised, "use_lean_blocks"):  # for a CPU alone
-            running, missing = inference._contestants(model, weights, frames, click, args)
+            eager = argparse.Namespace(**vars(args) | {"compile": "none"})
+            running, missing = inference._contestants(model, weights, frames, click, eager)
         counts = {name: _counted(answers) for name, answers in running.items() if name != inference.LIKE_HF}
+        if args.compile:
+            counts |= _compiled(model, weights, frames, click)
     counts["ours, recorded"] = _recorded(model, frames, click)
     rows = {name: sum(found.values()) for name, found in counts.items()}
     _report(rows, counts, missing, args)
@@ -115,6 +135,54 @@ def _recorded(model: TrackAnything, frames: Any, click: tuple[float, float]) -> 
     return _counted((out.logits[0] for out in session.propagate()), count)
 
 
+def _compiled(model: TrackAnything, weights: Path, frames: Any, click: tuple[float, float]) -> dict[str, Counter[str]]:
+    """What Inductor's code of the compiled parts calls, and what is launched between them."""
+    count, found = Count(), {}
+    tracker = FastTracker(model, compiled="all")
+    for name in ("_encode", "_blend", "_decode", "_memorize"):
+        setattr(tracker, name, _read(getattr(tracker, name), count))
+    session = Session(tracker, Stills(frames), options=SessionOptions.released(postprocessing=False))
+    session.prompt(1, 0, points=[click])
+    running = {"ours, compiled": (out.logits[0] for out in session.propagate())}
+
+    def compile_released(predictor: torch.nn.Module) -> None:
+        for name in RELEASED:
+            part = predictor.get_submodule(name)
+            part.forward = _read(torch.compile(part.forward), count)
+
+    if inference.peers.available("edgetam-dimos") is None:
+        images = model.normalise(torch.from_numpy(frames).permute(0, 3, 1, 2))
+        running["edgetam-dimos, compiled"] = inference.peers.track_with_package(
+            weights, images, click, device="cpu", prepare=compile_released
+        )
+    with (
+        torch._inductor.config.patch(force_disable_caches=True),
+        patch.object(GraphLowering, "save_output_code", WRITTEN.append),
+    ):
+        for name, answers in running.items():
+            found[name] = Counter(_counted(answers, count))
+    return found
+
+
+def _read(part: Callable[..., Any], count: Count) -> Callable[..., Any]:
+    """The compiled part, which adds the kernels of its code to the count at each call."""
+    kernels: Counter[str] = Counter()
+
+    def call(*given: Any, **named: Any) -> Any:
+        WRITTEN.clear()
+        with _disable_current_modes():
+            made = part(*given, **named)
+        if WRITTEN:  # compiled just now
+            kernels.clear()
+        for code in WRITTEN:
+            for called in LAUNCHED.findall(code.partition("def call(")[2]):
+                kernels["generated" if called.startswith("cpp_fused") else called] += 1
+        count.found.update(kernels)
+        return made
+
+    return call
+
+
 def _report(
     rows: dict[str, int], counts: dict[str, Counter[str]], missing: dict[str, str], args: argparse.Namespace
 ) -> None:
@@ -132,6 +200,7 @@ def _report(
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=256, help="side of the input, a multiple of 256; the count is the same")
+    parser.add_argument("--compile", action="store_true", help="count what torch.compile makes of it, too; needs a compiler")
     return parser.parse_args()
 
 

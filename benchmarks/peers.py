@@ -6,7 +6,7 @@ no error: `available` says why a peer cannot take part.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from unittest.mock import patch
@@ -22,13 +22,19 @@ PACKAGES = {"edgetam-dimos": ("sam2",), "huggingface": ("transformers", "tokeniz
 """What each peer imports."""
 
 
+Prepare = Callable[[torch.nn.Module], object]
+"""Is given the peer's model before it tracks."""
+
+
 def available(peer: str) -> str | None:
     """None when the peer can run here, else why not."""
     missing = [package for package in PACKAGES[peer] if find_spec(package) is None]
     return None if not missing else f"not installed: {', '.join(missing)}"
 
 
-def track_with_package(weights: Path, images: Tensor, click: tuple[float, float], *, device: str) -> Iterator[Tensor]:
+def track_with_package(
+    weights: Path, images: Tensor, click: tuple[float, float], *, device: str, prepare: Prepare | None = None
+) -> Iterator[Tensor]:
     """Logits (S, S) of each frame by `edgetam-dimos`'s video predictor, without post-processing.
 
     Args:
@@ -59,6 +65,8 @@ def track_with_package(weights: Path, images: Tensor, click: tuple[float, float]
             hydra_overrides_extra=_package_size(side),
         )
         GlobalHydra.instance().clear()
+    if prepare is not None:
+        prepare(predictor)
     with patch.object(sam2_video_predictor, "load_video_frames", lambda **_: (images.to(device), side, side)):
         state = predictor.init_state("frames given")
     predictor.add_new_points_or_box(state, 0, 1, points=np.array([click], np.float32), labels=np.array([1], np.int32))

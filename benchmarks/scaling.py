@@ -35,6 +35,7 @@ from edgetam_pl.config import (
     StageConfig,
     TrainConfig,
 )
+from edgetam_pl.inference.lean_layers import use_lean_layers
 from edgetam_pl.inference.onednn import use_onednn
 from edgetam_pl.training.distillation import Distillation
 from edgetam_pl.types import VERBS
@@ -110,6 +111,7 @@ def _step(*, frames: int, objects: int, resolution: int, latents: int, rounds: i
     """Milliseconds of a training step."""
     torch.manual_seed(0)
     student = build_model(_model(resolution, latents)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    use_lean_layers(student)
     use_onednn(student, trained=True)
     module = Distillation(student, stage=StageConfig(phases=[PhaseConfig(frames=frames, steps=10)])).train()
     sizes = argparse.Namespace(frames=frames, objects=objects, size=resolution, device="cpu")

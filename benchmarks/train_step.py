@@ -40,8 +40,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from edgetam_pl.build import build_model
 from edgetam_pl.config import CompressorConfig, ModelConfig, PhaseConfig, StageConfig
+from edgetam_pl.inference.lean_layers import use_lean_layers
 from edgetam_pl.inference.memory_block import use_lean_blocks
 from edgetam_pl.inference.onednn import use_onednn
+from edgetam_pl.io.environment import keep_freed_pages
 from edgetam_pl.losses.masks import dice, focal, iou, upsampled
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.model.trunks import ChannelScale
@@ -210,6 +212,8 @@ def _build(args: argparse.Namespace, name: str, dropout: float) -> Distillation:
         for model in models:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if name != "plain" and args.device == "cpu":
+        keep_freed_pages()  # not where memory is weighed
+        use_lean_layers(student)
         use_onednn(student, trained=True)
         if teacher is not None:
             use_lean_blocks(teacher)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import pytest
 import torch
 from once import share_session
+from started import sitecustomize  # noqa: F401  (before what it changes is imported)
 
 import edgetam_pl  # noqa: F401  (declares what torchvision needs before anything imports it)
 
@@ -45,6 +48,18 @@ def _one_session(tmp_path_factory: pytest.TempPathFactory) -> None:
     share_session(tmp_path_factory)
     paths = [str(HERE / "support" / "started"), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_fork_server() -> Iterator[None]:
+    """A process has one fork server, and it has loaded what its first user asked for. Who needs more loads that in every
+    process anew; tests come in any order, so here it has loaded what takes longest from the beginning."""
+    known = BaseContext.set_forkserver_preload
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            BaseContext, "set_forkserver_preload", lambda self, names: known(self, [*names, "edgetam_pl.data.loader"])
+        )
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
 import pytest
 
 from edgetam_pl.io import environment
-from edgetam_pl.io.environment import cache_folder, processor_flags, warn_of_slow_bf16
+from edgetam_pl.io.environment import cache_folder, keep_freed_pages, processor_flags, warn_of_slow_bf16
 
 
 def test_flags_are_sorted_and_there_is_at_least_one() -> None:
@@ -42,3 +45,28 @@ def test_the_cache_folder_can_be_moved(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert cache_folder() == tmp_path / "edgetam-pl"
     monkeypatch.setenv("EDGETAM_CACHE", str(tmp_path / "here"))
     assert cache_folder() == tmp_path / "here"
+
+
+@pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"])
+def test_what_the_user_says_of_freed_memory_wins(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "65536")
+    assert not keep_freed_pages()
+
+
+def test_freed_memory_is_kept_by_the_process() -> None:
+    """What is freed at the end of the heap is there for the next one that asks."""
+    script = (
+        "import ctypes, resource\n"
+        "from edgetam_pl.io.environment import keep_freed_pages\n"
+        "print(keep_freed_pages())\n"
+        "libc = ctypes.CDLL(None); libc.malloc.restype = ctypes.c_void_p\n"
+        "for _ in range(9):\n"
+        "    libc.memset(at := ctypes.c_void_p(libc.malloc(2**24)), 1, 2**24); libc.free(at)\n"
+        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    kept, *faults = done.stdout.split()
+    if kept == "False":
+        pytest.skip("this C library keeps or returns memory as it likes")
+    assert int(faults[-1]) - int(faults[1]) < 2**24 // 4096  # not even once all of its pages

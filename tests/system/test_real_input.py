@@ -45,6 +45,7 @@ def train(out: Path, *words: str) -> list[dict[str, float]]:
         "logger=none",
         "logger.log_every=1",
         "logger.panels_every=0",
+        "logger.page=false",
     ]
     small = [
         "data.workers=0",

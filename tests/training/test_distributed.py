@@ -70,9 +70,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Runs:
     runs = Runs(tmp_path_factory.mktemp("ranks"), shards)
     done = runs.launch(
         runs.plan("whole", "logger=wandb"),
-        runs.plan("recomputed", "activation_checkpointing=true", "validation.every=3", "validation.root=toy:7:3"),
+        runs.plan(
+            "recomputed",
+            "logger.page=false",
+            "activation_checkpointing=true",
+            "validation.every=3",
+            "validation.root=toy:7:3",
+        ),
         runs.plan("disturbed", "checkpoint_every=100", accident="sigterm", at=1),
-        runs.plan("poisoned", "object_chunk=1", accident="nan", at=1),
+        runs.plan("poisoned", "logger.page=false", "object_chunk=1", accident="nan", at=1),
         runs.plan("disturbed", accident="sigkill", at=4),
     )
     assert done.returncode != 0, "the last run was killed"

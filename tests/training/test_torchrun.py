@@ -76,6 +76,7 @@ def test_a_rank_that_is_killed_takes_the_run_back_to_its_last_checkpoint_and_no_
         "model=toy", "stage=toy_image", *SMALL, "data=toy_images", f"data.sources.0.shards={shards / 'image'}",
         "data.workers=0", "stage.optim.warmup=0", "stage.optim.cooldown=0", "stage.max_objects=2", "logger=none",
         f"stage.phases=[{{frames: 1, steps: {steps}, batch: 1}}]", "logger.log_every=1", "logger.panels_every=0",
+        "logger.page=false",
         "checkpoint_every=4", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.enable_progress_bar=false",
         "trainer.strategy=ddp_find_unused_parameters_true", f"out={out}",
     ]  # fmt: skip

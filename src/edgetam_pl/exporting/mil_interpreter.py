@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -238,7 +239,8 @@ def _flat(value: Tensor) -> Tensor:
 
 
 def load_program(path: str | Path) -> Any:
-    """The program of a saved package, structure and weights, as coremltools' own objects.
+    """The program of a saved package, structure and weights, as coremltools' own objects. Not to be changed: while the
+    package stays as it is, the next reader is given the same.
 
     Raises:
         ValueError: `path` is not a readable .mlpackage.
@@ -246,6 +248,12 @@ def load_program(path: str | Path) -> Any:
     path = Path(path)
     if not (path / "Manifest.json").is_file():
         raise ValueError(f"{path} is not a Core ML package: it has no Manifest.json.")
+    files = [found.stat() for found in sorted((path / "Data").rglob("*.*"))]  # coremltools writes Manifest.json anew
+    return _program(path.resolve(), tuple((found.st_ino, found.st_mtime_ns, found.st_size) for found in files))
+
+
+@lru_cache(maxsize=4)  # an export reads each of its packages three times, and one of four functions twelve times
+def _program(path: Path, state: tuple[tuple[int, int, int], ...]) -> Any:
     ct = require("coremltools")
     from coremltools.converters.mil.frontend.milproto.load import load
 

@@ -54,7 +54,7 @@ class OneDnnConv(nn.Conv2d):
     """A 1x1 convolution."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if not _suits(input):
+        if not suits(input):
             return super().forward(input)
         pixels = input.permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
         if not pixels.is_contiguous():  # a copy would cost what the product saves
@@ -66,7 +66,7 @@ class OneDnnLinear(nn.Linear):
     """A linear layer."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return product(input, self.weight, self.bias) if _suits(input) else super().forward(input)
+        return product(input, self.weight, self.bias) if suits(input) else super().forward(input)
 
 
 class OneDnnWeightedSum(WeightedSum):
@@ -124,7 +124,8 @@ def _gathered(slope: Tensor, x: Tensor) -> Tensor:
     return slope.T @ x if min(slope.shape[1], x.shape[1]) < NARROW else onednn_product(slope.T, x.T)
 
 
-def _suits(x: Tensor) -> bool:
+def suits(x: Tensor) -> bool:
+    """May layers of this room compute x? Elsewhere, under autocast, and where a converter looks, PyTorch's do."""
     if torch.jit.is_tracing() or torch.compiler.is_compiling():
         return False  # a converter, or a compiler, is to see the layer itself
     return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")

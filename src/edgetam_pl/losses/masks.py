@@ -6,6 +6,7 @@ the decoder's low-resolution logits and keeps nothing of full resolution for the
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -72,20 +73,19 @@ def score(logits: Tensor, truth: Tensor) -> Scores:
     The gradient with respect to the low-resolution logits is computed in the forward pass, a few objects at a time, so
     what stays in memory until backward is 2 s*s numbers per mask in place of some 6 S*S (S = 4 s). First derivatives only.
     """
-    columns = [_Score.apply(logits[:, m], truth) for m in range(logits.shape[1])]
-    return Scores(*(torch.stack(column, dim=1) for column in zip(*columns, strict=True)))
+    return Scores(*_Score.apply(logits, truth))
 
 
 class _Score(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         wants_gradient = logits.requires_grad
-        size = truth.shape[-1]
-        rows = max(CHUNK_PIXELS // size**2, 1)
-        parts = [
-            _score_chunk(some, true, wants_gradient)
-            for some, true in zip(logits.split(rows), truth.split(rows), strict=True)
-        ]
+        rows = max(CHUNK_PIXELS // truth.shape[-1] ** 2, 1)
+        parts = []
+        for some, true in zip(logits.split(rows), truth.split(rows), strict=True):
+            known = _Truth.of(true)
+            columns = [_score_chunk(some[:, m], known, wants_gradient) for m in range(logits.shape[1])]
+            parts.append([torch.stack(column, dim=1) for column in zip(*columns, strict=True)])
         focal_, dice_, iou_, *slopes = (torch.cat(part) for part in zip(*parts, strict=True))
         ctx.mark_non_differentiable(iou_)
         ctx.save_for_backward(*slopes)
@@ -95,48 +95,73 @@ class _Score(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        by_focal, by_dice, _ = slopes  # (O,) each; IoU has none
-        focal_slope, dice_slope = ctx.saved_tensors  # (O, s, s), (O, s, s)
-        slope = by_focal[:, None, None] * focal_slope + by_dice[:, None, None] * dice_slope
+        by_focal, by_dice, _ = slopes  # (O, M) each; IoU has none
+        focal_slope, dice_slope = ctx.saved_tensors  # (O, M, s, s), (O, M, s, s)
+        slope = by_focal[:, :, None, None] * focal_slope + by_dice[:, :, None, None] * dice_slope
         return slope.to(ctx.dtype), None
 
 
-def _score_chunk(logits: Tensor, truth: Tensor, wants_gradient: bool) -> tuple[Tensor, ...]:
+class _Truth(NamedTuple):
+    """What all candidates are compared with: (O, S, S), but for the area (O,)."""
+
+    on: Tensor  # 1 on the object, 0 elsewhere
+    sign: Tensor  # -1 on the object, 1 elsewhere
+    alpha: Tensor
+    area: Tensor
+
+    @classmethod
+    def of(cls, mask: Tensor) -> _Truth:
+        on = mask.float()
+        return cls(on, 1 - 2 * on, (1 - ALPHA) + (2 * ALPHA - 1) * on, on.sum(dim=(1, 2)))
+
+
+def _score_chunk(logits: Tensor, truth: _Truth, wants_gradient: bool) -> tuple[Tensor, ...]:
     """Focal, dice and IoU (O,) of logits (O, s, s), and their slopes (O, s, s) if wanted.
 
     With z the logit of being right (+x on the object, -x elsewhere), q = sigmoid(-z) = 1 - p_t and b = softplus(-z) = BCE:
     focal is alpha q^2 b with d/dz = -alpha q^2 (2 (1 - q) b + q), and dp/dx = q (1 - q) for dice.
     """
-    pixels = truth.shape[-1] ** 2
-    with torch.set_grad_enabled(wants_gradient):
-        low = logits.detach()[:, None].float().requires_grad_(wants_gradient)  # (O, 1, s, s)
-        full = upsampled(low, truth.shape[-1])  # (O, 1, S, S); its graph keeps shapes only
-    x = full.detach()[:, 0]  # (O, S, S)
+    size = truth.on.shape[-1]
+    x = upsampled(logits.detach()[:, None], size)[:, 0]  # (O, S, S)
 
-    mask = x > 0
-    iou_ = (mask & truth).sum(dim=(1, 2)) / (mask | truth).sum(dim=(1, 2)).clamp(min=1)  # (O,)
-    minus_z = torch.where(truth, -x, x)
-    q = minus_z.sigmoid()
-    b = F.softplus(minus_z)
-    alpha = torch.where(truth, ALPHA, 1 - ALPHA)
-    alpha_qq = alpha * q * q
-    focal_ = (alpha_qq * b).sum(dim=(1, 2)) / pixels  # (O,)
-    area = truth.sum(dim=(1, 2)).to(q.dtype)
-    missed = (q * truth).sum(dim=(1, 2))  # (O,) sum of 1 - p on the object
+    mask, area = (x > 0).float(), truth.area  # whole numbers below 2^24 are exact
+    both = (mask * truth.on).sum(dim=(1, 2))
+    iou_ = both / (mask.sum(dim=(1, 2)) + area - both).clamp(min=1)  # (O,)
+    minus_z = x * truth.sign
+    q, b = minus_z.sigmoid(), F.softplus(minus_z)
+    alpha_qq = (truth.alpha * q).mul_(q)
+    focal_ = (alpha_qq * b).sum(dim=(1, 2)) / size**2  # (O,)
+    missed = (q * truth.on).sum(dim=(1, 2))  # (O,) sum of 1 - p on the object
     overlap, extra = area - missed, q.sum(dim=(1, 2)) - missed  # sum of p on the object, and elsewhere
     top, bottom = 2 * overlap + 1, overlap + extra + area + 1
     dice_ = 1 - top / bottom
     if not wants_gradient:
         return focal_, dice_, iou_
 
-    pp = q * (1 - q)  # dp/dx
-    focal_slope = alpha_qq.mul_(b.mul_(1 - q).mul_(2).add_(q)).div_(pixels)
-    focal_slope = torch.where(truth, -focal_slope, focal_slope)  # dx = +-dz
-    inside, outside = -2 / bottom + top / bottom**2, top / bottom**2  # (O,), (O,): d dice / dp
-    dice_slope = pp.mul_(torch.where(truth, inside[:, None, None], outside[:, None, None]))
-    if full is low:
-        return focal_, dice_, iou_, focal_slope, dice_slope
-    slopes = [
-        torch.autograd.grad(full, low, slope[:, None], retain_graph=True)[0][:, 0] for slope in (focal_slope, dice_slope)
-    ]  # (O, S, S) -> (O, s, s)
-    return focal_, dice_, iou_, *slopes
+    right = 1 - q
+    focal_slope = b.mul_(right).mul_(2).add_(q).mul_(alpha_qq).mul_(truth.sign).div_(size**2)  # dx = +-dz
+    outside, inside = top / bottom**2, -2 / bottom + top / bottom**2  # (O,), (O,): d dice / dp
+    by_place = truth.on * (inside - outside)[:, None, None] + outside[:, None, None]
+    dice_slope = by_place.mul_(q).mul_(right)
+    return focal_, dice_, iou_, *_back(focal_slope, dice_slope, side=logits.shape[-1])
+
+
+def _back(*slopes: Tensor, side: int) -> tuple[Tensor, ...]:
+    """Slopes with respect to what was up-sampled (O, s, s), from those with respect to the outcome (O, S, S)."""
+    size = slopes[0].shape[-1]
+    if size == side:
+        return slopes
+    if slopes[0].device.type == "cpu":  # two products of matrices take a sixth of the time of the kernel
+        spread = _spread(side, size)
+        return tuple(spread @ slope @ spread.T for slope in slopes)
+    with torch.enable_grad():
+        low = slopes[0].new_zeros(len(slopes[0]), 1, side, side).requires_grad_()
+        full = upsampled(low, size)  # its graph keeps shapes only
+    return tuple(torch.autograd.grad(full, low, slope[:, None], retain_graph=True)[0][:, 0] for slope in slopes)
+
+
+@lru_cache(maxsize=8)
+def _spread(side: int, size: int) -> Tensor:
+    """(s, S): how much of each number goes where, in a line of `side` numbers that is up-sampled to `size`."""
+    with torch.inference_mode(False), torch.no_grad():
+        return F.interpolate(torch.eye(side)[None], size=size, mode="linear", align_corners=False)[0]

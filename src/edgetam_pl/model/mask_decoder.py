@@ -126,13 +126,16 @@ class MaskDecoder(nn.Module):
         presence, iou, masks = tokens[:, 0], tokens[:, 1], tokens[:, 2 : 2 + NUM_MASKS]
         pixels = self._upscale(x.transpose(1, 2).unflatten(2, size), f4, f8)  # (O, C/8, 4h, 4w)
         kernels = torch.stack([head(masks[:, i]) for i, head in enumerate(self.mask_heads)], dim=1)  # (O, 4, C/8)
-        logits = (kernels @ pixels.flatten(2)).unflatten(2, pixels.shape[-2:])  # (O, 4, 4h, 4w)
-        return Candidates(logits, self.iou_head(iou).sigmoid(), self.presence_head(presence), masks)
+        return Candidates(self._logits(kernels, pixels), self.iou_head(iou).sigmoid(), self.presence_head(presence), masks)
 
     def point(self, tokens: Tensor, visible: Tensor) -> Tensor:
         """Pointers (O, C) from the tokens (O, C) of the chosen masks; absent objects get the learned no-pointer."""
         shown = visible.unsqueeze(1).to(tokens.dtype)
         return shown * self.pointer_head(tokens) + (1 - shown) * self.no_pointer
+
+    def _logits(self, kernels: Tensor, pixels: Tensor) -> Tensor:
+        """kernels (O, 4, C/8), pixels (O, C/8, 4h, 4w) -> (O, 4, 4h, 4w)."""
+        return (kernels @ pixels.flatten(2)).unflatten(2, pixels.shape[-2:])
 
     def _upscale(self, x: Tensor, f4: Tensor | None, f8: Tensor | None) -> Tensor:
         x = self.upscale_f8(x)

@@ -29,10 +29,11 @@ from edgetam_pl.build import build_model
 from edgetam_pl.config import ExportConfig, TrainConfig
 from edgetam_pl.inference import products
 from edgetam_pl.inference.compiled import compile_parts
+from edgetam_pl.inference.lean_layers import use_lean_layers
 from edgetam_pl.inference.memory_block import use_lean_blocks
 from edgetam_pl.inference.onednn import use_onednn
 from edgetam_pl.io import stop
-from edgetam_pl.io.environment import VERSION
+from edgetam_pl.io.environment import VERSION, keep_freed_pages
 from edgetam_pl.io.locks import folder_lock
 from edgetam_pl.io.processes import LAUNCHER, follow_launcher
 from edgetam_pl.training.activation_checkpointing import MemoryOptions
@@ -200,6 +201,8 @@ def build_module(cfg: TrainConfig) -> Distillation:
         if cfg.compile:
             compile_parts(model)
     if not cfg.compile and accelerator_of(cfg.trainer) == "cpu":
+        keep_freed_pages()
+        use_lean_layers(student)
         use_onednn(student, trained=True)
         for teacher in teachers:
             use_lean_blocks(teacher.model)
@@ -318,7 +321,7 @@ def callbacks(cfg: TrainConfig, index: int) -> list[Callback]:
         chosen.append(ValidateEvery(cfg.validation.every, out / "validation" / "jf.jsonl"))
         chosen.append(BestWeights(out, patience=cfg.validation.patience))
     if cfg.logger.page or cfg.logger.kind == "csv":
-        chosen.append(RunPage(cfg))
+        chosen.append(RunPage(cfg, last=index == len(cfg.stage.phases) - 1))
     if cfg.stage.ema:
         chosen.append(EMAWeightAveraging(decay=cfg.stage.ema))
     if cfg.validation.every:

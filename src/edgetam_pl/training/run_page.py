@@ -49,9 +49,12 @@ Curve = Mapping[str, float]
 class RunPage(L.Callback):
     """Keeps the page of a run up to date, on rank 0."""
 
-    def __init__(self, cfg: TrainConfig) -> None:
-        self.cfg, self.out = cfg, Path(cfg.out)
-        self.next = 0.0
+    def __init__(self, cfg: TrainConfig, *, last: bool = False) -> None:
+        """`last`: of the last phase, whose end is drawn when the run is finished."""
+        self.cfg, self.out, self.last = cfg, Path(cfg.out), last
+        page = self.out / PAGE
+        age = time.time() - page.stat().st_mtime if page.is_file() else SECONDS  # perhaps of the phase before
+        self.next = time.monotonic() + SECONDS - age
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Distillation) -> None:  # type: ignore[override]
         path = self.out / "validation" / "repeat.json"
@@ -66,6 +69,8 @@ class RunPage(L.Callback):
         self._write(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.last and trainer.global_step == trainer.max_steps:
+            return
         self.next = 0.0
         self._write(trainer)
 
