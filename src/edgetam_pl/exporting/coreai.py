@@ -41,7 +41,8 @@ class CoreAI(Backend):
     device = "Core AI on an Apple device"
 
     def __init__(self) -> None:
-        self._slots: Slots | None = None  # the state that the programs share, once one of them is loaded
+        self.slots: Slots | None = None
+        """The state that the loaded programs share, where they have one."""
 
     def system(self, config: ExportConfig) -> str:
         return "ios27"
@@ -77,9 +78,9 @@ class CoreAI(Backend):
         program = CoreAIProgram(saved.path, saved.function)
         if not program.states:
             return program
-        if self._slots is None:
-            self._slots = program.new_slots()
-        return KeepingProgram(saved.part, program.call, self._slots)
+        if self.slots is None:
+            self.slots = program.new_slots()
+        return KeepingProgram(saved.part, program.call, self.slots)
 
     def facts(self, saved: Saved) -> ProgramFacts:
         function = CoreAIProgram(saved.path, saved.function or "").function
@@ -102,7 +103,7 @@ class CoreAIProgram:
     def __init__(self, path: Path, function: str) -> None:
         self._runtime = require("coreai.runtime", CoreAI.extra)
         self.model, self._open = _opened(path, (path / "main.hash").read_bytes())
-        self.function = self.model.load_function(function)
+        self.name, self.function = function, self.model.load_function(function)
         self.types = {name: self.function.desc.input_descriptor(name).dtype for name in self.function.desc.input_names}
         self.states = list(self.function.desc.state_names)
 

@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from edgetam_pl.exporting.parts import Feature, Part
 
 MEMORY, SLOT = "memory", "memory_slot"
+STATE = "memories"
+"""Name of the state: not that of an output, which the converter would write into it."""
+
 NOWHERE = -1
 """As memory_slot: the frame's memory is not kept."""
 
@@ -36,7 +39,7 @@ def keeping(part: Part, slots: int) -> Part:
         return part
     kept = part.output(_KEPT[part.role])
     slot = Feature(SLOT, (1,), "int32", f"Slot of the state that takes this frame's memory; {NOWHERE}: none")
-    state = Feature(MEMORY, (1, slots, *kept.shape[1:]), kept.kind, "Memory slots of an object, kept by the runtime")
+    state = Feature(STATE, (1, slots, *kept.shape[1:]), kept.kind, "Memory slots of an object, kept by the runtime")
     inputs = tuple(feature for feature in part.inputs if feature.name != MEMORY)
     return dataclasses.replace(part, module=_Keeping(part, slots), inputs=(*inputs, slot), states=(state,))
 
@@ -142,6 +145,6 @@ class KeepingProgram:
         else:
             place = self.slots.place_of_prompt(features)
         own[SLOT] = torch.tensor([place], dtype=torch.int32)
-        results = self.run(own, {MEMORY: self.slots.array})
+        results = self.run(own, {STATE: self.slots.array})
         self.slots.wrote(place, results[_KEPT[self.role]])
         return results
