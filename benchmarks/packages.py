@@ -3,7 +3,7 @@
     python benchmarks/packages.py                          # every row that has no result yet, then the table
     python benchmarks/packages.py --list
     python benchmarks/packages.py full-onnx-fp32 --again   # one row, also if it has a result
-    python benchmarks/packages.py full-coreai-fp32 --frames 4 4 2    # shorter rollouts where a frame takes minutes; the row says so
+    python benchmarks/packages.py full-coreai-fp32 --frames 4 4 2   # shorter rollouts; the row says so
     python benchmarks/packages.py --table                  # the table alone, from the results that are there
 
 A row is an export with the whole gate: 64 frames with occlusion and re-entry from a click, shorter rollouts from a box and

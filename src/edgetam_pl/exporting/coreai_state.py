@@ -2,7 +2,8 @@
 
 Core AI lets a program write into arrays that its caller owns and passes with every call: its state. Here an object's memory
 slots are such an array. TrackStep reads it and writes the memory of its frame into the slot that it is told; MemoryEncoder
-writes there that of a prompted frame. So no memory is copied in or out. Ages, and pointers (2 % of the bank), stay inputs.
+writes there that of a prompted frame. So no memory has to be copied in or out. Ages stay inputs, and so do pointers, which
+are 2 % of the bank. A state is an input that a torch.export program writes into.
 """
 
 from __future__ import annotations
@@ -89,7 +90,9 @@ class Slots:
         for tokens, frames_ago in zip(memory[0], age[0].tolist(), strict=True):
             if frames_ago < 0:
                 continue
-            known = (i for i, held in enumerate(self._held) if i not in places and held is not None and torch.equal(held, tokens))
+            known = (
+                i for i, held in enumerate(self._held) if i not in places and held is not None and torch.equal(held, tokens)
+            )
             place = next(known, None)
             if place is None:
                 missing.append((tokens, frames_ago))

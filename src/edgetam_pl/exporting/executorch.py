@@ -12,8 +12,8 @@ from torch.export import ExportedProgram
 
 from edgetam_pl.config import ExportConfig
 from edgetam_pl.exporting.backend import Backend
-from edgetam_pl.exporting.executorch_coreml import EXECUTED, DelegatedProgram, is_delegated, partitioner
 from edgetam_pl.exporting.documents import render
+from edgetam_pl.exporting.executorch_coreml import EXECUTED, DelegatedProgram, is_delegated, partitioner
 from edgetam_pl.exporting.extras import require, silenced
 from edgetam_pl.exporting.manifest import Manifest
 from edgetam_pl.exporting.parts import Part, Program, Saved

@@ -23,13 +23,13 @@ DELEGATE = "CoreMLBackend"
 """Its name in a `.pte`."""
 
 EXECUTED = (
-    "our interpreter, over torch, of the Core ML model that was taken out of each saved .pte, called as its plan says; the .pte "
-    "files themselves were not executed, because ExecuTorch's runtime has Core ML's delegate on Apple systems only"
+    "our interpreter, over torch, of the Core ML model that was taken out of each saved .pte, called as its plan says; the "
+    ".pte files themselves were not executed, because ExecuTorch's runtime has Core ML's delegate on Apple systems only"
 )
 
 
 def partitioner(config: ExportConfig, extra: str) -> Any:
-    """What hands whole programs to Core ML, in fp32. Its settings cannot keep coordinates alone in fp32, so there is no fp16."""
+    """What hands whole programs to Core ML. In fp32, because its fp16 would round coordinates too."""
     ct, coreml = require("coremltools"), require("executorch.backends.apple.coreml.partition", extra)
     compiler = require("executorch.backends.apple.coreml.compiler", extra).CoreMLBackend
     target = {"ios17": ct.target.iOS17, "ios18": ct.target.iOS18}[config.system]
@@ -91,13 +91,17 @@ def plan_of(path: Path, extra: str) -> Plan:
     instructions = [each.instr_args for chain in plan.chains for each in chain.instructions]
     calls = [each for each in instructions if hasattr(each, "delegate_index")]
     if len(instructions) != 1 or len(calls) != 1:
-        raise ValueError(f"{path.name} has {len(instructions)} steps, {len(calls)} of them in a delegate; one call was expected.")
+        raise ValueError(
+            f"{path.name} has {len(instructions)} steps, {len(calls)} of them in a delegate; one call was expected."
+        )
     (call,) = calls
     delegate = plan.delegates[call.delegate_index]
     places, count = {value: i for i, value in enumerate(plan.inputs)}, len(call.args) - len(plan.outputs)
     results = {value: i for i, value in enumerate(plan.outputs)}
     given, made = call.args[:count], call.args[count:]
     if delegate.id != DELEGATE or not set(given) <= set(places) or set(made) != set(results):
-        raise ValueError(f"{path.name}: {delegate.id} is called with {call.args}; the part has {plan.inputs}, {plan.outputs}.")
+        raise ValueError(
+            f"{path.name}: {delegate.id} is called with {call.args}; the part has {plan.inputs}, {plan.outputs}."
+        )
     model = program.backend_delegate_data[delegate.processed.index].data
     return Plan(bytes(model), [places[value] for value in given], [results[value] for value in made])

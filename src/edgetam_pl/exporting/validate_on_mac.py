@@ -24,7 +24,7 @@ import numpy as np
 UNITS = ("recommended", "all", "cpuAndGPU", "cpuOnly", "cpuAndNeuralEngine")
 UNUSED, PADDING, EMPTY = -2, -1, -1
 WRITTEN = 0
-"""Slot of the runtime's state that programs are told to write, where they have one; the next call brings a state of its own."""
+"""Slot of the runtime's state that programs are told to write, where they have one; each call brings a state of its own."""
 SCORES = ("iou_scores", "iou_score", "obj_score")
 """Outputs that are single numbers of order one: their errors are absolute below one."""
 
@@ -367,15 +367,15 @@ class CoreAIPrograms(Programs):
         states = {name: self.array(inputs.pop(name)) for name in self.states[role]}
 
         async def call():
-            return await self.models[role](
-                inputs={name: self.array(value) for name, value in inputs.items()}, state=states
-            )
+            return await self.models[role](inputs={name: self.array(value) for name, value in inputs.items()}, state=states)
 
         results = {name: np.array(value.numpy(), dtype=np.float32) for name, value in self.loop.run(call()).items()}
         for name, array in states.items():  # the program has written its memory into the slot that it was told
             kept, made = np.array(array.numpy()), results["memory_out" if role == "track_step" else "memory"]
             if not np.array_equal(kept[0, WRITTEN], made[0]):
-                raise SystemExit(f"{role}: the runtime has not written into the state {name!r}; do not use these packages on it.")
+                raise SystemExit(
+                    f"{role}: the runtime has not written into the state {name!r}; do not use these packages on it."
+                )
         return results
 
 

@@ -30,7 +30,10 @@ def judge(
     precision = backend.precision(cfg)
     tolerance, rounds = tolerance_of(cfg, precision), backend.rounds(precision)
     if rounds:
-        stored, own = Bounds("fp32 arithmetic", tolerance.stored), Bounds(precision, tolerance.part, tolerance.psnr, noise=False)
+        stored, own = (
+            Bounds("fp32 arithmetic", tolerance.stored),
+            Bounds(precision, tolerance.part, tolerance.psnr, noise=False),
+        )
     else:  # one arithmetic, which has to keep the bounds of both
         stored = own = Bounds(precision, min(tolerance.part, tolerance.stored), tolerance.psnr)
     note("part by part")
