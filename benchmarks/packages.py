@@ -3,6 +3,7 @@
     python benchmarks/packages.py                          # every row that has no result yet, then the table
     python benchmarks/packages.py --list
     python benchmarks/packages.py full-onnx-fp32 --again   # one row, also if it has a result
+    python benchmarks/packages.py full-coreai-fp32 --frames 4 4 2   # shorter rollouts; the row says so
     python benchmarks/packages.py --table                  # the table alone, from the results that are there
 
 A row is an export with the whole gate: 64 frames with occlusion and re-entry from a click, shorter rollouts from a box and
@@ -31,7 +32,7 @@ from torch import Tensor
 
 from edgetam_pl.commands.bench import machine
 from edgetam_pl.commands.compose import composed
-from edgetam_pl.config import ExportConfig
+from edgetam_pl.config import ExportConfig, GateConfig
 from edgetam_pl.exporting import ExportRefused, ExportReport, export_packages
 from edgetam_pl.exporting.backends import BACKENDS, backend_of
 from edgetam_pl.exporting.client import PackagedTracker, RingBank
@@ -71,13 +72,15 @@ VARIANTS = {
     "coreml-palette8": ["backend=coreml", "precision=fp16", "compression=palette8"],
     "coreml-palette6": ["backend=coreml", "precision=fp16", "compression=palette6"],
     "coreai-fp16": ["backend=coreai", "precision=fp16"],
+    "coreai-state": ["backend=coreai", "precision=fp32", "+options.bank=state"],
+    "executorch-coreml": ["backend=executorch", "precision=fp32", "+options.delegate=coreml"],
     "executorch-int8": ["backend=executorch", "precision=fp32", "compression=int8"],
     "onnx-fp16": ["backend=onnx", "precision=fp16"],
 }
 """Further rows of both models."""
 
-CLIP_FRAMES = 24
-"""Frames of the example clip on which masks are compared."""
+FRAMES = (GateConfig.frames, GateConfig.short_frames, 24)
+"""Of the rollout from a click, of those from a box and from a mask, and of the example clip on which masks are compared."""
 
 HEAD = ["model", "packages", "MB", "convert, s", "gate, s", "a part", "a step", "left to itself: click, box, mask",
         "lowest IoU",
@@ -112,7 +115,7 @@ def main() -> int:
     args = _arguments()
     known = {row.name: row for row in rows()}
     if args.measure:
-        measure([known[name] for name in args.rows])
+        measure([known[name] for name in args.rows], args.frames)
         return 0
     if unknown := sorted(set(args.rows) - set(known)):
         print(f"no rows {', '.join(unknown)}; there are: {', '.join(known)}", file=sys.stderr)
@@ -126,7 +129,8 @@ def main() -> int:
     for model in MODELS:
         names = [name for name in pending if name.startswith(f"{model}-")]
         if names and not (args.list or args.table):
-            subprocess.run([sys.executable, __file__, "--measure", *names], check=True)
+            frames = [str(count) for count in args.frames]
+            subprocess.run([sys.executable, __file__, *names, "--measure", "--frames", *frames], check=True)
     if not args.list:
         found = [(row, json.loads(row.path.read_text("utf-8"))) for row in known.values() if row.path.is_file()]
         text = table(found)
@@ -143,22 +147,28 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--again", action="store_true", help="also rows that have a result")
     parser.add_argument("--list", action="store_true", help="the rows, and which have results")
     parser.add_argument("--table", action="store_true", help="the table, from the results that are there")
+    parser.add_argument(
+        "--frames", nargs=3, type=int, default=FRAMES, metavar=("LONG", "SHORT", "CLIP"),
+        help=f"frames of the rollout from a click, of the two others, of the example clip (default {FRAMES})",
+    )  # fmt: skip
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)  # what a model's own process does
     return parser.parse_args()
 
 
-def measure(chosen: Sequence[Row]) -> None:
+def measure(chosen: Sequence[Row], frames: Sequence[int]) -> None:
     """Export one model in several formats, and write down what came of each."""
     truth: Truth | None = None
     theirs: list[Tensor] = []
     for i, row in enumerate(chosen, start=1):
         print(f"[{i}/{len(chosen)}] {row.name}", flush=True)
-        cfg, _ = composed(ExportConfig, command="export", overrides=[*row.words, "golden=false"])
+        gate = [f"gate.frames={frames[0]}", f"gate.short_frames={frames[1]}"]
+        cfg, _ = composed(ExportConfig, command="export", overrides=[*row.words, *gate, "golden=false"])
         backend = backend_of(cfg.backend)
         needs = [need.replace("_", "-") for need in backend.needs]
         result: dict[str, Any] = {
             "words": row.words,
-            "runner": backend.runner or backend.title,
+            "frames_asked": list(frames),
+            "runner": backend.executed(cfg),
             "versions": {name: installed_version(name) for name in ("torch", *needs)},
             "machine": machine(torch.device("cpu")),
             "torch_known": truth is not None,
@@ -166,40 +176,48 @@ def measure(chosen: Sequence[Row]) -> None:
         model, checkpoint, _ = load(cfg)
         truth = Truth.of(model, cfg) if truth is None else truth
         try:
-            result |= exported(model, cfg, checkpoint, truth, theirs)
+            result |= exported(model, cfg, checkpoint, truth, theirs, frames[2])
         except MissingExtra as missing:
             result |= {"missing": str(missing)}
         write_json(row.path, result, indent=None)
 
 
-def exported(model: TrackAnything, cfg: ExportConfig, checkpoint: str, truth: Truth, theirs: list[Tensor]) -> dict[str, Any]:
+def exported(
+    model: TrackAnything, cfg: ExportConfig, checkpoint: str, truth: Truth, theirs: list[Tensor], clip: int
+) -> dict[str, Any]:
     """What an export gives, passed or refused. The packages themselves are thrown away.
 
     Args:
         theirs: torch's masks of the example clip; filled when they are first needed.
+        clip: frames of it.
     """
-    begin = time.monotonic()
+    begin, backend = time.monotonic(), backend_of(cfg.backend)
 
     def note(text: str) -> None:
         print(f"  {time.monotonic() - begin:5.0f} s  {text}", flush=True)
 
     with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "packages"
         try:
-            out = Path(folder) / "packages"
             report = export_packages(model, out, cfg, checkpoint=checkpoint, note=note, truth=truth)
+            entries = read(out).parts
+            saved = [Saved(truth.parts[entry.role], out / entry.file, entry.function) for entry in entries]
         except ExportRefused as refused:
-            return numbers(refused.report)
+            report = refused.report
+            if cfg.compression == "none":
+                return numbers(report)
+            note("refused; once more for the example clip, because compression is judged on it")
+            out.mkdir()
+            saved = list(backend.convert(tuple(truth.parts.values()), out, cfg))
         note("the example clip")
-        backend, manifest = backend_of(cfg.backend), read(out)
-        saved = [Saved(truth.parts[entry.role], out / entry.file, entry.function) for entry in manifest.parts]
         programs = {each.part.role: backend.load(each, rounded=True) for each in saved}
-        theirs += tracked({role: part.run for role, part in truth.parts.items()}, truth) if not theirs else []
-        overlaps = [iou(one, two) for one, two in zip(tracked(programs, truth), theirs, strict=True)]
+        theirs += tracked({role: part.run for role, part in truth.parts.items()}, truth, clip) if not theirs else []
+        overlaps = [iou(one, two) for one, two in zip(tracked(programs, truth, clip), theirs, strict=True)]
         return numbers(report) | {"clip": {"mean": sum(overlaps) / len(overlaps), "least": min(overlaps)}}
 
 
-def tracked(programs: Mapping[str, Program], truth: Truth) -> list[Tensor]:
-    """Masks (S/4, S/4) of the first CLIP_FRAMES frames of the example clip, from the given mask of its first frame."""
+def tracked(programs: Mapping[str, Program], truth: Truth, frames: int) -> list[Tensor]:
+    """Masks (S/4, S/4) of the first frames of the example clip, from the given mask of its first frame."""
     size = truth.loop.size
     pictures = open_video(shipped.EXAMPLE / "JPEGImages/chair")
     labels = read_labels(shipped.EXAMPLE / "Annotations/chair/00000.png")
@@ -210,7 +228,7 @@ def tracked(programs: Mapping[str, Program], truth: Truth) -> list[Tensor]:
         return tracker.encode(resized_frame(pictures[t], size))
 
     bank: Any = RingBank(truth.loop)  # the same verbs as a MemoryBank
-    outputs = rollout(tracker, features, Script({0: [Prompts(mask=given)]}), num_frames=CLIP_FRAMES, bank=bank)
+    outputs = rollout(tracker, features, Script({0: [Prompts(mask=given)]}), num_frames=frames, bank=bank)
     return [output.final.best[0, 0] > 0 for output in outputs]
 
 
@@ -248,6 +266,9 @@ def table(found: list[tuple[Row, dict[str, Any]]]) -> str:
 
 def _cells(row: Row, result: Mapping[str, Any]) -> list[str]:
     name = row.name.partition("-")[2].replace("-", " ")
+    long, short, clip_frames = asked = tuple(result.get("frames_asked", FRAMES))
+    if asked != FRAMES:
+        name += f" (rollouts of {long}, {short} and {short} frames, clip of {clip_frames})"
     if "missing" in result:
         return [row.title, name, *[""] * (len(HEAD) - 4), f"not run: {result['missing']}", ""]
     spent, failures = result["processor_seconds"], result["failures"]
@@ -265,7 +286,7 @@ def _cells(row: Row, result: Mapping[str, Any]) -> list[str]:
         f"{result['iou']:.4f}",
         f"{clip['mean']:.4f}, {clip['least']:.4f}" if (clip := result.get("clip")) else "",
         verdict,
-        result["runner"],
+        result["runner"].partition(";")[0],
     ]
 
 

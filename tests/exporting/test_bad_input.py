@@ -34,6 +34,12 @@ pytest.importorskip("coremltools")
         ({"prompt_slots": 1}, "prompt_slots is 1; it must be at least 2"),
         ({"gate": GateConfig(frames=2)}, r"gate.frames and gate.short_frames must be at least 4"),
         ({"options": {"delegate": "gpu"}}, "backend=coreml has no options delegate; it has: none"),
+        ({"backend": "coreai", "options": {"bank": "app"}}, "options.bank is app; use one of inputs, state"),
+        ({"backend": "executorch", "options": {"delegate": "gpu"}}, "options.delegate is gpu; use one of xnnpack, coreml"),
+        (
+            {"backend": "executorch", "options": {"delegate": "coreml"}, "compression": "int8"},
+            r"with \+options.delegate=coreml give compression=none, or take backend=coreml",
+        ),
         (
             {"backend": "onnx", "compression": "int8"},
             "compression=int8 is a Core ML option; backend=onnx takes",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 import time
@@ -18,7 +19,9 @@ from numpy.typing import NDArray
 from edgetam_pl.exporting.web_server import HEADERS, PageServer
 from edgetam_pl.io.label_png import read_labels
 
-CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = os.environ.get("EDGETAM_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+"""The browser of the tests: the one that EDGETAM_CHROMIUM names (`make test-web` does), else one that is installed."""
 
 
 @contextmanager

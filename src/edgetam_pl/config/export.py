@@ -100,7 +100,8 @@ class ExportConfig:
     ort_web: str = ""
     """Folder of onnxruntime-web, for target=web; empty: the one in node_modules, as node would find it."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Options that this format alone has (exporting/backend.py), e.g. +options.KEY=VALUE; the formats here have none."""
+    """Options that one format alone has, as +options.KEY=VALUE: bank=inputs | state (Core AI), delegate=xnnpack | coreml
+    (ExecuTorch), int8=dynamic | weights (LiteRT)."""
     name: str = "EdgeTAM"
     """Prefix of the package names."""
     size: int = 0

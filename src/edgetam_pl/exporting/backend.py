@@ -91,6 +91,10 @@ class Backend(ABC):
         """One of this format's own options, or its default."""
         return config.options.get(key, self.options[key][0])
 
+    def executed(self, config: ExportConfig) -> str:
+        """What executes the saved parts for the gate here, and what of them it does not, for the report."""
+        return self.runner or self.title
+
     def system(self, config: ExportConfig) -> str:
         """The oldest system that loads the packages, or an empty text where files are not made for one."""
         return ""

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from edgetam_pl.config import ExportConfig
 from edgetam_pl.exporting.backend import Backend, ProgramFacts
+from edgetam_pl.exporting.coreai_state import KeepingProgram, Slots, keeping
 from edgetam_pl.exporting.documents import render
 from edgetam_pl.exporting.extras import require, silenced
 from edgetam_pl.exporting.half import halved
 from edgetam_pl.exporting.manifest import Manifest
-from edgetam_pl.exporting.parts import Part, Saved
+from edgetam_pl.exporting.parts import Part, Program, Saved
 from edgetam_pl.io.environment import VERSION
 
 
@@ -34,9 +35,14 @@ class CoreAI(Backend):
     tested = {"coreai_torch": ((0, 4), (0, 4)), "torch": ((2, 8), (2, 13))}  # noqa: RUF012
     default_precision = "fp16"
     choices = {**Backend.choices, "multifunction": (False, True)}  # noqa: RUF012
+    options = {"bank": ("inputs", "state")}  # noqa: RUF012
     volatile = ("metadata.json",)  # the time of the save
     runner = "Core AI's CPU runtime on Linux"
-    device = "Apple hardware; executed by Core AI's CPU runtime on Linux"
+    device = "Core AI on an Apple device"
+
+    def __init__(self) -> None:
+        self.slots: Slots | None = None
+        """The state that the loaded programs share, where they have one."""
 
     def system(self, config: ExportConfig) -> str:
         return "ios27"
@@ -44,6 +50,8 @@ class CoreAI(Backend):
     def convert(self, parts: Sequence[Part], folder: Path, config: ExportConfig) -> tuple[Saved, ...]:
         tools = require("coreai_torch", self.extra)
         half = self.precision(config) == "fp16"
+        if self.option(config, "bank") == "state":
+            parts = [keeping(part, config.num_memories) for part in parts]
         groups = [parts] if config.multifunction else [[part] for part in parts]
         saved = []
         for group in groups:
@@ -58,15 +66,21 @@ class CoreAI(Backend):
                         program.run_decompositions(tools.get_decomp_table()),
                         input_names=[feature.name for feature in part.inputs],
                         output_names=[feature.name for feature in part.outputs],
+                        state_names=[feature.name for feature in part.states],
                         entrypoint_name=part.role,
                     )
                 converter.to_coreai().save_asset(path, self._metadata(group))
             saved += [Saved(part, path, part.role) for part in group]
         return tuple(saved)
 
-    def load(self, saved: Saved, *, rounded: bool) -> CoreAIProgram:
+    def load(self, saved: Saved, *, rounded: bool) -> Program:
         assert saved.function is not None
-        return CoreAIProgram(saved.path, saved.function)
+        program = CoreAIProgram(saved.path, saved.function)
+        if not program.states:
+            return program
+        if self.slots is None:
+            self.slots = program.new_slots()
+        return KeepingProgram(saved.part, program.call, self.slots)
 
     def facts(self, saved: Saved) -> ProgramFacts:
         function = CoreAIProgram(saved.path, saved.function or "").function
@@ -89,21 +103,32 @@ class CoreAIProgram:
     def __init__(self, path: Path, function: str) -> None:
         self._runtime = require("coreai.runtime", CoreAI.extra)
         self.model, self._open = _opened(path, (path / "main.hash").read_bytes())
-        self.function = self.model.load_function(function)
+        self.name, self.function = function, self.model.load_function(function)
         self.types = {name: self.function.desc.input_descriptor(name).dtype for name in self.function.desc.input_names}
+        self.states = list(self.function.desc.state_names)
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self.call(inputs, {})
+
+    def call(self, inputs: Mapping[str, Tensor], states: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Run once; the program writes into the arrays of `states`."""
         if set(inputs) != set(self.types):
             raise ValueError(f"the program takes {sorted(self.types)}; given {sorted(inputs)}.")
         given = {
             name: self._runtime.NDArray(np.ascontiguousarray(value.numpy().astype(self.types[name])))
             for name, value in inputs.items()
         }
-        results = _loop().run(self._call(given))
+        results = _loop().run(self._call(given, states))
         return {name: torch.from_numpy(np.array(value.numpy(), dtype=np.float32)) for name, value in results.items()}
 
-    async def _call(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        return await self.function(inputs=given)
+    def new_slots(self) -> Slots:
+        """The program's state, all zero."""
+        (name,) = self.states
+        form = self.function.desc.state_descriptor(name)
+        return Slots(self._runtime.NDArray, [int(side) for side in form.shape], form.dtype)
+
+    async def _call(self, given: Mapping[str, Any], states: Mapping[str, Any]) -> dict[str, Any]:
+        return await self.function(inputs=given, state=states)
 
 
 @cache

@@ -30,7 +30,7 @@ def halved(program: ExportedProgram, part: Part) -> ExportedProgram:
     """
     example = tuple(
         tensor.half() if feature.dtype("fp16") == "fp16" else tensor
-        for feature, tensor in zip(part.inputs, part.example(), strict=True)
+        for feature, tensor in zip((*part.inputs, *part.states), part.example(), strict=True)
     )
     with torch.no_grad():
         return torch.export.export(_Half(program, part), example, strict=False)

@@ -41,7 +41,8 @@ class LiteRT(Backend):
     tested = {"litert_torch": ((0, 10), (0, 10)), "ai_edge_litert": ((2, 3), (2, 3))}  # noqa: RUF012
     choices = {**Backend.choices, "precision": ("auto", "fp32"), "compression": ("none", "int8")}  # noqa: RUF012
     options = {"int8": tuple(EIGHT_BITS)}  # noqa: RUF012
-    device = "a phone; executed by LiteRT's runtime with XNNPACK on Linux"
+    device = "a phone"
+    runner = "LiteRT's runtime with XNNPACK on Linux"
 
     def __init__(self) -> None:
         for name, value in _QUIET.items():  # before the first import

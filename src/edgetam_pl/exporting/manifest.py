@@ -17,6 +17,9 @@ from edgetam_pl.io.atomic import write_json
 FORMAT = "edgetam-pl/export/1"
 FILE = "manifest.json"
 
+SIDES = ("inputs", "outputs", "states")
+"""Of a part's tensors."""
+
 NOT_ON_APPLE = "not run on Apple hardware"
 
 
@@ -97,6 +100,8 @@ class PartEntry:
     sha256: str
     inputs: tuple[FeatureEntry, ...]
     outputs: tuple[FeatureEntry, ...]
+    states: tuple[FeatureEntry, ...] = ()
+    """Tensors that the runtime keeps from one call to the next: the program reads them and writes into them."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,8 @@ class Manifest:
     checkpoint_sha256: str
     versions: Mapping[str, str]
     thresholds: Mapping[str, Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of this format alone, where they were given."""
     parity: Mapping[str, Any] = field(default_factory=dict)
     estimate: Mapping[str, Any] = field(default_factory=dict)
     apple_hardware: str = NOT_ON_APPLE
@@ -154,8 +161,8 @@ def read(folder: str | Path) -> Manifest:
         raise ValueError(f"{path} has the format {found!r}; this version reads {FORMAT!r}. Export again.")
     parts = []
     for entry in data["parts"]:
-        inputs, outputs = (tuple(_build(FeatureEntry, f, path) for f in entry[side]) for side in ("inputs", "outputs"))
-        parts.append(_build(PartEntry, entry | {"inputs": inputs, "outputs": outputs}, path))
+        sides = {side: tuple(_build(FeatureEntry, f, path) for f in entry[side]) for side in SIDES if side in entry}
+        parts.append(_build(PartEntry, entry | sides, path))
     return _build(Manifest, data | {"loop": _build(RuntimeSpec, data["loop"], path), "parts": tuple(parts)}, path)
 
 

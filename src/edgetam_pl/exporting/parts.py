@@ -50,6 +50,8 @@ class Part:
     purpose: str
     compute_units: str = "cpuAndGPU"
     """Core ML compute units that the app should ask for; a package cannot hold this itself."""
+    states: tuple[Feature, ...] = ()
+    """Tensors that follow the inputs, and that the module writes into: the runtime keeps them between calls."""
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The module in eager torch, by name. This is what every backend must reproduce."""
@@ -66,7 +68,7 @@ class Part:
         """Inputs of the right shapes and types, to trace with; no graph depends on their values."""
         return tuple(
             torch.zeros(feature.shape, dtype=torch.int32 if feature.kind == "int32" else torch.float32)
-            for feature in self.inputs
+            for feature in (*self.inputs, *self.states)
         )
 
     def output(self, name: str) -> Feature:

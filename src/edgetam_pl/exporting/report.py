@@ -44,6 +44,8 @@ class ExportReport:
     witnesses: Witnesses = field(default_factory=Witnesses)
     """Other runtimes on the same model, where the export was asked for them."""
     estimate: dict[str, Any] = field(default_factory=dict)
+    executed: str = ""
+    """By what, for the gate, and what of the packages was not (`Backend.executed`)."""
     apple_hardware: str = NOT_ON_APPLE
 
     @property

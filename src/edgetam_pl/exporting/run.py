@@ -178,6 +178,7 @@ def export_packages(
             failures=[str(measure) for measure in verdict.failures],
             worst={k: {"value": m.value, "bound": m.bound, "ok": m.ok, "where": m.where} for k, m in sorted(worst.items())},
             frames=rollouts.rows,
+            executed=backend.executed(cfg),
         )
         if not verdict.ok:
             refused = out.with_name(out.name + ".refused.json")
@@ -232,6 +233,7 @@ def _manifest(
             sha256=sha256_of(each.path, ignore=backend.volatile),
             inputs=tuple(entry(feature) for feature in each.part.inputs),
             outputs=tuple(entry(feature) for feature in each.part.outputs),
+            states=tuple(entry(feature) for feature in each.part.states),
         )
         for each in saved
     )
@@ -243,6 +245,7 @@ def _manifest(
         system=backend.system(cfg),
         attention=cfg.attention,
         compression=cfg.compression,
+        options=dict(cfg.options),
         loop=loop,
         parts=entries,
         rules=contract.RULES,

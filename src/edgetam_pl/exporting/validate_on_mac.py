@@ -23,6 +23,8 @@ import numpy as np
 
 UNITS = ("recommended", "all", "cpuAndGPU", "cpuOnly", "cpuAndNeuralEngine")
 UNUSED, PADDING, EMPTY = -2, -1, -1
+WRITTEN = 0
+"""Slot of the runtime's state that programs are told to write, where they have one; each call brings a state of its own."""
 SCORES = ("iou_scores", "iou_score", "obj_score")
 """Outputs that are single numbers of order one: their errors are absolute below one."""
 
@@ -39,7 +41,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     manifest, system = json.loads((args.folder / "manifest.json").read_text()), platform.system()
     kind, needed = RUNTIMES[manifest["backend"]]
-    if manifest["backend"] == "coreml" and system != "Darwin":
+    if "coreml" in (manifest["backend"], manifest["options"].get("delegate")) and system != "Darwin":
         print("not run on Apple hardware: Core ML exists on macOS only. Copy this folder to a Mac and run the script there.")
         return 3
     try:
@@ -259,16 +261,25 @@ class Programs:
     """The packages under the runtime of their format: numpy in and out. A subclass opens and runs one."""
 
     def __init__(self, folder, parts, units):
-        self.models, self.units, self.wire, self.outputs = {}, {}, {}, {}
+        self.models, self.units, self.wire, self.outputs, self.states = {}, {}, {}, {}, {}
         for part in parts:
             role = part["role"]
             self.units[role] = part["compute_units"] if units == "recommended" else units
             self.wire[role] = {feature["name"]: feature["dtype"] for feature in part["inputs"]}
             self.outputs[role] = [feature["name"] for feature in part["outputs"]]
+            self.states[role] = {feature["name"]: feature for feature in part["states"]}
             self.models[role] = self.open(folder / part["file"], part)
 
     def __call__(self, role, inputs):
-        return self.run(role, {name: self.sent(role, name, value) for name, value in inputs.items()})
+        return self.run(role, self.all_sent(role, inputs))
+
+    def all_sent(self, role, inputs):
+        """Inputs as the package takes them. Where memories are the runtime's state, they are put there for every call."""
+        kinds, inputs = dict(self.wire[role]), dict(inputs)
+        for name, state in self.states[role].items():
+            inputs[name] = inputs.pop("memory", np.zeros(state["shape"]))
+            inputs["memory_slot"], kinds[name] = np.full(1, WRITTEN), state["dtype"]
+        return {name: self.sent(kinds[name], value) for name, value in inputs.items()}
 
     def open(self, path, part):
         """The program of a part, ready to run."""
@@ -278,9 +289,8 @@ class Programs:
         """A part's outputs by name, for inputs as it takes them."""
         raise NotImplementedError
 
-    def sent(self, role, name, value):
+    def sent(self, kind, value):
         """An input as the package takes it."""
-        kind = self.wire[role][name]
         if kind == "image":  # Core ML alone
             from PIL import Image
 
@@ -293,9 +303,9 @@ class Programs:
 
     def time(self, role, inputs, runs):
         """Milliseconds of one prediction: median, 95th percentile and worst, after two runs to warm up."""
-        sent = {name: self.sent(role, name, value) for name, value in inputs.items()}
         spent = []
         for run in range(runs + 2):
+            sent = self.all_sent(role, inputs)
             start = time.perf_counter()
             self.run(role, sent)
             if run >= 2:
@@ -354,10 +364,19 @@ class CoreAIPrograms(Programs):
         return self.opened[path].load_function(part["function"])
 
     def run(self, role, inputs):
-        async def call():
-            return await self.models[role](inputs={name: self.array(value) for name, value in inputs.items()})
+        states = {name: self.array(inputs.pop(name)) for name in self.states[role]}
 
-        return {name: np.array(value.numpy(), dtype=np.float32) for name, value in self.loop.run(call()).items()}
+        async def call():
+            return await self.models[role](inputs={name: self.array(value) for name, value in inputs.items()}, state=states)
+
+        results = {name: np.array(value.numpy(), dtype=np.float32) for name, value in self.loop.run(call()).items()}
+        for name, array in states.items():  # the program has written its memory into the slot that it was told
+            kept, made = np.array(array.numpy()), results["memory_out" if role == "track_step" else "memory"]
+            if not np.array_equal(kept[0, WRITTEN], made[0]):
+                raise SystemExit(
+                    f"{role}: the runtime has not written into the state {name!r}; do not use these packages on it."
+                )
+        return results
 
 
 class ExecuTorchPrograms(Programs):

@@ -24,18 +24,23 @@ from edgetam_pl.exporting.parts import PADDING_LABEL, UNUSED_LABEL, Program
 Tensors = dict[str, Tensor]
 
 
-FORMATS = [*((name, "fp16" if name == "coreml" else "fp32") for name in BACKENDS), ("onnx", "fp16")]
-"""Formats and precisions; not Core AI in fp16, which the gate refuses as it is."""
+FORMATS = [
+    *((name, "fp16" if name == "coreml" else "fp32") for name in BACKENDS),
+    ("onnx", "fp16"),
+    ("coreai", "fp32", "bank=state"),
+    ("executorch", "fp32", "delegate=coreml"),
+]
+"""Formats, precisions and options of a format; not Core AI in fp16, which the gate refuses as it is."""
 
 
 @pytest.fixture(scope="module", params=FORMATS, ids=" ".join)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """One export of a small model."""
-    backend, precision = request.param
-    for module in BACKENDS[backend].needs:
+    backend, precision, *words = request.param
+    for module in (*BACKENDS[backend].needs, *(["coremltools"] if "delegate=coreml" in words else [])):
         pytest.importorskip(module)
-    gate = GateConfig(frames=5, short_frames=4)
-    cfg = ExportConfig(model=tiny(), backend=backend, precision=precision, golden=False, gate=gate)
+    gate, options = GateConfig(frames=5, short_frames=4), dict(word.split("=") for word in words)
+    cfg = ExportConfig(model=tiny(), backend=backend, precision=precision, options=options, golden=False, gate=gate)
     return export(cfg, tmp_path_factory.mktemp("export") / "packages")
 
 

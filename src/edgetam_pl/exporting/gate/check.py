@@ -54,7 +54,7 @@ class Bounds(NamedTuple):
     error: float
     """Of the relative error."""
     decibel: float | None = None
-    """Of the PSNR; None: not measured."""
+    """Of the PSNR, but for a bank of noise; None: not measured."""
     noise: bool = True
     """Also on a bank of noise, which no clip fills: it is for graphs, not for rounding."""
 
@@ -142,17 +142,17 @@ def compare_parts(
     parts: Mapping[str, Part],
     programs: Mapping[str, Program],
     found: Sequence[Case],
-    bounds: Sequence[Bounds],
+    bounds: Bounds,
     answers: Answers | None = None,
 ) -> Iterator[Measure]:
-    """Every program against its adapter in torch, on inputs of every kind; each program runs once, for all `bounds`.
+    """Every program against its adapter in torch, on inputs of every kind.
 
     Args:
         answers: filled with what the programs answer.
     """
     for case in found:
-        wanted = [each for each in bounds if each.noise or case.name != NOISE_BANK]
-        if not wanted:
+        noise = case.name == NOISE_BANK
+        if noise and not bounds.noise:
             continue
         values = programs[case.role](case.inputs)
         if answers is not None:
@@ -166,10 +166,9 @@ def compare_parts(
             part, where = parts[case.role].name, f"{case.name}, output {name}"
             least = 1.0 if name in SCORES else 1e-12
             error, decibel = relative_error(values[name], truth, least=least), psnr(values[name], truth, least=least)
-            for each in wanted:
-                yield Measure(part, where, f"relative error ({each.label})", error, each.error)
-                if each.decibel is not None:
-                    yield Measure(part, where, f"PSNR in dB ({each.label})", decibel, each.decibel, at_least=True)
+            yield Measure(part, where, f"relative error ({bounds.label})", error, bounds.error)
+            if bounds.decibel is not None and not noise:
+                yield Measure(part, where, f"PSNR in dB ({bounds.label})", decibel, bounds.decibel, at_least=True)
 
 
 class Contrast(NamedTuple):
