@@ -70,14 +70,15 @@ def main() -> None:
     if args.child:
         print(json.dumps(_child(args)))
         return
-    _check_equal(args)
+    if args.check:
+        _check_equal(args)
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     for round_ in range(args.rounds):
         for prompts in args.prompts:
-            for name in CONTESTANTS:
+            for name in args.contestants:
                 runs = found.setdefault((prompts, name), [])
                 runs.append(_spawn(name, prompts, {}))
-                if args.device == "cpu":  # a peak does not vary as time does: weighed once
+                if args.device == "cpu" and args.weigh:  # a peak does not vary as time does: weighed once
                     runs[-1]["bytes"] = runs[0]["bytes"] if round_ else _spawn(name, prompts, RETURN_PAGES)["bytes"]
         print(f"round {round_ + 1} of {args.rounds} done", file=sys.stderr)
     _report(args, found)
@@ -343,7 +344,7 @@ def _check_equal(args: argparse.Namespace) -> None:
 def _report(args: argparse.Namespace, found: dict[tuple[str, str], list[dict[str, float]]]) -> None:
     rows = []
     for (prompts, name), runs in found.items():
-        base = found[prompts, CONTESTANTS[0]]
+        base = found[prompts, args.contestants[0]]
         seconds, mebibytes = _spread(runs, "seconds", 1), _spread(runs, "bytes", 2**20)[0]
         rows.append(
             {
@@ -390,6 +391,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--plain-attention", choices=("math", "any"), default="math", help="of plain, on the CPU")
     parser.add_argument("--thrifty", nargs="+", choices=VERBS, default=list(THRIFTY), help="verbs to recompute")
     parser.add_argument("--rtol", type=float, default=1e-3, help="of the comparison before timing")
+    parser.add_argument(
+        "--contestants", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), help="ratios to the first"
+    )
+    parser.add_argument("--check", action=argparse.BooleanOptionalAction, default=True, help="equal first, then fast")
+    parser.add_argument("--weigh", action=argparse.BooleanOptionalAction, default=True, help="memory, in other processes")
     parser.add_argument("--child", choices=CONTESTANTS, default=None, help=argparse.SUPPRESS)
     return parser.parse_args()
 
