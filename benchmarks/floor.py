@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -51,13 +51,26 @@ ATTENTION = {  # on a CPU: the kernel, and the one of the GPU whose formula hold
     aten._scaled_dot_product_flash_attention_for_cpu: aten._scaled_dot_product_flash_attention,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: aten._scaled_dot_product_flash_attention_backward,
 }
+
+
+def _of_backward(slope: Tensor, x: Tensor, weight: Tensor, *rest: Any, out_val: Any) -> int:
+    """FLOPs of a convolution's backward pass: the forward pass's for each gradient; torch's formula forgets groups."""
+    _, stride, padding, dilation, transposed, _, _, wanted = rest
+    forward = flop_registry[aten.convolution](x, weight, None, stride, padding, dilation, transposed, out_val=slope)
+    return forward * sum(wanted[:2])
+
+
 FORMULAS = flop_registry | {kernel: flop_registry[known] for kernel, known in ATTENTION.items()}
+FORMULAS[aten.convolution_backward] = _of_backward
+
+MATRICES = (aten.mm, aten.addmm, aten.bmm)
 
 ROUNDS = 4
 """Calls of each product; the fastest counts."""
 
 
-class Shape(NamedTuple):
+@dataclass(frozen=True)
+class Shape:
     """A float tensor, but for its values."""
 
     size: tuple[int, ...]
@@ -86,7 +99,7 @@ class Call:
         """The call itself, and by oneDNN what is a product of two matrices."""
         args, kwargs = tree_map_only(Shape, Shape.filled, (self.args, self.kwargs))
         yield lambda: self.func(*args, **kwargs)
-        if self.func._overloadpacket in (aten.mm, aten.addmm):
+        if self.func._overloadpacket in MATRICES[:2]:
             left, right = args[-2:]
             yield lambda: onednn_product(left, right.T)
 
@@ -130,7 +143,7 @@ class Floor:
     @classmethod
     def of(cls, found: Products) -> Floor:
         timed = [(call, call.seconds()) for call in found.calls.values() if call.func._overloadpacket not in ATTENTION]
-        rate = max(call.flops / seconds for call, seconds in timed)
+        rate = max(call.flops / seconds for call, seconds in timed if call.func._overloadpacket in MATRICES)
         every = sum(call.flops * call.times for call in found.calls.values())
         attention = sum(c.flops * c.times for c in found.calls.values() if c.func._overloadpacket in ATTENTION) / rate
         products = attention + sum(seconds * call.times for call, seconds in timed)
