@@ -77,7 +77,7 @@ def test_the_gpu_recipe_is_the_same_with_larger_numbers(tmp_path: Path) -> None:
 
 
 def test_the_teachers_recipe_goes_from_one_training_to_the_next(tmp_path: Path) -> None:
-    commands = given("real_cpu_teacher.sh", tmp_path)
+    commands = given("real_cpu_teacher.sh", tmp_path, "data", "grown", "steps", "zoom", "scores")
     assert [name for name, *_ in commands] == ["shards"] * 2 + ["train"] * 3 + ["evaluate"] * 6
     schemas = {"shards": config.ShardsConfig, "train": config.TrainConfig, "evaluate": config.EvaluateConfig}
     found = [composed(schemas[name], command=name, overrides=words)[0] for name, *words in commands]
@@ -95,7 +95,18 @@ def test_the_teachers_recipe_goes_from_one_training_to_the_next(tmp_path: Path) 
     assert [data.sources[0].max_step for data in steps] == [1, 6, 8]
     assert [data.augment.zoom for data in steps] == [0.0, 1.5, 2.5]
     assert {data.augment.degrees for data in steps} == {12.0}
-    assert given("real_cpu_teacher.sh", tmp_path) == []
+    # students with and without the teacher that came last, from the same weights
+    students = [
+        composed(config.TrainConfig, command=name, overrides=words)[0]
+        for name, *words in given("real_cpu_teacher.sh", tmp_path)
+        if name == "train"
+    ]  # what is there already is not done again
+    assert len(students) == 6
+    for alone, taught in zip(students[::2], students[1::2]):
+        assert taught.teacher_weights == f"{before}/weights.pt"
+        assert alone.teacher is None
+        assert (alone.weights, alone.seed, alone.data) == (taught.weights, taught.seed, taught.data)
+        assert [phase.distil for cfg in (alone, taught) for phase in cfg.stage.phases] == [False, True]
 
 
 @pytest.mark.parametrize("script", ["real_cpu.sh", "real_cpu_teacher.sh"])
