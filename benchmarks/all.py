@@ -93,10 +93,18 @@ def _scaling(result: dict[str, Any]) -> Iterable[Row]:
             for row in result["rows"])  # fmt: skip
 
 
+def _floor(result: dict[str, Any]) -> Iterable[Row]:
+    for name, row in result["rows"].items():
+        spent = ", ".join(f"{1000 * row[key]:.0f}" for key in ("at_best_rate", "products", "measured"))
+        yield f"{result['what']}, {result['size']} px: {name}", f"{spent} ms: all at the best rate, each product, measured"
+
+
 BENCHMARKS: dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any]], Iterable[Row]]]] = {
     "inference": (("inference.py", "--frames", "13"), _inference),
     "kernels": (("kernels.py",), _kernels),
     "train step": (("train_step.py", "--teacher", "none", "--objects", "2", "--rounds", "1", "--steps", "5"), _train),
+    "floor of a frame": (("floor.py",), _floor),
+    "floor of a step": (("floor.py", "--what", "step", "--size", "256"), _floor),
     "memory": (("memory.py", "--frames", "400"), _memory),
     "scaling": (("scaling.py", "--rounds", "3"), _scaling),
 }

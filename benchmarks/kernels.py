@@ -161,6 +161,7 @@ def _compiled(model: TrackAnything, weights: Path, frames: Any, click: tuple[flo
     ):
         for name, answers in running.items():
             found[name] = Counter(_counted(answers, count))
+            print(f"{name}: {sum(found[name].values())}", file=sys.stderr, flush=True)
     return found
 
 

@@ -16,12 +16,14 @@ import edgetam_pl  # noqa: F401  (declares what torchvision needs before anythin
 
 HERE = Path(__file__).parent
 LONGEST = (
-    "system/test_real_input.py", "training/test_kills.py", "commands/test_demo.py", "training/test_fit.py",
-    "exporting/test_run.py", "training/test_distributed.py", "test_own_videos.py", "exporting/test_targets.py",
-    "model/test_zoo.py", "parity/test_fixtures.py", "exporting/test_plug_in.py", "training/test_torchrun.py",
-    "exporting/test_third_backend.py", "training/test_elastic.py", "exporting/test_onnx.py", "sweeps/test_local.py",
-    "evaluation/test_runner.py", "training/test_validation.py", "io/test_processes.py", "exporting/gate/test_mutations.py",
-    "test_install.py", "test_examples.py", "exporting/gate/test_witnesses.py",
+    "training/test_kills.py", "system/test_real_input.py", "commands/test_demo.py", "exporting/test_targets.py",
+    "system/test_meta_device.py", "training/test_fit.py", "commands/test_compose.py", "exporting/test_plug_in.py",
+    "parity/test_fixtures.py", "training/test_distributed.py", "model/test_zoo.py", "data/test_shards_contract.py",
+    "exporting/test_run.py", "training/test_torchrun.py", "exporting/gate/test_mutations.py", "commands/test_plan.py",
+    "test_install.py", "test_own_videos.py", "exporting/test_third_backend.py", "evaluation/test_runner.py",
+    "exporting/gate/test_witnesses.py", "exporting/test_onnx.py", "data/test_shards_fuzz.py", "parity/test_live.py",
+    "training/test_elastic.py", "sweeps/test_trial.py", "training/test_best.py", "training/test_validation.py",
+    "sweeps/test_local.py", "io/test_processes.py", "test_examples.py",
 )  # fmt: skip
 """Files that take 20 s or more on a core, about the longest first."""
 

@@ -114,3 +114,18 @@ def test_tensorboard_that_is_not_there_is_named(shards: Path, tmp_path: Path, mo
     monkeypatch.setattr("edgetam_pl.training.tensorboard.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install tensorboard"):
         fit.run(training(shards, tmp_path, "logger=tensorboard", phases="{frames:2,steps:1,batch:1}"))
+
+
+def test_a_page_is_drawn_once_for_what_has_happened(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the first step, at the end of each phase, and not again within a minute because another phase has begun."""
+    drawn: list[tuple[int, bool]] = []
+    write = run_page.write_page
+
+    def noted(out: Path, *, live: bool = False) -> Path:
+        drawn.append((len(read_lines(out / "curves.jsonl")), live))
+        return write(out, live=live)
+
+    monkeypatch.setattr(run_page, "write_page", noted)
+    phases = "{frames:2,steps:2,batch:1,distil:false},{frames:2,steps:2,batch:1,distil:false}"
+    fit.run(training(shards, tmp_path, "logger.page=true", phases=phases))
+    assert drawn == [(1, True), (2, True), (4, False)]
