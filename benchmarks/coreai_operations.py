@@ -1,7 +1,7 @@
 """How fast Core AI's CPU runtime is on Linux, operation by operation, beside torch: why a frame takes what it takes.
 
-    python benchmarks/coreai.py                        # single operations, with one thread
-    python benchmarks/coreai.py --part image_encoder   # one call of a part of the full EdgeTAM (1024 px, random weights)
+    python benchmarks/coreai_operations.py                        # single operations, with one thread
+    python benchmarks/coreai_operations.py --part image_encoder   # one call of a part of the full EdgeTAM, 1024 px
 
 Seconds are the processor's; each number is the best of three calls, or of one that takes longer than two seconds.
 """
