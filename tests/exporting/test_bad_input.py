@@ -35,6 +35,10 @@ pytest.importorskip("coremltools")
         ({"gate": GateConfig(frames=2)}, r"gate.frames and gate.short_frames must be at least 4"),
         ({"options": {"delegate": "gpu"}}, "backend=coreml has no options delegate; it has: none"),
         ({"backend": "coreai", "options": {"bank": "app"}}, "options.bank is app; use one of inputs, state"),
+        (
+            {"backend": "coreai", "options": {"bank": "state"}},
+            "options.bank=state was tried in fp32 alone; give precision=fp32",
+        ),
         ({"backend": "executorch", "options": {"delegate": "gpu"}}, "options.delegate is gpu; use one of xnnpack, coreml"),
         (
             {"backend": "executorch", "options": {"delegate": "coreml"}, "compression": "int8"},

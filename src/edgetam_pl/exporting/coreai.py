@@ -44,6 +44,12 @@ class CoreAI(Backend):
         self.slots: Slots | None = None
         """The state that the loaded programs share, where they have one."""
 
+    def precision(self, config: ExportConfig) -> str:
+        precision = super().precision(config)
+        if precision == "fp16" and self.option(config, "bank") == "state":
+            raise ValueError("options.bank=state was tried in fp32 alone; give precision=fp32 with it.")
+        return precision
+
     def system(self, config: ExportConfig) -> str:
         return "ios27"
 
