@@ -445,6 +445,7 @@ def test_f34_the_validator_tells_median_p95_and_worst_and_where_each_operation_w
     module = _validator(exported.out)
     programs = module.CoreMLPrograms.__new__(module.CoreMLPrograms)
     programs.models, programs.wire = {"track_step": _Model()}, {"track_step": {"x": "fp16"}}
+    programs.states = {"track_step": {}}
     spent = programs.time("track_step", {"x": np.zeros(3)}, 20)
     assert 0 < spent["median"] <= spent["p95"] <= spent["max"]
     assert programs.plan("track_step") == {"MLNeuralEngineComputeDevice": 2, "MLCPUComputeDevice": 1, "no device": 1}
