@@ -460,5 +460,5 @@ _REAL_PHASES = {
     "finetune": "[{frames:16,steps:120,batch:1,freeze_encoder:true,distil:false},"
     "{frames:32,steps:12,batch:1,freeze_encoder:true,distil:false,lr_factor:0.5}]",
 }
-"""Shorter than the toy's: the student is wider, and its teacher has a real trunk. About 0.6 to 1 s a step on one core. With 40
-steps of 16 frames chance decided what the student came to: 83, 70 or 34 J&F for differences in the last digits."""
+"""Shorter than the toy's: the student is wider, and its teacher has a real trunk. About 0.6 to 1 s a step on one core. With
+40 steps of 16 frames chance decided what the student came to: 83, 70 or 34 J&F for differences in the last digits."""
