@@ -78,7 +78,7 @@ def composed(schema: type[Schema], *, command: str, overrides: list[str]) -> tup
     words = [*_recorded_model(words, schema), *words]
     for word in words:
         _check_word(word, schema, command)
-    _store(f"{command}_schema", schema)
+    ConfigStore.instance().store(name=f"{command}_schema", node=schema)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(config_dir=str(CONFIGS), version_base="1.3"):
@@ -89,11 +89,6 @@ def composed(schema: type[Schema], *, command: str, overrides: list[str]) -> tup
         raise ValueError(_one_sentence(error)) from error
     check_choices(result)
     return result, cfg
-
-
-@cache  # Hydra keeps it, and making it takes a sixth of a composition
-def _store(name: str, schema: type) -> None:
-    ConfigStore.instance().store(name=name, node=schema)
 
 
 def model_config(name: str, *overrides: str) -> ModelConfig:
