@@ -1,11 +1,13 @@
-"""How fast can a tracked frame and a training step be in float32 on this processor? FLOPs counted, products timed, one run.
+"""How fast can a frame, a training step, a gate be in float32 on this processor? FLOPs counted, products timed, one run.
 
     python benchmarks/floor.py --what frame --peer edgetam-dimos
     python benchmarks/floor.py --what step --size 512
+    python benchmarks/floor.py --what gate
 
-Every matrix product, convolution and attention of one tracked frame (full bank, one object), or of one training step (as
-`train_step.py` takes it, no teacher), is written down with its shapes; FLOPs are counted by the formulas of
-torch.utils.flop_counter. Two floors follow, for one thread:
+Every matrix product, convolution and attention of one tracked frame (full bank, one object), of one training step (as
+`train_step.py` takes it, no teacher), or of the gate of `edgetam export model=edgetam weights=random` (Core ML, fp16;
+adapters and all rollouts) is written down with its shapes; FLOPs are counted by the formulas of torch.utils.flop_counter.
+Two floors follow, for one thread:
 
 * at the best rate: all FLOPs at the best rate that any of these products reached here. No program that multiplies as much
   is faster.
@@ -13,8 +15,8 @@ torch.utils.flop_counter. Two floors follow, for one thread:
   best rate; all else (norms, softmax, activations, copies, dropout masks, losses) free of charge.
 
 Beside them stands what was measured (processor time, median), and the time that a goal leaves: so many times as fast as the
-first contestant. A goal that leaves less than a floor needs fewer FLOPs, another precision or another processor. The last
-line is JSON.
+first contestant. A goal that leaves less than a floor needs fewer FLOPs, another precision or another processor. A gate of
+float16 programs multiplies in float32, and rounds. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -41,7 +44,14 @@ from torch.utils.flop_counter import flop_registry
 import inference
 from edgetam_pl.build import build_model
 from edgetam_pl.commands.bench import machine
-from edgetam_pl.config import ModelConfig
+from edgetam_pl.commands.compose import composed
+from edgetam_pl.config import ExportConfig, GateConfig, ModelConfig
+from edgetam_pl.exporting.backends import backend_of
+from edgetam_pl.exporting.gate.allocator import memory_kept
+from edgetam_pl.exporting.gate.judge import judge
+from edgetam_pl.exporting.gate.measures import Verdict
+from edgetam_pl.exporting.gate.truth import Truth
+from edgetam_pl.exporting.run import load
 from edgetam_pl.inference import memory_block, onednn
 from edgetam_pl.inference.products import onednn_product
 from edgetam_pl.weights import save_official
@@ -154,7 +164,7 @@ def main() -> int:
     args = _arguments()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    measured, counted = _frame(args) if args.what == "frame" else _step(args)
+    measured, counted = {"frame": _frame, "step": _step, "gate": _gate}[args.what](args)
     floors = {name: Floor.of(found) for name, found in counted.items()}
     first = next(iter(measured))
     left = {str(goal): measured[first] / goal for goal in args.goals}
@@ -207,6 +217,19 @@ def _step(args: argparse.Namespace) -> tuple[dict[str, float], dict[str, Product
     return measured, counted
 
 
+def _gate(args: argparse.Namespace) -> tuple[dict[str, float], dict[str, Products]]:
+    """Seconds and products of the gate of Core ML's packages in float16, without their conversion."""
+    words = ["model=edgetam", "weights=random", f"size={args.size}"]
+    words += [f"gate.frames={args.frames[0]}", f"gate.short_frames={args.frames[1]}"]
+    cfg, _ = composed(ExportConfig, command="export", overrides=words)
+    truth, backend = Truth.of(load(cfg)[0], cfg), backend_of(cfg.backend)
+    with tempfile.TemporaryDirectory() as folder, memory_kept():
+        saved, spent = backend.convert(tuple(truth.parts.values()), Path(folder), cfg), time.process_time()
+        note = partial(print, "gate:", flush=True)
+        counted = _written_down(lambda: (truth.verbs, judge(truth, backend, saved, cfg, Verdict(), note)))
+        return {"gate": time.process_time() - spent}, {"gate": counted}
+
+
 def _written_down(work: Callable[[], object]) -> Products:
     found = Products()
     plain = [patch.object(room, "faster_library", lambda: "blas") for room in (onednn, memory_block)]  # has formulas
@@ -224,15 +247,17 @@ def _seconds(work: Callable[[], object]) -> float:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--what", choices=("frame", "step"), default="frame")
-    parser.add_argument("--size", type=int, default=0, help="side of the input; 0: 1024 for the frame, 512 for the step")
+    parser.add_argument("--what", choices=("frame", "step", "gate"), default="frame")
+    parser.add_argument("--size", type=int, default=0, help="side of the input; 0: 512 for the step, otherwise 1024")
     parser.add_argument("--peer", default="edgetam-dimos", choices=list(inference.peers.PACKAGES), help="of the frame")
     parser.add_argument("--prompts", default="points", choices=train_step.PROMPTS, help="of the step")
     parser.add_argument("--rounds", type=int, default=3, help="timed frames or steps; their median counts")
-    parser.add_argument("--goals", type=float, nargs="*", default=None, help="times as fast; default 2 and 3, or 1.5")
+    frames = (GateConfig.frames, GateConfig.short_frames)
+    parser.add_argument("--frames", type=int, nargs=2, default=frames, help="of the gate: long and short rollouts")
+    parser.add_argument("--goals", type=float, nargs="*", default=None, help="times as fast; default 2 and 3, 1.5, 2.4")
     args = parser.parse_args()
-    args.size = args.size or (1024 if args.what == "frame" else 512)
-    args.goals = args.goals or ([2.0, 3.0] if args.what == "frame" else [1.5])
+    args.size = args.size or (512 if args.what == "step" else 1024)
+    args.goals = args.goals or {"frame": [2.0, 3.0], "step": [1.5], "gate": [2.4]}[args.what]
     return args
 
 

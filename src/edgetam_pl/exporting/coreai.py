@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,12 @@ class CoreAI(Backend):
     needs = ("coreai_torch",)
     tested = {"coreai_torch": ((0, 4), (0, 4)), "torch": ((2, 8), (2, 13))}  # noqa: RUF012
     default_precision = "fp16"
-    choices = {**Backend.choices, "multifunction": (False, True)}  # noqa: RUF012
+    optional = {"coreai_opt": "8 bits and palettes (compression=int8, palette8, palette6, palette4)"}  # noqa: RUF012
+    choices = {  # noqa: RUF012
+        **Backend.choices,
+        "multifunction": (False, True),
+        "compression": ("none", "int8", "palette8", "palette6", "palette4"),
+    }
     options = {"bank": ("inputs", "state")}  # noqa: RUF012
     volatile = ("metadata.json",)  # the time of the save
     runner = "Core AI's CPU runtime on Linux"
@@ -75,7 +81,7 @@ class CoreAI(Backend):
                         state_names=[feature.name for feature in part.states],
                         entrypoint_name=part.role,
                     )
-                converter.to_coreai().save_asset(path, self._metadata(group))
+                compress(converter.to_coreai(), config.compression).save_asset(path, self._metadata(group))
             saved += [Saved(part, path, part.role) for part in group]
         return tuple(saved)
 
@@ -101,6 +107,45 @@ class CoreAI(Backend):
         metadata.author, metadata.license = f"EdgeTAM-PL {VERSION}", "Apache-2.0"
         metadata.model_description = "\n".join(f"{part.role}: {part.purpose}" for part in parts)
         return metadata
+
+
+def compress(program: Any, kind: str) -> Any:
+    """Weights at 8, 6 or 4 bits, as `exporting/coreml.py` does it: scales by output channel, palettes of a tensor, or of 16
+    channels for 4 bits.
+
+    Args:
+        program: a `coreai` AIProgram.
+
+    Raises:
+        ValueError: a weight that coreai-opt leaves as it is; it says so in a log only.
+    """
+    if kind == "none":
+        return program
+    tools = require("coreai_opt.coreai_utils", CoreAI.extra)
+    with _warnings("coreai_opt") as warnings:
+        if kind == "int8":
+            program = tools.quantize_weights(program, dtype=tools.DType.INT8)
+        else:
+            bits, sort = int(kind.removeprefix("palette")), tools.CompressionGranularity
+            granularity = sort.PER_GROUPED_CHANNEL if bits == 4 else sort.PER_TENSOR
+            workers = {"group_size": 16, "num_kmeans_workers": 1}
+            program = tools.palettize_weights(program, None, n_bits=bits, granularity=granularity, **workers)
+    if warnings:
+        raise ValueError(f"compression={kind}: coreai-opt could not compress {len(warnings)} weights: {warnings[0]}")
+    return program
+
+
+@contextlib.contextmanager
+def _warnings(logger: str) -> Iterator[list[str]]:
+    """What a library logs as a warning inside."""
+    found: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger(logger).addHandler(handler)
+    try:
+        yield found
+    finally:
+        logging.getLogger(logger).removeHandler(handler)
 
 
 class CoreAIProgram:
