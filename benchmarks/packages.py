@@ -72,6 +72,8 @@ VARIANTS = {
     "coreml-palette8": ["backend=coreml", "precision=fp16", "compression=palette8"],
     "coreml-palette6": ["backend=coreml", "precision=fp16", "compression=palette6"],
     "coreai-fp16": ["backend=coreai", "precision=fp16"],
+    "coreai-int8": ["backend=coreai", "precision=fp32", "compression=int8"],
+    "coreai-palette8": ["backend=coreai", "precision=fp32", "compression=palette8"],
     "coreai-state": ["backend=coreai", "precision=fp32", "+options.bank=state"],
     "executorch-coreml": ["backend=executorch", "precision=fp32", "+options.delegate=coreml"],
     "executorch-int8": ["backend=executorch", "precision=fp32", "compression=int8"],

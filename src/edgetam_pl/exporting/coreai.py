@@ -111,13 +111,13 @@ class CoreAI(Backend):
 
 def compress(program: Any, kind: str) -> Any:
     """Weights at 8, 6 or 4 bits, as `exporting/coreml.py` does it: scales by output channel, palettes of a tensor, or of 16
-    channels for 4 bits.
+    channels for 4 bits. With 4 bits a weight whose channels are no multiple of 16 stays as it is.
 
     Args:
         program: a `coreai` AIProgram.
 
     Raises:
-        ValueError: a weight that coreai-opt leaves as it is; it says so in a log only.
+        ValueError: a weight that coreai-opt could not compress; it goes on then, and says so in a log.
     """
     if kind == "none":
         return program
@@ -127,11 +127,17 @@ def compress(program: Any, kind: str) -> Any:
             program = tools.quantize_weights(program, dtype=tools.DType.INT8)
         else:
             bits, sort = int(kind.removeprefix("palette")), tools.CompressionGranularity
-            granularity = sort.PER_GROUPED_CHANNEL if bits == 4 else sort.PER_TENSOR
-            workers = {"group_size": 16, "num_kmeans_workers": 1}
-            program = tools.palettize_weights(program, None, n_bits=bits, granularity=granularity, **workers)
-    if warnings:
-        raise ValueError(f"compression={kind}: coreai-opt could not compress {len(warnings)} weights: {warnings[0]}")
+            program = tools.palettize_weights(
+                program,
+                None,
+                n_bits=bits,
+                granularity=sort.PER_GROUPED_CHANNEL if bits == 4 else sort.PER_TENSOR,
+                group_size=16,
+                num_kmeans_workers=1,
+                enable_fast_kmeans_mode=False,  # it rounds weights to 1e-4, in half precision: those above 6.5 overflow
+            )
+    if failed := [text for text in warnings if text.startswith("Failed")]:
+        raise ValueError(f"compression={kind}: coreai-opt could not compress {len(failed)} weights: {failed[0]}")
     return program
 
 

@@ -25,6 +25,9 @@ _COORDINATE_OPS = frozenset({"add", "sub", "mul", "real_div", "matmul", "linear"
 
 _NUMPY = {"fp16": np.float16, "fp32": np.float32, "int32": np.int32}
 
+WEIGHTED = ("conv", "linear")
+"""Operations whose weights are compressed."""
+
 
 class CoreML(Backend):
     """The backend `coreml`."""
@@ -153,8 +156,22 @@ def compress(model: Any, kind: str) -> Any:
         bits = int(kind.removeprefix("palette"))
         groups = {"granularity": "per_grouped_channel", "group_size": 16} if bits == 4 else {}
         method, work = cto.OpPalettizerConfig(mode="kmeans", nbits=bits, **groups), cto.palettize_weights
+    by_type = {name: method for name in WEIGHTED}
+    stays = {name: None for name in _shared(model)}
     with silenced():
-        return work(model, cto.OptimizationConfig(op_type_configs={"conv": method, "linear": method}))
+        return work(model, cto.OptimizationConfig(op_type_configs=by_type, op_name_configs=stays))
+
+
+def _shared(model: Any) -> set[str]:
+    """Constants that weighted operations share with others, such as equal biases, which conversion stores once. coremltools
+    refuses a constant of which it is told two things."""
+    found = set()
+    for function in model._mil_program.functions.values():
+        for op in function.operations:
+            users = {user.op_type in WEIGHTED for out in op.outputs for user in out.child_ops}
+            if op.op_type == "const" and users == {True, False}:
+                found.add(op.name)
+    return found
 
 
 def order_entries(package: Path) -> None:
