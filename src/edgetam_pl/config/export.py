@@ -115,7 +115,7 @@ class ExportConfig:
     multifunction: bool = False
     """One package with a function per part and shared weights (Core ML from ios18; Core AI)."""
     compression: str = choice("none", "int8", "palette8", "palette6", "palette4")
-    """none | int8 | palette8 | palette6 | palette4 (ios18), of convolution and linear weights; ExecuTorch: none | int8."""
+    """Of convolution and linear weights: none | int8; Core ML and Core AI also palette8 | palette6 | palette4 (ios18)."""
     prompt_slots: int = 8
     """Points, and box corners, that a prompt may have."""
     num_memories: int = 7

@@ -156,8 +156,8 @@ def compress(model: Any, kind: str) -> Any:
         bits = int(kind.removeprefix("palette"))
         groups = {"granularity": "per_grouped_channel", "group_size": 16} if bits == 4 else {}
         method, work = cto.OpPalettizerConfig(mode="kmeans", nbits=bits, **groups), cto.palettize_weights
-    by_type = {name: method for name in WEIGHTED}
-    stays = {name: None for name in _shared(model)}
+    by_type = dict.fromkeys(WEIGHTED, method)
+    stays = dict.fromkeys(_shared(model))
     with silenced():
         return work(model, cto.OptimizationConfig(op_type_configs=by_type, op_name_configs=stays))
 
