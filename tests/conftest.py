@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from multiprocessing.context import BaseContext
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 from once import share_session
@@ -15,6 +16,7 @@ from started import sitecustomize  # noqa: F401  (before what it changes is impo
 import edgetam_pl  # noqa: F401  (declares what torchvision needs before anything imports it)
 
 HERE = Path(__file__).parent
+pytest_plugins = ["processor_times"]
 LONGEST = (
     "training/test_kills.py", "system/test_real_input.py", "commands/test_demo.py", "exporting/test_targets.py",
     "system/test_meta_device.py", "training/test_fit.py", "commands/test_compose.py", "exporting/test_plug_in.py",
@@ -40,6 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _one_thread() -> None:
     """Two cores are shared by the test workers; more threads only fight."""
     torch.set_num_threads(1)
+    cv2.setNumThreads(1)  # also, ranks are forked from here (support/ranks.py), and threads are not
     os.environ.setdefault("EDGETAM_PRODUCTS", "onednn")  # nothing is measured, nothing written to the user's cache folder
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for commands that tests start: two workers share two cores
 

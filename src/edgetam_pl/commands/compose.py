@@ -120,12 +120,12 @@ def _recorded_model(words: list[str], schema: type) -> list[str]:
 
 
 def _recorded_teachers(given: Mapping[str, str]) -> list[str]:
-    from edgetam_pl.weights import recorded_config  # torch, which --help does without
-
     words: list[str] = []
     for group in ("teacher", "second_teacher"):
         path = Path(given.get(f"{group}_weights", "")).expanduser()
         if f"{group}_weights" in given and f"model@{group}" not in given and path.exists():
+            from edgetam_pl.weights import recorded_config  # torch, which other words do without
+
             cfg = recorded_config(path)
             if cfg is not None:
                 own = words_of({group: asdict(cfg)})

@@ -223,10 +223,10 @@ def _run_composed(name: str, command: Composed, words: list[str]) -> int:
 
 def _refuse_impossible_models(cfg: Any) -> None:
     """What no model can be is refused as soon as it is read, whatever the command would do first."""
-    from edgetam_pl.build import validate
-
     for value in vars(cfg).values():
         if isinstance(value, config.ModelConfig):
+            from edgetam_pl.build import validate  # torch and timm, which commands without a model do without
+
             validate(value)
 
 
