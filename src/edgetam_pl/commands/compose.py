@@ -78,7 +78,7 @@ def composed(schema: type[Schema], *, command: str, overrides: list[str]) -> tup
     words = [*_recorded_model(words, schema), *words]
     for word in words:
         _check_word(word, schema, command)
-    ConfigStore.instance().store(name=f"{command}_schema", node=schema)
+    ConfigStore.instance().repo[f"{command}_schema.yaml"] = _stored(f"{command}_schema", schema)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(config_dir=str(CONFIGS), version_base="1.3"):
@@ -89,6 +89,15 @@ def composed(schema: type[Schema], *, command: str, overrides: list[str]) -> tup
         raise ValueError(_one_sentence(error)) from error
     check_choices(result)
     return result, cfg
+
+
+@cache  # making it takes a sixth of a composition; Hydra hands out copies of it
+def _stored(name: str, schema: type) -> Any:
+    """What Hydra makes of a schema. It keeps one by a name, so composing puts it there each time: the name may have been
+    another schema's since."""
+    store = ConfigStore.instance()
+    store.store(name=name, node=schema)
+    return store.repo[f"{name}.yaml"]
 
 
 def model_config(name: str, *overrides: str) -> ModelConfig:
