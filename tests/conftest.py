@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from multiprocessing.context import BaseContext
@@ -18,16 +19,17 @@ import edgetam_pl  # noqa: F401  (declares what torchvision needs before anythin
 HERE = Path(__file__).parent
 pytest_plugins = ["processor_times"]
 LONGEST = (
-    "training/test_kills.py", "system/test_real_input.py", "commands/test_demo.py", "exporting/test_targets.py",
-    "system/test_meta_device.py", "training/test_fit.py", "commands/test_compose.py", "exporting/test_plug_in.py",
-    "parity/test_fixtures.py", "training/test_distributed.py", "model/test_zoo.py", "data/test_shards_contract.py",
-    "exporting/test_run.py", "training/test_torchrun.py", "exporting/gate/test_mutations.py", "commands/test_plan.py",
+    "training/test_kills.py", "exporting/test_targets.py", "system/test_meta_device.py", "exporting/gate/test_mutations.py",
+    "system/test_real_input.py", "training/test_fit.py", "commands/test_demo.py", "commands/test_compose.py",
+    "exporting/test_run.py", "parity/test_fixtures.py", "training/test_torchrun.py", "model/test_zoo.py",
+    "data/test_shards_contract.py", "training/test_distributed.py", "exporting/test_plug_in.py", "commands/test_plan.py",
     "test_install.py", "test_own_videos.py", "exporting/test_third_backend.py", "evaluation/test_runner.py",
     "exporting/gate/test_witnesses.py", "exporting/test_onnx.py", "data/test_shards_fuzz.py", "parity/test_live.py",
-    "training/test_elastic.py", "sweeps/test_trial.py", "training/test_best.py", "training/test_validation.py",
-    "sweeps/test_local.py", "io/test_processes.py", "test_examples.py",
+    "sweeps/test_trial.py", "training/test_best.py", "training/test_run_folder.py", "training/test_parts.py",
+    "training/test_wandb_runs.py", "training/test_validation.py", "sweeps/test_local.py", "io/test_processes.py",
+    "test_examples.py",
 )  # fmt: skip
-"""Files that take 20 s or more on a core, about the longest first."""
+"""Files that take 20 s or more of a core (`--processor-times`), about the longest first."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -36,6 +38,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rank = {HERE / name: number for number, name in enumerate(LONGEST)}
     assert all(path.is_file() for path in rank), "LONGEST names a file that is not there"
     items.sort(key=lambda item: rank.get(item.path, len(rank)))  # keeps the order within files
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays; whoever looks for cycles need not look there."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -54,7 +54,7 @@ def converted_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.onnx, "export", onnx_once)
-        patch.setattr(ONNXRegistry, "from_torchlib", cache(from_torchlib))  # a second, for every part the same
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(from_torchlib)))  # a second, for every part the same
         patch.setattr(CoreML, "convert", coreml_once)
         yield
 

@@ -7,7 +7,6 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from zlib import crc32
 
 import torch
 from converted import converted_once
@@ -45,16 +44,13 @@ def tiny(**overrides: object) -> ModelConfig:
 
 
 def filled_model(cfg: ModelConfig, seed: int = 0) -> TrackAnything:
-    """The model, filled so that nothing is inert: no zero gains, BatchNorm statistics and ages that matter.
-
-    A tensor's name decides what is drawn, so that parts which two models have in common are equal and converted once.
-    """
+    """The model, filled so that nothing is inert: no zero gains, BatchNorm statistics and ages that matter."""
     model = build_model(cfg).eval()
+    draw = torch.Generator().manual_seed(seed)
 
     def filled(name: str, like: Tensor) -> Tensor:
         if not like.is_floating_point():
             return like
-        draw = torch.Generator().manual_seed(crc32(name.encode()) + seed)
         z = torch.randn(like.shape, generator=draw)
         if name.endswith("running_var"):
             return 1 + 0.5 * z.abs()

@@ -6,7 +6,7 @@ nobody who does not need it.
 
 from __future__ import annotations
 
-from edgetam_pl.commands.begin import STOPPABLE, TOGETHER  # isort: skip  (first: signals are heard while the rest is imported)
+from edgetam_pl.commands.begin import STOPPABLE, TOGETHER, begun  # isort: skip  (first: signals are heard while the rest is imported)
 
 import ast
 import dataclasses
@@ -236,7 +236,9 @@ def _status(result: Any) -> int:
 
 
 def _load(module: str, function: str) -> Callable[[Any], Any]:
-    return getattr(import_module(module), function)
+    loaded = import_module(module)
+    begun()
+    return getattr(loaded, function)
 
 
 EXTRAS = {
