@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from multiprocessing.context import BaseContext
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 from once import share_session
@@ -15,17 +17,19 @@ from started import sitecustomize  # noqa: F401  (before what it changes is impo
 import edgetam_pl  # noqa: F401  (declares what torchvision needs before anything imports it)
 
 HERE = Path(__file__).parent
+pytest_plugins = ["processor_times"]
 LONGEST = (
-    "training/test_kills.py", "system/test_real_input.py", "commands/test_demo.py", "exporting/test_targets.py",
-    "system/test_meta_device.py", "training/test_fit.py", "commands/test_compose.py", "exporting/test_plug_in.py",
-    "parity/test_fixtures.py", "training/test_distributed.py", "model/test_zoo.py", "data/test_shards_contract.py",
-    "exporting/test_run.py", "training/test_torchrun.py", "exporting/gate/test_mutations.py", "commands/test_plan.py",
+    "training/test_kills.py", "exporting/test_targets.py", "system/test_meta_device.py", "exporting/gate/test_mutations.py",
+    "system/test_real_input.py", "training/test_fit.py", "commands/test_demo.py", "commands/test_compose.py",
+    "exporting/test_run.py", "parity/test_fixtures.py", "training/test_torchrun.py", "model/test_zoo.py",
+    "data/test_shards_contract.py", "training/test_distributed.py", "exporting/test_plug_in.py", "commands/test_plan.py",
     "test_install.py", "test_own_videos.py", "exporting/test_third_backend.py", "evaluation/test_runner.py",
     "exporting/gate/test_witnesses.py", "exporting/test_onnx.py", "data/test_shards_fuzz.py", "parity/test_live.py",
-    "training/test_elastic.py", "sweeps/test_trial.py", "training/test_best.py", "training/test_validation.py",
-    "sweeps/test_local.py", "io/test_processes.py", "test_examples.py",
+    "sweeps/test_trial.py", "training/test_best.py", "training/test_run_folder.py", "training/test_parts.py",
+    "training/test_wandb_runs.py", "training/test_validation.py", "sweeps/test_local.py", "io/test_processes.py",
+    "test_examples.py",
 )  # fmt: skip
-"""Files that take 20 s or more on a core, about the longest first."""
+"""Files that take 20 s or more of a core (`--processor-times`), about the longest first."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -36,10 +40,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: rank.get(item.path, len(rank)))  # keeps the order within files
 
 
+def pytest_collection_finish() -> None:
+    """What is imported by now stays; whoever looks for cycles need not look there."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """Two cores are shared by the test workers; more threads only fight."""
     torch.set_num_threads(1)
+    cv2.setNumThreads(1)  # also, ranks are forked from here (support/ranks.py), and threads are not
     os.environ.setdefault("EDGETAM_PRODUCTS", "onednn")  # nothing is measured, nothing written to the user's cache folder
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for commands that tests start: two workers share two cores
 

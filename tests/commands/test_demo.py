@@ -8,14 +8,30 @@ from pathlib import Path
 
 import pytest
 import shipped_stub
+from omegaconf import OmegaConf
+from smallest import SMALL
 
 import edgetam_pl as et
 from edgetam_pl.commands import demo
+from edgetam_pl.commands.compose import model_config
 from edgetam_pl.io import shipped
 
 
+def smaller_models(folder: Path, *names: str) -> None:
+    """The models of these names, as small as they get, in a configs/ of the user's own, which wins over the package's."""
+    (folder / "configs" / "model").mkdir(parents=True)
+    for name in names:
+        words = [word for word in SMALL if "compressor" not in word or model_config(name).compressor.kind == "perceiver"]
+        path = folder / "configs" / "model" / f"{name}.yaml"
+        path.write_text(OmegaConf.to_yaml(OmegaConf.structured(model_config(name, *words))))
+
+
 @pytest.mark.slow
-def test_the_demo_runs_through_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_runs_through_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    smaller_models(tmp_path, "toy", "toy_teacher")
+    monkeypatch.chdir(tmp_path)
     out = tmp_path / "demo"
     words = ["data=toy", "--out", str(out), "--scale", "smoke"]
     assert demo.main(words) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from smallest import SMALL
 from edgetam_pl import config, weights
 from edgetam_pl.build import build_model
 from edgetam_pl.commands.compose import composed
-from edgetam_pl.commands.main import COMMANDS, Composed, main
+from edgetam_pl.commands.main import COMMANDS, Composed, _load, main
 from edgetam_pl.config import ShowConfig
 from edgetam_pl.data.loader import WorkerDiedError
 
@@ -252,3 +253,14 @@ def test_a_mistyped_data_set_or_list_is_answered_with_the_nearest_one(
     ):
         assert main(["evaluate", "model=toy", "weights=random", *words]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_cycles_are_looked_for_again_once_a_command_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`edgetam train` and its like import with the collector off (begin.py)."""
+    monkeypatch.setattr("gc.freeze", lambda: None)
+    gc.disable()
+    try:
+        assert _load("edgetam_pl.io.environment", "versions") is not None
+        assert gc.isenabled()
+    finally:
+        gc.enable()

@@ -15,7 +15,7 @@ SQUARE[:, :, 5:15, 5:15] = True
 
 def test_two_ranks_of_which_one_has_no_video_do_not_wait_for_each_other(tmp_path: Path) -> None:
     """Sums of numbers reduce whatever a rank has seen; lists of different lengths would not."""
-    context = torch.multiprocessing.get_context("spawn")
+    context = torch.multiprocessing.get_context("fork")
     results = context.SimpleQueue()
     ranks = [context.Process(target=_rank, args=(rank, str(tmp_path / "meet"), results)) for rank in range(2)]
     for process in ranks:

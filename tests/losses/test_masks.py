@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 from edgetam_pl.losses import masks as mask_losses
 from edgetam_pl.losses.masks import dice, focal, iou, presence, score, upsampled
@@ -121,3 +122,24 @@ def test_iou_carries_no_gradient_and_half_precision_logits_get_theirs() -> None:
     found.focal.sum().backward()
     assert logits.grad is not None
     assert logits.grad.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("mode", ["fake", "meta"])
+def test_a_step_of_shapes_alone_leaves_later_gradients_their_values(mode: str) -> None:
+    """`edgetam plan` counts what a step keeps before it measures one."""
+    small, large = (5, 20) if mode == "fake" else (6, 24)  # of no other test, so that nothing is kept from before
+    logits, truth = torch.randn(2, 1, small, small), torch.rand(2, large, large) > 0.5
+
+    def slope() -> Tensor:
+        x = logits.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(score(x, truth).focal.sum(), x)
+        return gradient
+
+    with FakeTensorMode(allow_non_fake_inputs=True) if mode == "fake" else torch.device("meta"):
+        slope()
+    found = slope()
+    assert type(found) is Tensor
+    assert found.device.type == "cpu"
+    x = logits.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(focal(upsampled(x, large), truth).sum(), x)
+    torch.testing.assert_close(found, expected)

@@ -6,6 +6,7 @@ import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,18 +15,19 @@ import pytest
 import torch
 from once import once
 from torch import nn
+from torch.onnx._internal.exporter._registration import ONNXRegistry
+from torch.overrides import TorchFunctionMode, resolve_name
+from torch.utils._pytree import tree_leaves
 
 from edgetam_pl.config import ExportConfig
 from edgetam_pl.exporting.coreml import CoreML
 from edgetam_pl.exporting.parts import Part, Saved
 
-SIMPLE = (bool, int, float, str, tuple, type(None))
-
 
 @contextmanager
 def converted_once() -> Iterator[None]:
-    """Inside, a part of equal code, settings and weights is not converted again, whichever export or worker did it."""
-    to_onnx, to_coreml = torch.onnx.export, CoreML.convert
+    """Inside, a part that computes the same with the same settings is not converted again, whoever converted it."""
+    to_onnx, to_coreml, from_torchlib = torch.onnx.export, CoreML.convert, ONNXRegistry.from_torchlib
 
     def onnx_once(module: nn.Module, example: tuple[torch.Tensor, ...], **settings: Any) -> Any:
         import onnx
@@ -35,7 +37,7 @@ def converted_once() -> Iterator[None]:
             assert exported is not None
             onnx.save(exported.model_proto, str(folder / "model.onnx"))
 
-        folder = once(_name("onnx", module, *((x.shape, x.dtype) for x in example), settings), make)
+        folder = once(_name("onnx", module, example, settings), make)
         return SimpleNamespace(model_proto=onnx.load(str(folder / "model.onnx")))
 
     def coreml_once(self: CoreML, parts: Sequence[Part], folder: Path, config: ExportConfig) -> tuple[Saved, ...]:
@@ -44,7 +46,7 @@ def converted_once() -> Iterator[None]:
         saved = []
         for part in parts:
             contract = (part.name, part.role, part.purpose, part.compute_units, part.inputs, part.outputs)
-            name = _name("coreml", part.module, self.precision(config), config.system, contract)
+            name = _name("coreml", part.module, part.example(), self.precision(config), config.system, contract)
             kept = once(name, lambda draft, part=part: to_coreml(self, [part], draft, config))  # type: ignore[misc]
             shutil.copytree(kept, folder, dirs_exist_ok=True)
             saved.append(Saved(part, folder / f"{part.name}{self.suffix}"))
@@ -52,17 +54,45 @@ def converted_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.onnx, "export", onnx_once)
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(from_torchlib)))  # a second, for every part the same
         patch.setattr(CoreML, "convert", coreml_once)
         yield
 
 
-def _name(kind: str, module: nn.Module, *settings: object) -> str:
-    """A name for what this module becomes: its structure, plain attributes, weights and the settings decide."""
-    digest = hashlib.sha256(repr(settings).encode())
-    for name, child in module.named_modules():
-        plain = {key: value for key, value in sorted(vars(child).items()) if isinstance(value, SIMPLE)}
-        digest.update(repr((name, type(child).__qualname__, plain)).encode())
-        for own, tensor in (*child.named_parameters(recurse=False), *child.named_buffers(recurse=False)):
-            digest.update(repr((own, tensor.shape, tensor.dtype)).encode())
-            digest.update(tensor.detach().contiguous().numpy().tobytes())
-    return f"{kind}-{digest.hexdigest()[:24]}"
+def _name(kind: str, module: nn.Module, example: Sequence[torch.Tensor], *settings: object) -> str:
+    """A name for what this module becomes: what it computes with these inputs, and the settings."""
+    told = _Told([(x.shape, x.dtype) for x in example], type(module).__qualname__, settings)
+    told.number(example)
+    with torch.no_grad(), told:
+        module(*example)
+    return f"{kind}-{told.digest.hexdigest()[:24]}"
+
+
+class _Told(TorchFunctionMode):
+    """A digest of all operations inside: their names, numbers, and tensors, known by which operation made them or, those
+    that none made, by their values. Weights that a part of a model does not use make no difference."""
+
+    def __init__(self, *first: object) -> None:
+        super().__init__()
+        self.digest = hashlib.sha256(repr(first).encode())
+        self.known: dict[int, tuple[int, torch.Tensor]] = {}  # kept, or another tensor could be at the same place
+
+    def number(self, values: Any) -> None:
+        for value in tree_leaves(values):
+            if isinstance(value, torch.Tensor):
+                self.known[id(value)] = (len(self.known), value)
+                self.digest.update(repr((value.shape, value.dtype)).encode())
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.digest.update(str(resolve_name(function)).encode())
+        for value in tree_leaves((args, kwargs)):
+            if isinstance(value, torch.Tensor) and id(value) not in self.known:
+                self.number(value)
+                self.digest.update(value.detach().contiguous().numpy().tobytes())
+            elif isinstance(value, torch.Tensor):
+                self.digest.update(repr(self.known[id(value)][0]).encode())
+            else:
+                self.digest.update(repr(value).encode())
+        result = function(*args, **(kwargs or {}))
+        self.number(result)
+        return result

@@ -26,6 +26,7 @@ def small(seed: int, **overrides: object) -> TrackAnything:
         "image_size": SIDE,
         "dim": 32,
         "memory_dim": 16,
+        "memory_blocks": 1,
         "memory_ffn": 32,
         "decoder_mlp": 32,
         "dropout": 0.0,

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from ranks import launch
 from trainings import SMALL, changed_in, losses, training, words_of
 
 from edgetam_pl.config import TrainConfig
@@ -84,14 +82,8 @@ def test_one_rank_then_two_then_one_do_all_steps(shards: Path, tmp_path: Path, m
     # two ranks, of which one is told to stop at step 5
     words = ["model=toy", "stage=toy_video", *SMALL, *words_of(shards, out, phases), *SINGLE, "trainer.devices=2"]
     plan = {"words": [*words, "trainer.strategy=ddp_find_unused_parameters_true"], "record": str(tmp_path / "notes")}
-    (tmp_path / "plan.json").write_text(json.dumps({"runs": [{**plan, "accident": "sigterm", "at": 5}]}))
-    script = Path(__file__).parents[1] / "support" / "ranks.py"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*command, str(script), str(tmp_path / "plan.json")],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=500, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    failed = launch({**plan, "accident": "sigterm", "at": 5})
+    assert not failed, failed
     for rank in (0, 1):
         notes = [json.loads(line) for line in (tmp_path / f"notes.rank{rank}").read_text().splitlines()]
         assert [note["step"] for note in notes] == [3, 4, 5]

@@ -93,7 +93,7 @@ def test_f13_a_nan_on_rank_1_is_known_on_all_ranks_and_losses_are_divided_by_the
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(_two_ranks, args=(port, str(tmp_path)), nprocs=2)
+    mp.start_processes(_two_ranks, args=(port, str(tmp_path)), nprocs=2, start_method="fork")
     assert [(tmp_path / f"rank{rank}").read_text() for rank in range(2)] == ["False True 2.5"] * 2
     assert mean_over_ranks(3, device=torch.device("cpu")) == 3
 

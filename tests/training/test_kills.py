@@ -33,6 +33,8 @@ ALONE = ("data.workers=0", "logger.page=false")
 
 QUICK = str(Path(__file__).resolve().parents[1] / "support" / "quick_export.py")
 PROGRAM = (QUICK,) if KILLS < 10 else ("-m", "edgetam_pl.commands.main")
+PAGE = ("logger.page=false",) if KILLS < 10 else ()
+"""It is drawn at moments at which neither SIGKILL of the three kills comes."""
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked for in /proc")
 
@@ -45,7 +47,7 @@ def words(shards: Path) -> list[str]:
         "stage.optim.warmup=0", f"stage.phases=[{PHASES}]", "stage.prompts.point_prob=0.5", "stage.max_objects=2",
         "logger=none", "logger.log_every=1", "logger.panels_every=0", "checkpoint_every=1", "trainer.devices=2",
         "trainer.strategy=ddp_find_unused_parameters_true", "trainer.enable_progress_bar=false",
-        "export_on_end=true",
+        "export_on_end=true", *PAGE,
     ]  # fmt: skip
 
 

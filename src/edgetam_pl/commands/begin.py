@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 from edgetam_pl.io import stop
@@ -18,3 +19,11 @@ if sys.argv[1:2] and sys.argv[1] in STOPPABLE:
     from edgetam_pl.io.processes import follow_launcher
 
     follow_launcher()
+    gc.disable()  # half a million objects are imported that stay, and are not looked through on the way; see `begun`
+
+
+def begun() -> None:
+    """The slow imports are over: from now on cycles are looked for, and among what comes later alone."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()

@@ -78,7 +78,7 @@ def composed(schema: type[Schema], *, command: str, overrides: list[str]) -> tup
     words = [*_recorded_model(words, schema), *words]
     for word in words:
         _check_word(word, schema, command)
-    ConfigStore.instance().store(name=f"{command}_schema", node=schema)
+    ConfigStore.instance().repo[f"{command}_schema.yaml"] = _stored(f"{command}_schema", schema)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(config_dir=str(CONFIGS), version_base="1.3"):
@@ -89,6 +89,15 @@ def composed(schema: type[Schema], *, command: str, overrides: list[str]) -> tup
         raise ValueError(_one_sentence(error)) from error
     check_choices(result)
     return result, cfg
+
+
+@cache  # making it takes a sixth of a composition; Hydra hands out copies of it
+def _stored(name: str, schema: type) -> Any:
+    """What Hydra makes of a schema. It keeps one by a name, so composing puts it there each time: the name may have been
+    another schema's since."""
+    store = ConfigStore.instance()
+    store.store(name=name, node=schema)
+    return store.repo[f"{name}.yaml"]
 
 
 def model_config(name: str, *overrides: str) -> ModelConfig:
@@ -120,12 +129,12 @@ def _recorded_model(words: list[str], schema: type) -> list[str]:
 
 
 def _recorded_teachers(given: Mapping[str, str]) -> list[str]:
-    from edgetam_pl.weights import recorded_config  # torch, which --help does without
-
     words: list[str] = []
     for group in ("teacher", "second_teacher"):
         path = Path(given.get(f"{group}_weights", "")).expanduser()
         if f"{group}_weights" in given and f"model@{group}" not in given and path.exists():
+            from edgetam_pl.weights import recorded_config  # torch, which other words do without
+
             cfg = recorded_config(path)
             if cfg is not None:
                 own = words_of({group: asdict(cfg)})

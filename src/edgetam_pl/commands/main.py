@@ -6,7 +6,7 @@ nobody who does not need it.
 
 from __future__ import annotations
 
-from edgetam_pl.commands.begin import STOPPABLE, TOGETHER  # isort: skip  (first: signals are heard while the rest is imported)
+from edgetam_pl.commands.begin import STOPPABLE, TOGETHER, begun  # isort: skip  (first: signals are heard while the rest is imported)
 
 import ast
 import dataclasses
@@ -223,10 +223,10 @@ def _run_composed(name: str, command: Composed, words: list[str]) -> int:
 
 def _refuse_impossible_models(cfg: Any) -> None:
     """What no model can be is refused as soon as it is read, whatever the command would do first."""
-    from edgetam_pl.build import validate
-
     for value in vars(cfg).values():
         if isinstance(value, config.ModelConfig):
+            from edgetam_pl.build import validate  # torch and timm, which commands without a model do without
+
             validate(value)
 
 
@@ -236,7 +236,9 @@ def _status(result: Any) -> int:
 
 
 def _load(module: str, function: str) -> Callable[[Any], Any]:
-    return getattr(import_module(module), function)
+    loaded = import_module(module)
+    begun()
+    return getattr(loaded, function)
 
 
 EXTRAS = {

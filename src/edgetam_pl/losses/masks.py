@@ -9,8 +9,10 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -160,8 +162,18 @@ def _back(*slopes: Tensor, side: int) -> tuple[Tensor, ...]:
     return tuple(torch.autograd.grad(full, low, slope[:, None], retain_graph=True)[0][:, 0] for slope in slopes)
 
 
-@lru_cache(maxsize=8)
 def _spread(side: int, size: int) -> Tensor:
     """(s, S): how much of each number goes where, in a line of `side` numbers that is up-sampled to `size`."""
-    with torch.inference_mode(False), torch.no_grad():
-        return F.interpolate(torch.eye(side)[None], size=size, mode="linear", align_corners=False)[0]
+    return torch.from_numpy(_shares(side, size))
+
+
+@lru_cache(maxsize=8)
+def _shares(side: int, size: int) -> NDArray[np.float32]:
+    """What `_spread` holds. NumPy's, as a kept tensor would be of the mode and device that it was first asked for in: in
+    a step of shapes alone (FakeTensorMode), and no later gradient would have values."""
+    at = np.maximum((np.arange(size) + 0.5) * side / size - 0.5, 0)
+    low = at.astype(np.int64)
+    shares = np.zeros((side, size), np.float32)
+    np.add.at(shares, (low, np.arange(size)), 1 - (at - low))
+    np.add.at(shares, (np.minimum(low + 1, side - 1), np.arange(size)), at - low)
+    return shares

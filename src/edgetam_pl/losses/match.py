@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 RESAMPLE = ("bilinear", "area")
@@ -45,18 +47,17 @@ def resampled(features: Tensor, grid: tuple[int, int], kind: str = "bilinear") -
         )
     if kind == "bilinear":
         return F.interpolate(features.float(), size=grid, mode="bilinear", align_corners=False, antialias=True)
-    down, across = (_shares(*sizes).to(features.device) for sizes in ((rows, h), (columns, w)))
+    down, across = (torch.from_numpy(_shares(*sizes)).to(features.device) for sizes in ((rows, h), (columns, w)))
     return down @ features.float() @ across.mT
 
 
 @lru_cache(maxsize=16)
-def _shares(before: int, after: int) -> Tensor:
+def _shares(before: int, after: int) -> NDArray[np.float32]:
     """(after, before): which share of new token i each old token j is, by the length of picture that both cover."""
-    with torch.inference_mode(False):
-        edge = torch.arange(max(before, after) + 1, dtype=torch.float64)
-        new, old = edge[: after + 1] / after, edge[: before + 1] / before
-        overlap = torch.minimum(new[1:, None], old[None, 1:]) - torch.maximum(new[:-1, None], old[None, :-1])
-        return (overlap.clamp(min=0) * after).float()
+    edge = np.arange(max(before, after) + 1, dtype=np.float64)
+    new, old = edge[: after + 1] / after, edge[: before + 1] / before
+    overlap = np.minimum(new[1:, None], old[None, 1:]) - np.maximum(new[:-1, None], old[None, :-1])
+    return (overlap.clip(min=0) * after).astype(np.float32)
 
 
 class FeatureMatch(nn.Module):

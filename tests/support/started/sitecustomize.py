@@ -2,8 +2,8 @@
 
 Lightning imports torchmetrics, which imports transformers, scipy and matplotlib for metrics and plots that nobody here
 makes; timm imports wandb for a summary that nobody here writes. coremltools checks the program that it converts after each
-of some hundred passes; here the gate judges what comes out. And at the end nothing looks for cycles among a million objects
-that are given up anyway.
+of some hundred passes; here the gate judges what comes out. Cycles are looked for less often, and at the end nobody looks
+for them among a million objects that are given up anyway.
 """
 
 from __future__ import annotations
@@ -63,4 +63,5 @@ class _FindsLess:
 
 
 sys.meta_path.insert(0, _FindsLess)  # type: ignore[arg-type]
+gc.set_threshold(10_000, 20, 20)
 atexit.register(gc.freeze)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from edgetam_pl.io.overlay import COLOURS
+
+if TYPE_CHECKING:  # matplotlib takes half a second, which commands spend where they draw
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 INK, GRID = "#7b8794", "#7b879455"
 """Greys that can be read on white and on black."""
@@ -68,6 +68,9 @@ def chart(
     known = [(x, y) for line in lines for x, y in zip(line.x, line.y) if not np.isnan(y) and (y > 0 or not logarithmic)]
     if not known:
         return None
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
     below = LANE * len(lanes)
     figure = Figure(figsize=(width / 72, (height + below) / 72), layout="constrained")
     if lanes:
@@ -132,6 +135,8 @@ def plain(axes: Axes) -> None:
 def svg(figure: Figure) -> str:
     """The figure as a data URI for the `src` of an image: words stay words, the ground is transparent, equal figures give
     equal bytes."""
+    from matplotlib import rc_context
+
     content = io.BytesIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "edgetam", "font.family": ["sans-serif"]}):
         figure.savefig(content, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
