@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from edgetam_pl.inference.few_tokens import FewTokensAttention
 from edgetam_pl.inference.onednn import product, suits
-from edgetam_pl.model.attention import CrossAttention, Keys, WeightedSum
+from edgetam_pl.model.attention import Attention, CrossAttention, Keys, WeightedSum
 from edgetam_pl.model.image_encoder import FPN
 from edgetam_pl.model.mask_decoder import MaskDecoder
 from edgetam_pl.model.position import Rotation, rotate
@@ -111,7 +112,7 @@ class LeanCrossAttention(CrossAttention):
 
 LEAN: dict[type[nn.Module], Any] = {
     FPN: LeanFPN, MaskDecoder: LeanMaskDecoder, nn.Dropout: LeanDropout, WeightedSum: LeanWeightedSum,
-    CrossAttention: LeanCrossAttention,
+    CrossAttention: LeanCrossAttention, Attention: FewTokensAttention,
 }  # fmt: skip
 
 
