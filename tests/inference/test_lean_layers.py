@@ -87,6 +87,9 @@ def test_attention_that_drops_nothing_in_effect_is_attention(monkeypatch: pytest
     recall = Recall(((0, memory), (1, memory)), ((1, memory.pointer),))
     expected = model.attend(features.f16, recall)
     monkeypatch.setattr(lean_layers, "dropped", lambda x, rate: x)
+    monkeypatch.setattr(lean_layers, "thinned", lambda x, rate: (x, 1.0))
+    monkeypatch.setattr(lean_layers, "_drawn", lambda x, limit: torch.ones_like(x, dtype=torch.bool))
+    monkeypatch.setattr(lean_layers, "_growth", lambda limit: 1.0)
     found = model.memory_attention.train()(features.f16, recall)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 

@@ -4,7 +4,9 @@
 * The mask decoder's up-sampling, 2x2 convolutions that do not overlap, is two products of matrices on rows of pixels; the
   activations between them and their gradients lie in one order, without which PyTorch's kernels are ten times slower.
 * Dropout, also of attention's weights, draws 16 bits a number instead of a number of its own, and keeps a byte of it for the
-  backward pass instead of four. The drawn numbers are others than PyTorch's, their share is exact to 1 / 65536.
+  backward pass instead of four. The drawn numbers are others than PyTorch's, their share is exact to 1 / 65536. What is left
+  grows in a smaller tensor that it is multiplied by; after a ReLU nothing but the outcome is kept.
+* Attention between the image and few tokens (`few_tokens`), and RepViT's branches (`lean_repvit`).
 
 All are classes with the parameters and names of those they stand for, and leave other devices, autocast, converters and
 compilers to those.
@@ -17,14 +19,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.models.repvit import RepVggDw
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from edgetam_pl.inference.few_tokens import FewTokensAttention
+from edgetam_pl.inference.lean_repvit import LeanRepVggDw
 from edgetam_pl.inference.onednn import product, suits
 from edgetam_pl.model.attention import Attention, CrossAttention, Keys, WeightedSum
 from edgetam_pl.model.image_encoder import FPN
 from edgetam_pl.model.mask_decoder import MaskDecoder
+from edgetam_pl.model.memory_attention import MemoryBlock
 from edgetam_pl.model.position import Rotation, rotate
 from edgetam_pl.types import ImageFeatures
 
@@ -89,7 +94,8 @@ class LeanWeightedSum(WeightedSum):
             return super().forward(q, k, v, bias)
         scores = q[:, 0] @ (k[:, 0] / math.sqrt(q.shape[-1])).mT  # (B, N, K)
         scores = scores if bias is None else scores + bias[:, 0]
-        return (dropped(scores.softmax(dim=-1), rate) @ v[:, 0])[:, None]
+        shares, growth = thinned(scores.softmax(dim=-1), rate)
+        return (shares @ (v[:, 0] * growth))[:, None]
 
 
 class LeanCrossAttention(CrossAttention):
@@ -104,41 +110,88 @@ class LeanCrossAttention(CrossAttention):
         q = rotate(self.q_proj(x) / math.sqrt(inner.out_features), rotation, interleaved=self.interleaved)
         k = rotate(self.k_proj(keys.tokens + keys.pos), keys.rotation, interleaved=self.interleaved)
         scores = q @ k.mT  # (O, N, K)
-        shares = dropped((scores if bias is None else scores + bias[:, None]).softmax(dim=-1), rate)
-        sums = shares @ F.pad(keys.tokens, (0, 1), value=1.0)  # (O, N, D + 1)
+        shares, growth = thinned((scores if bias is None else scores + bias[:, None]).softmax(dim=-1), rate)
+        sums = shares @ F.pad(keys.tokens * growth, (0, 1), value=growth)  # (O, N, D + 1)
         weight = outer.weight @ torch.cat((inner.weight, inner.bias[:, None]), dim=1)  # (C, D + 1)
         return product(sums, weight, outer.bias)
 
 
+class LeanMemoryBlock(MemoryBlock):
+    """A block of memory attention; the feed-forward keeps its hidden layer once for the backward pass."""
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        limit = _limit(self.dropout.p) if self.dropout.training else 0
+        if not 0 < limit < STEPS or not suits(x):
+            return super()._feed_forward(x)
+        hidden = _ThinnedReLU.apply(self.ffn_in(x), limit)
+        return product(hidden, self.ffn_out.weight * _growth(limit), self.ffn_out.bias)
+
+
 LEAN: dict[type[nn.Module], Any] = {
     FPN: LeanFPN, MaskDecoder: LeanMaskDecoder, nn.Dropout: LeanDropout, WeightedSum: LeanWeightedSum,
-    CrossAttention: LeanCrossAttention, Attention: FewTokensAttention,
+    CrossAttention: LeanCrossAttention, Attention: FewTokensAttention, MemoryBlock: LeanMemoryBlock,
+    RepVggDw: LeanRepVggDw,
 }  # fmt: skip
 
 
 def dropped(x: Tensor, rate: float) -> Tensor:
     """Dropout of x: `rate` of its numbers become 0, the others grow so that the mean stays. First derivatives only."""
-    limit = round(rate * STEPS)
-    return _Dropped.apply(x, limit) if 0 < limit < STEPS else F.dropout(x, rate)
+    limit = _limit(rate)
+    return _Thinned.apply(x, limit, _growth(limit)) if 0 < limit < STEPS else F.dropout(x, rate)
 
 
-class _Dropped(torch.autograd.Function):
+def thinned(x: Tensor, rate: float) -> tuple[Tensor, float]:
+    """Dropout of x without the growth, and by how much to grow what it is multiplied by."""
+    limit = _limit(rate)
+    return (_Thinned.apply(x, limit, 1.0), _growth(limit)) if 0 < limit < STEPS else (F.dropout(x, rate), 1.0)
+
+
+class _Thinned(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, limit: int, growth: float) -> Tensor:
+        kept = _drawn(x, limit)
+        ctx.save_for_backward(kept)
+        ctx.growth = growth
+        return _scaled(x, kept, growth)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return _scaled(slope, ctx.saved_tensors[0], ctx.growth), None, None
+
+
+class _ThinnedReLU(torch.autograd.Function):
+    """ReLU and dropout without its growth: where the outcome is above 0, the slope passes."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, limit: int) -> Tensor:
-        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-        kept = (words.view(torch.int16)[: x.numel()] >= limit - STEPS // 2).view(x.shape)
-        ctx.save_for_backward(kept)
-        ctx.scale = STEPS / (STEPS - limit)
-        return _scaled(x, kept, ctx.scale)
+        y = _scaled(x, _drawn(x, limit), 1.0).relu_()
+        ctx.save_for_backward(y)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return _scaled(slope, ctx.saved_tensors[0], ctx.scale), None
+        return torch.ops.aten.threshold_backward(slope, ctx.saved_tensors[0], 0.0), None
+
+
+def _limit(rate: float) -> int:
+    return round(rate * STEPS)
+
+
+def _growth(limit: int) -> float:
+    return STEPS / (STEPS - limit)
+
+
+def _drawn(x: Tensor, limit: int) -> Tensor:
+    """Which numbers of x are kept: bool, as large as x."""
+    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    return (words.view(torch.int16)[: x.numel()] >= limit - STEPS // 2).view(x.shape)
 
 
 def _scaled(x: Tensor, kept: Tensor, scale: float) -> Tensor:
-    return kept.float().mul_(scale).mul_(x)
+    factors = kept.float()
+    return (factors if scale == 1.0 else factors.mul_(scale)).mul_(x)
 
 
 def _rows(x: Tensor) -> Tensor:
