@@ -1,9 +1,9 @@
 """Attention between an image of many pixels and few tokens on a CPU: the tokens' side is projected, never the image's.
 
-A score is (W_q t)·(W_k x) = (W_k^T W_q t)·x, so the keys' projection is applied to the T tokens of each head instead of to the
-N pixels; likewise the values' projection follows the weighted sum, and where pixels ask and tokens answer, the queries' and
-the output's projections move to the tokens. With T H below the inner width that is fewer multiplications, all heads are one
-product of matrices, and rows never change their order. Equal up to rounding, forward and backward; first derivatives only.
+A score is (W_q t)·(W_k x) = (W_k^T W_q t)·x, so the keys' projection is applied to the T tokens of each head instead of to
+the N pixels; likewise the values' projection follows the weighted sum, and where pixels ask and tokens answer, the queries'
+and the output's projections move to the tokens. With T H below the inner width that is fewer multiplications, all heads are
+one product of matrices, and rows never change their order. Equal up to rounding; first derivatives only.
 
 Letters: O rows, T tokens, N pixels, C width, H heads, I inner width, d = I / H.
 """
@@ -89,8 +89,8 @@ class FewTokensAttention(Attention):
 
 
 class _Scores(torch.autograd.Function):
-    """asked (O, K, C) and pixels (O, N, C) -> (O, K, N). PyTorch's own gradient of the pixels would lie column by column, and
-    every sum with another gradient would take several times as long."""
+    """asked (O, K, C) and pixels (O, N, C) -> (O, K, N). PyTorch's own gradient of the pixels would lie column by column,
+    and sums with other gradients would take several times as long."""
 
     @staticmethod
     def forward(ctx: Any, asked: Tensor, pixels: Tensor) -> Tensor:

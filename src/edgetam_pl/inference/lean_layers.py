@@ -5,7 +5,7 @@
   activations between them and their gradients lie in one order, without which PyTorch's kernels are ten times slower.
 * Dropout, also of attention's weights, draws 16 bits a number instead of a number of its own, and keeps a byte of it for the
   backward pass instead of four. The drawn numbers are others than PyTorch's, their share is exact to 1 / 65536. What is left
-  grows in a smaller tensor that it is multiplied by; after a ReLU nothing but the outcome is kept.
+  grows in a smaller tensor that it is multiplied by; behind a ReLU or a softmax no trace is kept but the outcome itself.
 * Attention between the image and few tokens (`few_tokens`), and RepViT's branches (`lean_repvit`).
 
 All are classes with the parameters and names of those they stand for, and leave other devices, autocast, converters and
@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.models.repvit import RepVggDw
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -31,10 +30,14 @@ from edgetam_pl.model.image_encoder import FPN
 from edgetam_pl.model.mask_decoder import MaskDecoder
 from edgetam_pl.model.memory_attention import MemoryBlock
 from edgetam_pl.model.position import Rotation, rotate
+from edgetam_pl.model.trunks import RepVggDw
 from edgetam_pl.types import ImageFeatures
 
 STEPS = 2**16
 """Of the share that dropout drops."""
+
+STRIP = 2**16
+"""Numbers of attention's weights and of hidden layers that are worked on at a time."""
 
 
 def use_lean_layers(model: nn.Module) -> None:
@@ -94,7 +97,7 @@ class LeanWeightedSum(WeightedSum):
             return super().forward(q, k, v, bias)
         scores = q[:, 0] @ (k[:, 0] / math.sqrt(q.shape[-1])).mT  # (B, N, K)
         scores = scores if bias is None else scores + bias[:, 0]
-        shares, growth = thinned(scores.softmax(dim=-1), rate)
+        shares, growth = thinned_shares(scores, rate)
         return (shares @ (v[:, 0] * growth))[:, None]
 
 
@@ -110,7 +113,7 @@ class LeanCrossAttention(CrossAttention):
         q = rotate(self.q_proj(x) / math.sqrt(inner.out_features), rotation, interleaved=self.interleaved)
         k = rotate(self.k_proj(keys.tokens + keys.pos), keys.rotation, interleaved=self.interleaved)
         scores = q @ k.mT  # (O, N, K)
-        shares, growth = thinned((scores if bias is None else scores + bias[:, None]).softmax(dim=-1), rate)
+        shares, growth = thinned_shares(scores if bias is None else scores + bias[:, None], rate)
         sums = shares @ F.pad(keys.tokens * growth, (0, 1), value=growth)  # (O, N, D + 1)
         weight = outer.weight @ torch.cat((inner.weight, inner.bias[:, None]), dim=1)  # (C, D + 1)
         return product(sums, weight, outer.bias)
@@ -137,27 +140,29 @@ LEAN: dict[type[nn.Module], Any] = {
 def dropped(x: Tensor, rate: float) -> Tensor:
     """Dropout of x: `rate` of its numbers become 0, the others grow so that the mean stays. First derivatives only."""
     limit = _limit(rate)
-    return _Thinned.apply(x, limit, _growth(limit)) if 0 < limit < STEPS else F.dropout(x, rate)
+    return _Dropped.apply(x, limit) if 0 < limit < STEPS else F.dropout(x, rate)
 
 
-def thinned(x: Tensor, rate: float) -> tuple[Tensor, float]:
-    """Dropout of x without the growth, and by how much to grow what it is multiplied by."""
+def thinned_shares(scores: Tensor, rate: float) -> tuple[Tensor, float]:
+    """Softmax over the last dimension and dropout without the growth; and by how much to grow what the shares multiply."""
     limit = _limit(rate)
-    return (_Thinned.apply(x, limit, 1.0), _growth(limit)) if 0 < limit < STEPS else (F.dropout(x, rate), 1.0)
+    if not 0 < limit < STEPS:
+        return F.dropout(scores.softmax(dim=-1), rate), 1.0
+    return _ThinnedSoftmax.apply(scores, limit), _growth(limit)
 
 
-class _Thinned(torch.autograd.Function):
+class _Dropped(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, limit: int, growth: float) -> Tensor:
-        kept = _drawn(x, limit)
+    def forward(ctx: Any, x: Tensor, limit: int) -> Tensor:
+        kept = _drawn(x.shape, limit).bool()
         ctx.save_for_backward(kept)
-        ctx.growth = growth
-        return _scaled(x, kept, growth)
+        ctx.growth = _growth(limit)
+        return kept.float().mul_(ctx.growth).mul_(x)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return _scaled(slope, ctx.saved_tensors[0], ctx.growth), None, None
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return ctx.saved_tensors[0].float().mul_(ctx.growth).mul_(slope), None
 
 
 class _ThinnedReLU(torch.autograd.Function):
@@ -165,7 +170,10 @@ class _ThinnedReLU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, limit: int) -> Tensor:
-        y = _scaled(x, _drawn(x, limit), 1.0).relu_()
+        x = x.contiguous()
+        y = torch.empty_like(x)
+        for some, into in zip(_strips(x), _strips(y)):
+            torch.mul(some, _drawn(some.shape, limit), out=into).relu_()
         ctx.save_for_backward(y)
         return y
 
@@ -173,6 +181,30 @@ class _ThinnedReLU(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return torch.ops.aten.threshold_backward(slope, ctx.saved_tensors[0], 0.0), None
+
+
+class _ThinnedSoftmax(torch.autograd.Function):
+    """Softmax and dropout without its growth. A share that is 0 was dropped, or has no slope anyway."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, limit: int) -> Tensor:
+        scores = scores.contiguous()
+        shares, left = torch.empty_like(scores), torch.empty_like(scores)
+        for some, share, into in zip(_strips(scores), _strips(shares), _strips(left)):
+            torch.softmax(some, dim=-1, out=share)
+            torch.mul(share, _drawn(share.shape, limit), out=into)
+        ctx.save_for_backward(shares, left)
+        return left
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        slope = slope.contiguous()
+        answer = torch.empty_like(slope)
+        for into, come, share, left in zip(*(_strips(x) for x in (answer, slope, *ctx.saved_tensors))):
+            passed = torch.ne(left, 0, out=torch.empty_like(left)).mul_(come)
+            torch.ops.aten._softmax_backward_data(passed, share, -1, share.dtype, grad_input=into)
+        return answer, None
 
 
 def _limit(rate: float) -> int:
@@ -183,15 +215,16 @@ def _growth(limit: int) -> float:
     return STEPS / (STEPS - limit)
 
 
-def _drawn(x: Tensor, limit: int) -> Tensor:
-    """Which numbers of x are kept: bool, as large as x."""
-    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    return (words.view(torch.int16)[: x.numel()] >= limit - STEPS // 2).view(x.shape)
+def _strips(x: Tensor) -> tuple[Tensor, ...]:
+    """The rows (..., K) of x, some at a time: what is made of them stays in the cache."""
+    return x.view(-1, x.shape[-1]).split(max(STRIP // x.shape[-1], 1))
 
 
-def _scaled(x: Tensor, kept: Tensor, scale: float) -> Tensor:
-    factors = kept.float()
-    return (factors if scale == 1.0 else factors.mul_(scale)).mul_(x)
+def _drawn(shape: torch.Size, limit: int) -> Tensor:
+    """1 where a number is kept, else 0: float."""
+    count = shape.numel()
+    words = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
+    return words.view(torch.int16)[:count].float().ge_(limit - STEPS // 2).view(shape)
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """RepViT's three parallel branches while training on a CPU, in fewer passes over memory; equal up to rounding.
 
-A block adds a normalised depthwise 3x3 convolution of x, a normalised multiple s x of each channel, and x. Mean and variance of
-s x follow from those of x, so that branch and x itself are one factor and one offset a channel: nothing of them is written to
-memory, and their gradients come down in one piece.
+A block adds a normalised depthwise 3x3 convolution of x, a normalised multiple s x of each channel, and x. Mean and variance
+of s x follow from those of x, so that branch and x itself are one factor and one offset a channel: nothing of them is
+written to memory, and their gradients come down in one piece.
 """
 
 from __future__ import annotations
@@ -11,17 +11,20 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.models.repvit import RepVggDw
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from edgetam_pl.inference.onednn import suits
+from edgetam_pl.model.trunks import RepVggDw
 
 OF_CHANNELS = (1, -1, 1, 1)
 
 
 class LeanRepVggDw(RepVggDw):
     """As timm's, which computes what is not a training on a CPU with batch statistics, or not the form of RepViT-M1."""
+
+    conv: Any  # a convolution `c` and a norm `bn`
+    conv1: Any
 
     def forward(self, x: Tensor) -> Tensor:
         if not (self.legacy and self.training and suits(x) and _by_batches(self.conv.bn) and _by_batches(self.conv1.bn)):

@@ -20,8 +20,8 @@ ALPHA = 0.25
 CHUNK_PIXELS = 2**23
 """`score` works on so many full-resolution pixels at a time: 8 objects at 1024 x 1024, 32 MiB a temporary."""
 
-STRIP_PIXELS = 2**16
-"""On a CPU it works on one object at a time, and on so many pixels of it: temporaries stay in the cache."""
+CHUNK_PIXELS_CPU = 2**16
+"""The same on a CPU, where less than an object is taken at a time, so that temporaries stay in the cache."""
 
 
 class Scores(NamedTuple):
@@ -83,7 +83,7 @@ class _Score(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         wants_gradient = logits.requires_grad
-        rows = 1 if logits.device.type == "cpu" else max(CHUNK_PIXELS // truth.shape[-1] ** 2, 1)
+        rows = max(_chunk(truth.device) // truth.shape[-1] ** 2, 1)
         parts = []
         for some, true in zip(logits.split(rows), truth.split(rows), strict=True):
             on = true.float()
@@ -104,6 +104,10 @@ class _Score(torch.autograd.Function):
         return slope.to(ctx.dtype), None
 
 
+def _chunk(device: torch.device) -> int:
+    return CHUNK_PIXELS_CPU if device.type == "cpu" else CHUNK_PIXELS
+
+
 def _score_chunk(logits: Tensor, on: Tensor, wants_gradient: bool) -> tuple[Tensor, ...]:
     """Focal, dice and IoU (O,) of logits (O, s, s), and their slopes (O, s, s) if wanted. `on` (O, S, S) is 1 on the object,
     0 elsewhere."""
@@ -112,7 +116,7 @@ def _score_chunk(logits: Tensor, on: Tensor, wants_gradient: bool) -> tuple[Tens
     x = x.clone() if size == logits.shape[-1] else x  # it is overwritten
     spread = torch.empty_like(x) if wants_gradient else None
 
-    lines = max(STRIP_PIXELS // (len(x) * size), 1) if x.device.type == "cpu" else size
+    lines = max(_chunk(x.device) // (len(x) * size), 1)
     strips = [slice(first, first + lines) for first in range(0, size, lines)]
     sums = [_score_strip(x[:, s], on[:, s], None if spread is None else spread[:, s]) for s in strips]
     shown, both, focal_sum, missed, doubt, area = torch.stack(sums).sum(dim=0)  # (O,) each
