@@ -24,6 +24,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -87,7 +88,7 @@ def main() -> int:
         weights = Path(folder) / "random.pt"
         save_official(model, weights)
         frames, click = inference._frames(args), (0.5 * args.size, 0.5 * args.size)
-        with patch.object(optimised, "use_onednn"), patch.object(optimised, "use_lean_blocks"):  # for a CPU alone
+        with _as_on_a_gpu():
             eager = argparse.Namespace(**vars(args) | {"compile": "none"})
             running, missing = inference._contestants(model, weights, frames, click, eager)
         counts = {name: _counted(answers) for name, answers in running.items() if name != inference.LIKE_HF}
@@ -97,6 +98,15 @@ def main() -> int:
     rows = {name: sum(found.values()) for name, found in counts.items()}
     _report(rows, counts, missing, args)
     return 0
+
+
+@contextmanager
+def _as_on_a_gpu() -> Iterator[None]:
+    """Without the exchanges of layers that are made on a CPU alone."""
+    with ExitStack() as stack:
+        for exchange in ("use_onednn", "use_lean_blocks", "use_few_tokens"):
+            stack.enter_context(patch.object(optimised, exchange))
+        yield
 
 
 def _counted(answers: Iterator[Tensor], count: Count | None = None) -> Counter[str]:
@@ -112,7 +122,7 @@ def _counted(answers: Iterator[Tensor], count: Count | None = None) -> Counter[s
 
 def _recorded(model: TrackAnything, frames: Any, click: tuple[float, float]) -> Counter[str]:
     """What is launched outside of the graphs that cuda_graphs=true records, and for them."""
-    with patch.object(optimised, "use_onednn"), patch.object(optimised, "use_lean_blocks"):
+    with _as_on_a_gpu():
         tracker = FastTracker(model)
     tracker._padded = True  # a bank of fixed size, as the graphs need it
     count = Count()

@@ -70,6 +70,26 @@ def test_dropout_drops_its_share_and_keeps_the_mean(rate: float) -> None:
     assert torch.equal(dropped(torch.rand(1000, 1001), rate), y)  # the seed says what is dropped
 
 
+@pytest.mark.parametrize("strip", [2**16, 100])
+def test_dropout_behind_a_softmax_and_a_relu_is_dropout(strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is dropped is dropped, what is kept has the value and the slope that PyTorch gives it."""
+    monkeypatch.setattr(lean_layers, "STRIP", strip)
+    torch.manual_seed(0)
+    x, slope = torch.randn(3, 50, 24), torch.randn(3, 50, 24)
+    limit = lean_layers._limit(0.25)
+    pairs = ((lambda x: x.softmax(dim=-1), lean_layers._ThinnedSoftmax), (torch.relu, lean_layers._ThinnedReLU))
+    for plain, lean in pairs:
+        ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+        found = lean.apply(ours.transpose(0, 1), limit).transpose(0, 1)  # in any order of memory
+        kept = (found != 0).float()
+        expected = plain(theirs) * kept
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(
+            *(torch.autograd.grad(y, leaf, slope)[0] for y, leaf in ((found, ours), (expected, theirs)))
+        )
+        assert (kept[plain(x) > 0] == 0).float().mean().item() == pytest.approx(0.25, abs=0.03)
+
+
 @pytest.mark.parametrize("rate", [0.0, 1e-9, 1.0])
 def test_rates_at_the_ends(rate: float) -> None:
     y = dropped(torch.ones(4, 4), rate)
@@ -87,6 +107,8 @@ def test_attention_that_drops_nothing_in_effect_is_attention(monkeypatch: pytest
     recall = Recall(((0, memory), (1, memory)), ((1, memory.pointer),))
     expected = model.attend(features.f16, recall)
     monkeypatch.setattr(lean_layers, "dropped", lambda x, rate: x)
+    monkeypatch.setattr(lean_layers, "_drawn", lambda shape, limit: torch.ones(shape))
+    monkeypatch.setattr(lean_layers, "_growth", lambda limit: 1.0)
     found = model.memory_attention.train()(features.f16, recall)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 

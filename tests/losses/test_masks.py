@@ -48,9 +48,13 @@ def test_a_mask_judged_absent_costs_what_the_reference_says() -> None:
     assert presence(torch.tensor([[-1.0]]), torch.tensor([True])).item() == pytest.approx(1.3132617474)
 
 
+@pytest.mark.parametrize("lines", [3, 16], ids=["strips", "at once"])
 @pytest.mark.parametrize("small", [8, 16], ids=["upsampled", "same size"])
 @pytest.mark.parametrize("candidates", [1, 3])
-def test_the_lean_form_equals_the_definition_in_value_and_gradient(small: int, candidates: int) -> None:
+def test_the_lean_form_equals_the_definition_in_value_and_gradient(
+    small: int, candidates: int, lines: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mask_losses, "CHUNK_PIXELS_CPU", lines * 16)
     torch.manual_seed(0)
     logits, truth = 4 * torch.randn(3, candidates, small, small), _truth(3, 16)
     logits[0, 0] = -1024.0
@@ -95,7 +99,7 @@ def test_objects_in_chunks_equal_objects_at_once(monkeypatch: pytest.MonkeyPatch
     logits, truth = torch.randn(5, 2, 4, 4), _truth(5, 16)
     whole_input, parts_input = logits.clone().requires_grad_(), logits.clone().requires_grad_()
     whole = score(whole_input, truth)
-    monkeypatch.setattr(mask_losses, "CHUNK_PIXELS", 2 * 16**2)
+    monkeypatch.setattr(mask_losses, "CHUNK_PIXELS_CPU", 2 * 16**2)
     parts = score(parts_input, truth)
     for a, b in zip(whole, parts, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)

@@ -4,7 +4,10 @@
 * The mask decoder's up-sampling, 2x2 convolutions that do not overlap, is two products of matrices on rows of pixels; the
   activations between them and their gradients lie in one order, without which PyTorch's kernels are ten times slower.
 * Dropout, also of attention's weights, draws 16 bits a number instead of a number of its own, and keeps a byte of it for the
-  backward pass instead of four. The drawn numbers are others than PyTorch's, their share is exact to 1 / 65536.
+  backward pass instead of four. The drawn numbers are others than PyTorch's, their share is exact to 1 / 65536. What is left
+  grows in a smaller tensor that it is multiplied by; behind a ReLU or a softmax no trace is kept but the outcome itself.
+* Layer norm over four channels is products of matrices.
+* Attention between the image and few tokens (`few_tokens`), and RepViT's branches (`lean_repvit`).
 
 All are classes with the parameters and names of those they stand for, and leave other devices, autocast, converters and
 compilers to those.
@@ -20,15 +23,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from edgetam_pl.inference.few_tokens import FewTokensAttention
+from edgetam_pl.inference.lean_repvit import LeanRepVggDw
 from edgetam_pl.inference.onednn import product, suits
-from edgetam_pl.model.attention import CrossAttention, Keys, WeightedSum
+from edgetam_pl.model.attention import Attention, CrossAttention, Keys, WeightedSum
 from edgetam_pl.model.image_encoder import FPN
+from edgetam_pl.model.layers import LayerNorm2d
 from edgetam_pl.model.mask_decoder import MaskDecoder
+from edgetam_pl.model.memory_attention import MemoryBlock
 from edgetam_pl.model.position import Rotation, rotate
+from edgetam_pl.model.trunks import RepVggDw
 from edgetam_pl.types import ImageFeatures
 
 STEPS = 2**16
 """Of the share that dropout drops."""
+
+FEW = 4
+"""Channels up to which a layer norm is leaner as products."""
+
+STRIP = 2**16
+"""Numbers of attention's weights and of hidden layers that are worked on at a time."""
 
 
 def use_lean_layers(model: nn.Module) -> None:
@@ -72,6 +86,20 @@ class LeanMaskDecoder(MaskDecoder):
         return (_rows(pixels).flatten(1, 2) @ kernels.mT).mT.unflatten(2, pixels.shape[-2:])
 
 
+class LeanLayerNorm2d(LayerNorm2d):
+    """Layer norm over few channels: PyTorch's kernel takes them pixel by pixel, which products of matrices do not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels = x.shape[1]
+        if channels > FEW or not suits(x):
+            return super().forward(x)
+        rows, mean = _rows(x).reshape(-1, channels), torch.full((channels, channels), 1 / channels)
+        centred = rows @ (torch.eye(channels) - mean)
+        normed = centred * (centred.square() @ mean + self.eps).rsqrt()
+        answer = torch.addmm(self.bias, normed, self.weight.diag())
+        return answer.view(len(x), *x.shape[2:], channels).permute(0, 3, 1, 2)
+
+
 class LeanDropout(nn.Dropout):
     """Dropout."""
 
@@ -88,7 +116,8 @@ class LeanWeightedSum(WeightedSum):
             return super().forward(q, k, v, bias)
         scores = q[:, 0] @ (k[:, 0] / math.sqrt(q.shape[-1])).mT  # (B, N, K)
         scores = scores if bias is None else scores + bias[:, 0]
-        return (dropped(scores.softmax(dim=-1), rate) @ v[:, 0])[:, None]
+        shares, growth = thinned_shares(scores, rate)
+        return (shares @ (v[:, 0] * growth))[:, None]
 
 
 class LeanCrossAttention(CrossAttention):
@@ -103,41 +132,118 @@ class LeanCrossAttention(CrossAttention):
         q = rotate(self.q_proj(x) / math.sqrt(inner.out_features), rotation, interleaved=self.interleaved)
         k = rotate(self.k_proj(keys.tokens + keys.pos), keys.rotation, interleaved=self.interleaved)
         scores = q @ k.mT  # (O, N, K)
-        shares = dropped((scores if bias is None else scores + bias[:, None]).softmax(dim=-1), rate)
-        sums = shares @ F.pad(keys.tokens, (0, 1), value=1.0)  # (O, N, D + 1)
+        shares, growth = thinned_shares(scores if bias is None else scores + bias[:, None], rate)
+        sums = shares @ F.pad(keys.tokens * growth, (0, 1), value=growth)  # (O, N, D + 1)
         weight = outer.weight @ torch.cat((inner.weight, inner.bias[:, None]), dim=1)  # (C, D + 1)
         return product(sums, weight, outer.bias)
 
 
+class LeanMemoryBlock(MemoryBlock):
+    """A block of memory attention; the feed-forward keeps its hidden layer once for the backward pass."""
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        limit = _limit(self.dropout.p) if self.dropout.training else 0
+        if not 0 < limit < STEPS or not suits(x):
+            return super()._feed_forward(x)
+        hidden = _ThinnedReLU.apply(self.ffn_in(x), limit)
+        return product(hidden, self.ffn_out.weight * _growth(limit), self.ffn_out.bias)
+
+
 LEAN: dict[type[nn.Module], Any] = {
     FPN: LeanFPN, MaskDecoder: LeanMaskDecoder, nn.Dropout: LeanDropout, WeightedSum: LeanWeightedSum,
-    CrossAttention: LeanCrossAttention,
+    CrossAttention: LeanCrossAttention, Attention: FewTokensAttention, MemoryBlock: LeanMemoryBlock,
+    RepVggDw: LeanRepVggDw, LayerNorm2d: LeanLayerNorm2d,
 }  # fmt: skip
 
 
 def dropped(x: Tensor, rate: float) -> Tensor:
     """Dropout of x: `rate` of its numbers become 0, the others grow so that the mean stays. First derivatives only."""
-    limit = round(rate * STEPS)
+    limit = _limit(rate)
     return _Dropped.apply(x, limit) if 0 < limit < STEPS else F.dropout(x, rate)
+
+
+def thinned_shares(scores: Tensor, rate: float) -> tuple[Tensor, float]:
+    """Softmax over the last dimension and dropout without the growth; and by how much to grow what the shares multiply."""
+    limit = _limit(rate)
+    if not 0 < limit < STEPS:
+        return F.dropout(scores.softmax(dim=-1), rate), 1.0
+    return _ThinnedSoftmax.apply(scores, limit), _growth(limit)
 
 
 class _Dropped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, limit: int) -> Tensor:
-        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-        kept = (words.view(torch.int16)[: x.numel()] >= limit - STEPS // 2).view(x.shape)
+        kept = _drawn(x.shape, limit).bool()
         ctx.save_for_backward(kept)
-        ctx.scale = STEPS / (STEPS - limit)
-        return _scaled(x, kept, ctx.scale)
+        ctx.growth = _growth(limit)
+        return kept.float().mul_(ctx.growth).mul_(x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return _scaled(slope, ctx.saved_tensors[0], ctx.scale), None
+        return ctx.saved_tensors[0].float().mul_(ctx.growth).mul_(slope), None
 
 
-def _scaled(x: Tensor, kept: Tensor, scale: float) -> Tensor:
-    return kept.float().mul_(scale).mul_(x)
+class _ThinnedReLU(torch.autograd.Function):
+    """ReLU and dropout without its growth: where the outcome is above 0, the slope passes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, limit: int) -> Tensor:
+        x = x.contiguous()
+        y = torch.empty_like(x)
+        for some, into in zip(_strips(x), _strips(y)):
+            torch.mul(some, _drawn(some.shape, limit), out=into).relu_()
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return torch.ops.aten.threshold_backward(slope, ctx.saved_tensors[0], 0.0), None
+
+
+class _ThinnedSoftmax(torch.autograd.Function):
+    """Softmax and dropout without its growth. A share that is 0 was dropped, or has no slope anyway."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, limit: int) -> Tensor:
+        scores = scores.contiguous()
+        shares, left = torch.empty_like(scores), torch.empty_like(scores)
+        for some, share, into in zip(_strips(scores), _strips(shares), _strips(left)):
+            torch.softmax(some, dim=-1, out=share)
+            torch.mul(share, _drawn(share.shape, limit), out=into)
+        ctx.save_for_backward(shares, left)
+        return left
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        slope = slope.contiguous()
+        answer = torch.empty_like(slope)
+        for into, come, share, left in zip(*(_strips(x) for x in (answer, slope, *ctx.saved_tensors))):
+            passed = torch.ne(left, 0, out=torch.empty_like(left)).mul_(come)
+            torch.ops.aten._softmax_backward_data(passed, share, -1, share.dtype, grad_input=into)
+        return answer, None
+
+
+def _limit(rate: float) -> int:
+    return round(rate * STEPS)
+
+
+def _growth(limit: int) -> float:
+    return STEPS / (STEPS - limit)
+
+
+def _strips(x: Tensor) -> tuple[Tensor, ...]:
+    """The rows (..., K) of x, some at a time: what is made of them stays in the cache."""
+    return x.view(-1, x.shape[-1]).split(max(STRIP // x.shape[-1], 1))
+
+
+def _drawn(shape: torch.Size, limit: int) -> Tensor:
+    """1 where a number is kept, else 0: float."""
+    count = shape.numel()
+    words = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
+    return words.view(torch.int16)[:count].float().ge_(limit - STEPS // 2).view(shape)
 
 
 def _rows(x: Tensor) -> Tensor:

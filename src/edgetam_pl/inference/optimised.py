@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from edgetam_pl.config.choices import check_choice
+from edgetam_pl.inference.few_tokens import use_few_tokens
 from edgetam_pl.inference.fuse import fuse
 from edgetam_pl.inference.memory_block import use_lean_blocks
 from edgetam_pl.inference.onednn import use_onednn
@@ -34,7 +35,7 @@ class FastTracker:
     """A `VideoModel` like the one it is made of, with faster methods.
 
     On a CPU, what is not compiled uses oneDNN where it was measured to be faster (see `products`), and leaner blocks of
-    memory attention (see `memory_block`).
+    memory attention (see `memory_block`) and attention of the decoder (see `few_tokens`).
 
     Args:
         model: in evaluation mode; it is not changed.
@@ -66,6 +67,7 @@ class FastTracker:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if compiled == "none" and next(model.parameters()).device.type == "cpu":
             use_lean_blocks(self.model)
+            use_few_tokens(self.model)
             use_onednn(self.model)
         self.image_size = model.image_size
         self._padded = cuda_graphs

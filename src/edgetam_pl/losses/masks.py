@@ -22,6 +22,9 @@ ALPHA = 0.25
 CHUNK_PIXELS = 2**23
 """`score` works on so many full-resolution pixels at a time: 8 objects at 1024 x 1024, 32 MiB a temporary."""
 
+CHUNK_PIXELS_CPU = 2**16
+"""The same on a CPU, where less than an object is taken at a time, so that temporaries stay in the cache."""
+
 
 class Scores(NamedTuple):
     """How good O masks are; `iou` carries no gradient."""
@@ -82,11 +85,11 @@ class _Score(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         wants_gradient = logits.requires_grad
-        rows = max(CHUNK_PIXELS // truth.shape[-1] ** 2, 1)
+        rows = max(_chunk(truth.device) // truth.shape[-1] ** 2, 1)
         parts = []
         for some, true in zip(logits.split(rows), truth.split(rows), strict=True):
-            known = _Truth.of(true)
-            columns = [_score_chunk(some[:, m], known, wants_gradient) for m in range(logits.shape[1])]
+            on = true.float()
+            columns = [_score_chunk(some[:, m], on, wants_gradient) for m in range(logits.shape[1])]
             parts.append([torch.stack(column, dim=1) for column in zip(*columns, strict=True)])
         focal_, dice_, iou_, *slopes = (torch.cat(part) for part in zip(*parts, strict=True))
         ctx.mark_non_differentiable(iou_)
@@ -103,49 +106,61 @@ class _Score(torch.autograd.Function):
         return slope.to(ctx.dtype), None
 
 
-class _Truth(NamedTuple):
-    """What all candidates are compared with: (O, S, S), but for the area (O,)."""
-
-    on: Tensor  # 1 on the object, 0 elsewhere
-    sign: Tensor  # -1 on the object, 1 elsewhere
-    alpha: Tensor
-    area: Tensor
-
-    @classmethod
-    def of(cls, mask: Tensor) -> _Truth:
-        on = mask.float()
-        return cls(on, 1 - 2 * on, (1 - ALPHA) + (2 * ALPHA - 1) * on, on.sum(dim=(1, 2)))
+def _chunk(device: torch.device) -> int:
+    return CHUNK_PIXELS_CPU if device.type == "cpu" else CHUNK_PIXELS
 
 
-def _score_chunk(logits: Tensor, truth: _Truth, wants_gradient: bool) -> tuple[Tensor, ...]:
-    """Focal, dice and IoU (O,) of logits (O, s, s), and their slopes (O, s, s) if wanted.
+def _score_chunk(logits: Tensor, on: Tensor, wants_gradient: bool) -> tuple[Tensor, ...]:
+    """Focal, dice and IoU (O,) of logits (O, s, s), and their slopes (O, s, s) if wanted. `on` (O, S, S) is 1 on the object,
+    0 elsewhere."""
+    size = on.shape[-1]
+    x = upsampled(logits.detach()[:, None], size)[:, 0]  # (O, S, S)
+    x = x.clone() if size == logits.shape[-1] else x  # it is overwritten
+    spread = torch.empty_like(x) if wants_gradient else None
+
+    lines = max(_chunk(x.device) // (len(x) * size), 1)
+    strips = [slice(first, first + lines) for first in range(0, size, lines)]
+    sums = [_score_strip(x[:, s], on[:, s], None if spread is None else spread[:, s]) for s in strips]
+    shown, both, focal_sum, missed, doubt, area = torch.stack(sums).sum(dim=0)  # (O,) each
+
+    iou_ = both / (shown + area - both).clamp(min=1)
+    focal_ = focal_sum * ((1 - ALPHA) / size**2)
+    overlap, extra = area - missed, doubt - missed  # sum of p on the object, and elsewhere
+    top, bottom = 2 * overlap + 1, overlap + extra + area + 1
+    dice_ = 1 - top / bottom
+    if spread is None:
+        return focal_, dice_, iou_
+
+    outside, inside = top / bottom**2, -2 / bottom + top / bottom**2  # (O,), (O,): d dice / dp
+    for s in strips:
+        by_place = on[:, s] * (inside - outside)[:, None, None]
+        spread[:, s].mul_(by_place.add_(outside[:, None, None]))
+    focal_slope, dice_slope = _back(x, spread, side=logits.shape[-1])
+    return focal_, dice_, iou_, focal_slope * ((1 - ALPHA) / size**2), dice_slope
+
+
+def _score_strip(x: Tensor, on: Tensor, spread: Tensor | None) -> Tensor:
+    """Sums (6, O) over some lines of logits x (O, lines, S): pixels of the mask, those on the object, focal loss, 1 - p on
+    the object, p of being wrong anywhere, pixels of the object. If `spread` is given, it becomes dp/dx, and x the slope of
+    the focal loss; both that and its sum lack a factor 1 - ALPHA.
 
     With z the logit of being right (+x on the object, -x elsewhere), q = sigmoid(-z) = 1 - p_t and b = softplus(-z) = BCE:
     focal is alpha q^2 b with d/dz = -alpha q^2 (2 (1 - q) b + q), and dp/dx = q (1 - q) for dice.
     """
-    size = truth.on.shape[-1]
-    x = upsampled(logits.detach()[:, None], size)[:, 0]  # (O, S, S)
-
-    mask, area = (x > 0).float(), truth.area  # whole numbers below 2^24 are exact
-    both = (mask * truth.on).sum(dim=(1, 2))
-    iou_ = both / (mask.sum(dim=(1, 2)) + area - both).clamp(min=1)  # (O,)
-    minus_z = x * truth.sign
-    q, b = minus_z.sigmoid(), F.softplus(minus_z)
-    alpha_qq = (truth.alpha * q).mul_(q)
-    focal_ = (alpha_qq * b).sum(dim=(1, 2)) / size**2  # (O,)
-    missed = (q * truth.on).sum(dim=(1, 2))  # (O,) sum of 1 - p on the object
-    overlap, extra = area - missed, q.sum(dim=(1, 2)) - missed  # sum of p on the object, and elsewhere
-    top, bottom = 2 * overlap + 1, overlap + extra + area + 1
-    dice_ = 1 - top / bottom
-    if not wants_gradient:
-        return focal_, dice_, iou_
-
-    right = 1 - q
-    focal_slope = b.mul_(right).mul_(2).add_(q).mul_(alpha_qq).mul_(truth.sign).div_(size**2)  # dx = +-dz
-    outside, inside = top / bottom**2, -2 / bottom + top / bottom**2  # (O,), (O,): d dice / dp
-    by_place = truth.on * (inside - outside)[:, None, None] + outside[:, None, None]
-    dice_slope = by_place.mul_(q).mul_(right)
-    return focal_, dice_, iou_, *_back(focal_slope, dice_slope, side=logits.shape[-1])
+    mask = torch.gt(x, 0, out=torch.empty_like(x))  # numbers at once; whole ones below 2^24 are exact
+    shown, both = mask.sum(dim=(1, 2)), mask.mul_(on).sum(dim=(1, 2))
+    minus_z = torch.addcmul(x, on, x, value=-2)
+    b, q = F.softplus(minus_z), minus_z.sigmoid_()
+    q_on = on * q
+    missed = q_on.sum(dim=(1, 2))
+    alpha_qq = q_on.mul_(ALPHA / (1 - ALPHA) - 1).add_(q).mul_(q)
+    focal_sum = (alpha_qq * b).sum(dim=(1, 2))
+    if spread is not None:
+        right = 1 - q
+        slope = b.mul_(right).mul_(2).add_(q).mul_(alpha_qq)
+        torch.addcmul(slope, on, slope, value=-2, out=x)  # dx = +-dz
+        torch.mul(q, right, out=spread)
+    return torch.stack((shown, both, focal_sum, missed, q.sum(dim=(1, 2)), on.sum(dim=(1, 2))))
 
 
 def _back(*slopes: Tensor, side: int) -> tuple[Tensor, ...]:
@@ -153,13 +168,30 @@ def _back(*slopes: Tensor, side: int) -> tuple[Tensor, ...]:
     size = slopes[0].shape[-1]
     if size == side:
         return slopes
-    if slopes[0].device.type == "cpu":  # two products of matrices take a sixth of the time of the kernel
-        spread = _spread(side, size)
-        return tuple(spread @ slope @ spread.T for slope in slopes)
+    if slopes[0].device.type == "cpu":  # products of matrices take a tenth of the time of the kernel
+        across = _spread(side, size).T
+        return tuple(_gathered(slope, side) @ across for slope in slopes)
     with torch.enable_grad():
         low = slopes[0].new_zeros(len(slopes[0]), 1, side, side).requires_grad_()
         full = upsampled(low, size)  # its graph keeps shapes only
     return tuple(torch.autograd.grad(full, low, slope[:, None], retain_graph=True)[0][:, 0] for slope in slopes)
+
+
+def _gathered(slope: Tensor, side: int) -> Tensor:
+    """Slopes (O, S, S) with respect to lines that were up-sampled: (O, s, S)."""
+    size = slope.shape[-1]
+    if size % side:
+        return _spread(side, size) @ slope
+    # each of the lines made of line i, in this order, takes from the one before, from i itself, and from the one after
+    place = (torch.arange(size // side, device=slope.device) + 0.5) * (side / size) - 0.5
+    shares = torch.stack(((-place).clamp(min=0), 1 - place.abs(), place.clamp(min=0)))
+    before, own, after = (shares @ slope.unflatten(1, (side, -1))).unbind(dim=2)  # (O, s, S) each
+    lines = own.clone()
+    lines[:, :-1] += before[:, 1:]
+    lines[:, 1:] += after[:, :-1]
+    lines[:, 0] += before[:, 0]  # beyond the border lies the line at the border
+    lines[:, -1] += after[:, -1]
+    return lines
 
 
 def _spread(side: int, size: int) -> Tensor:

@@ -54,10 +54,10 @@ class TwoWayBlock(nn.Module):
         else:
             placed = tokens + start
             tokens = tokens + self.self_attn(placed, placed, tokens, bias=bias)
-        tokens = self.norm1(tokens)
-        tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + start, image + image_pos, image))
+        tokens, placed = self.norm1(tokens), image + image_pos
+        tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + start, placed, image))
         tokens = self.norm3(tokens + self.mlp(tokens))
-        image = image + self.cross_attn_image_to_token(image + image_pos, tokens + start, tokens, bias=bias)
+        image = image + self.cross_attn_image_to_token(placed, tokens + start, tokens, bias=bias)
         return tokens, self.norm4(image)
 
 

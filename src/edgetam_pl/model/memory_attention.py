@@ -40,7 +40,10 @@ class MemoryBlock(nn.Module):
         y = self.norm1(x)
         x = x + self.dropout(self.self_attention(y, y, y, rotation=(rotation, rotation)))
         x = x + self.dropout(self.cross_attention.read(self.norm2(x), keys, rotation, bias))
-        return x + self.dropout(self.ffn_out(self.dropout(F.relu(self.ffn_in(self.norm3(x))))))
+        return x + self.dropout(self._feed_forward(self.norm3(x)))
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        return self.ffn_out(self.dropout(F.relu(self.ffn_in(x))))
 
 
 class MemoryAttention(nn.Module):

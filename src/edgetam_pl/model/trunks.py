@@ -11,6 +11,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.models.repvit import RepVggDw as RepVggDw  # RepViT's block of three branches
 from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 
