@@ -38,6 +38,7 @@ INDIRECT = {
     "scikit-learn": "coremltools makes palettes with it",
     "onnxscript": "torch.onnx writes with it",
     "coreai-torch": "exporting/coreai.py imports it by name, where it is asked for",
+    "coreai-opt": "exporting/coreai.py imports its modules by name, where they are asked for",
     "torchao": "executorch needs this version",
     "ai-edge-litert": "exporting/litert.py imports its modules by name, where they are asked for",
     "executorch": "exporting/executorch.py imports it by name, where it is asked for",
