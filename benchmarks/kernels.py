@@ -22,6 +22,7 @@ import json
 import re
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -31,7 +32,8 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
-from torch._inductor.graph import GraphLowering
+from torch._inductor.output_code import CompiledFxGraph
+from torch._inductor.utils import fresh_cache
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
@@ -54,9 +56,6 @@ RELEASED = ("image_encoder", "memory_attention", "sam_mask_decoder", "memory_enc
 
 LAUNCHED = re.compile(r"\b(cpp_fused\w*|extern_kernels\.\w+|torch\.ops\.(?:aten|mkldnn|mkl)\.[\w.]+)\(")
 """Calls in the code that Inductor writes."""
-
-WRITTEN: list[str] = []
-"""Code that it wrote since this was emptied."""
 
 FRAMES = inference.WARM_UP + 1
 """The last one is counted: its bank is full."""
@@ -150,7 +149,7 @@ def _compiled(model: TrackAnything, weights: Path, frames: Any, click: tuple[flo
     count, found = Count(), {}
     tracker = FastTracker(model, compiled="all")
     for name in ("_encode", "_blend", "_decode", "_memorize"):
-        setattr(tracker, name, _read(getattr(tracker, name), count))
+        setattr(tracker, name, _aside(getattr(tracker, name)))
     session = Session(tracker, Stills(frames), options=SessionOptions.released(postprocessing=False))
     session.prompt(1, 0, points=[click])
     running = {"ours, compiled": (out.logits[0] for out in session.propagate())}
@@ -158,38 +157,37 @@ def _compiled(model: TrackAnything, weights: Path, frames: Any, click: tuple[flo
     def compile_released(predictor: torch.nn.Module) -> None:
         for name in RELEASED:
             part = predictor.get_submodule(name)
-            part.forward = _read(torch.compile(part.forward), count)
+            part.forward = _aside(torch.compile(part.forward))
 
     if inference.peers.available("edgetam-dimos") is None:
         images = model.normalise(torch.from_numpy(frames).permute(0, 3, 1, 2))
         running["edgetam-dimos, compiled"] = inference.peers.track_with_package(
             weights, images, click, device="cpu", prepare=compile_released
         )
-    with (
-        torch._inductor.config.patch(force_disable_caches=True),
-        patch.object(GraphLowering, "save_output_code", WRITTEN.append),
-    ):
+    plain = CompiledFxGraph.__call__
+
+    def read(graph: CompiledFxGraph, inputs: Any) -> Any:
+        """Runs a compiled graph, and adds the kernels that its code calls to the count."""
+        for called in LAUNCHED.findall(graph.source_code.partition("def call(")[2]):
+            count.found["generated" if called.startswith("cpp_fused") else called] += 1
+        return plain(graph, inputs)
+
+    unoptimised = {"aot_inductor.debug_compile": True}  # by the C++ compiler: nothing is timed here, and it takes most
+    with fresh_cache(), torch._inductor.config.patch(unoptimised), patch.object(CompiledFxGraph, "__call__", read):
         for name, answers in running.items():
+            begin = time.perf_counter()
             found[name] = Counter(_counted(answers, count))
-            print(f"{name}: {sum(found[name].values())}", file=sys.stderr, flush=True)
+            spent = time.perf_counter() - begin
+            print(f"{name}: {sum(found[name].values())}, compiled in {spent:.0f} s", file=sys.stderr, flush=True)
     return found
 
 
-def _read(part: Callable[..., Any], count: Count) -> Callable[..., Any]:
-    """The compiled part, which adds the kernels of its code to the count at each call."""
-    kernels: Counter[str] = Counter()
+def _aside(part: Callable[..., Any]) -> Callable[..., Any]:
+    """The compiled part, none of whose own operations are counted."""
 
     def call(*given: Any, **named: Any) -> Any:
-        WRITTEN.clear()
         with _disable_current_modes():
-            made = part(*given, **named)
-        if WRITTEN:  # compiled just now
-            kernels.clear()
-        for code in WRITTEN:
-            for called in LAUNCHED.findall(code.partition("def call(")[2]):
-                kernels["generated" if called.startswith("cpp_fused") else called] += 1
-        count.found.update(kernels)
-        return made
+            return part(*given, **named)
 
     return call
 

@@ -52,6 +52,18 @@ def test_it_is_the_block_twice_in_a_row(layout: torch.memory_format, scale: floa
         )
 
 
+def test_a_recomputed_pass_leaves_the_statistics_alone() -> None:
+    """As `training.activation_checkpointing` asks it of norms: no count, momentum 0."""
+    plain, lean = pair()
+    x = images(torch.channels_last)
+    for block in (plain, lean):
+        for norm in (block.conv.bn, block.conv1.bn):
+            norm.num_batches_tracked, norm.momentum = None, 0.0
+    before = {name: buffer.clone() for name, buffer in lean.named_buffers()}
+    torch.testing.assert_close(lean(x), plain(x), rtol=1e-4, atol=1e-4)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in lean.named_buffers())
+
+
 @pytest.mark.parametrize("why", ["evaluation", "one frozen norm", "the newer form"])
 def test_elsewhere_the_block_itself_computes(why: str) -> None:
     plain, lean = pair(legacy=why != "the newer form")

@@ -34,7 +34,7 @@ class LeanRepVggDw(RepVggDw):
         factor = scale.detach() * norm.weight.detach() * _inverse(scale.detach(), variance, norm.eps)
         _remember(norm, scale.detach() * mean, scale.detach() ** 2 * variance, x.numel() // x.shape[1])
         # the other branch's norm adds the offset on its way
-        other.num_batches_tracked.add_(1)
+        _count(other)
         offset = other.bias.detach() + norm.bias.detach() - factor * mean
         y = F.batch_norm(
             self.conv.c(x), other.running_mean, other.running_var, other.weight, offset, True, other.momentum, other.eps
@@ -92,7 +92,11 @@ def _inverse(scale: Tensor, variance: Tensor, eps: float) -> Tensor:
 
 @torch.no_grad()
 def _remember(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
-    assert norm.num_batches_tracked is not None
-    norm.num_batches_tracked.add_(1)
+    _count(norm)
     norm.running_mean.lerp_(mean, norm.momentum)  # type: ignore[union-attr]
     norm.running_var.lerp_(variance * (count / max(count - 1, 1)), norm.momentum)  # type: ignore[union-attr]
+
+
+def _count(norm: nn.BatchNorm2d) -> None:
+    if norm.num_batches_tracked is not None:  # None while a pass is recomputed
+        norm.num_batches_tracked.add_(1)
