@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 from collections.abc import Iterator
 from multiprocessing.context import BaseContext
@@ -73,6 +74,18 @@ def _one_fork_server() -> Iterator[None]:
             BaseContext, "set_forkserver_preload", lambda self, names: known(self, [*names, "edgetam_pl.data.loader"])
         )
         yield
+
+
+@pytest.fixture
+def caplog(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """Without what W&B's threads of an earlier test have to say meanwhile: that its service has ended."""
+
+    def of_this_test(record: logging.LogRecord) -> bool:
+        return not record.name.startswith("wandb")
+
+    caplog.handler.addFilter(of_this_test)
+    yield caplog
+    caplog.handler.removeFilter(of_this_test)
 
 
 @pytest.fixture(autouse=True)
