@@ -33,7 +33,6 @@ from edgetam_pl.commands.bench import machine
 from edgetam_pl.config import ExportConfig
 from edgetam_pl.exporting.adapters import flatten, loop_of, prepared
 from edgetam_pl.exporting.client import PackagedTracker, RingBank
-from edgetam_pl.exporting.manifest import RuntimeSpec
 from edgetam_pl.exporting.onnx import Onnx, OnnxProgram
 from edgetam_pl.exporting.parts import Program
 from edgetam_pl.exporting.run import load
@@ -120,7 +119,7 @@ def _contestants(
         begin = time.perf_counter()
         if name in PROGRAMS:
             tracker = PackagedTracker(_programs(flat, cfg, folder, PROGRAMS[name]), loop)
-            running[name] = _tracked(tracker, _ring(loop, policy), frames)
+            running[name] = _tracked(tracker, RingBank(loop, policy), frames)
         else:
             fast = FastTracker(model, compiled="all" if name == COMPILED else "none")
             images = fast.normalise(frames).contiguous(memory_format=torch.channels_last)
@@ -135,10 +134,6 @@ def _programs(flat: TrackAnything, cfg: ExportConfig, folder: Path, read: Callab
     if not list(folder.glob("*.onnx")):
         Onnx().convert(parts, folder, cfg)
     return {part.role: read(folder / f"{part.name}.onnx") for part in parts}
-
-
-def _ring(loop: RuntimeSpec, policy: RecallPolicy) -> Any:
-    return RingBank(loop, policy)
 
 
 def _tracked(tracker: Tracker, bank: Any, images: Tensor) -> Iterator[Tensor]:

@@ -103,7 +103,7 @@ def main() -> int:
 def _as_on_a_gpu() -> Iterator[None]:
     """Without the exchanges of layers that are made on a CPU alone."""
     with ExitStack() as stack:
-        for exchange in ("use_onednn", "use_lean_blocks", "use_few_tokens"):
+        for exchange in ("use_onednn", "use_lean_blocks", "use_lean_layers"):
             stack.enter_context(patch.object(optimised, exchange))
         yield
 

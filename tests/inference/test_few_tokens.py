@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from edgetam_pl.inference import few_tokens
-from edgetam_pl.inference.few_tokens import MANY, FewTokensAttention, use_few_tokens
+from edgetam_pl.inference.few_tokens import MANY, FewTokensAttention
+from edgetam_pl.inference.lean_layers import use_lean_layers
 from edgetam_pl.model.attention import Attention
 
 DIM, HEADS = 64, 4
@@ -19,7 +20,7 @@ def pair() -> tuple[Attention, Attention]:
     torch.manual_seed(0)
     plain = Attention(DIM, inner=DIM // 2, key_dim=DIM, heads=HEADS)
     lean = nn.Sequential(copy.deepcopy(plain))
-    use_few_tokens(lean)
+    use_lean_layers(lean, Attention)
     assert type(lean[0]) is FewTokensAttention
     assert list(lean[0].state_dict()) == list(plain.state_dict())
     return plain, lean[0]

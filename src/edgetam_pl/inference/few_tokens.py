@@ -25,13 +25,6 @@ MANY = 256
 """From so many pixels on."""
 
 
-def use_few_tokens(model: nn.Module) -> None:
-    """Exchange the attentions of the model, in place; parameters, names and mode stay."""
-    for module in model.modules():
-        if type(module) is Attention:
-            module.__class__ = FewTokensAttention
-
-
 class FewTokensAttention(Attention):
     """As `Attention`, which computes whatever is not an attention between few tokens and many pixels."""
 

@@ -6,7 +6,6 @@
 * Dropout, also of attention's weights, draws 16 bits a number instead of a number of its own, and keeps a byte of it for the
   backward pass instead of four. The drawn numbers are others than PyTorch's, their share is exact to 1 / 65536. What is left
   grows in a smaller tensor that it is multiplied by; behind a ReLU or a softmax no trace is kept but the outcome itself.
-* Layer norm over four channels is products of matrices.
 * Attention between the image and few tokens (`few_tokens`), and RepViT's branches (`lean_repvit`).
 
 All are classes with the parameters and names of those they stand for, and leave other devices, autocast, converters and
@@ -28,7 +27,6 @@ from edgetam_pl.inference.lean_repvit import LeanRepVggDw
 from edgetam_pl.inference.onednn import product, suits
 from edgetam_pl.model.attention import Attention, CrossAttention, Keys, WeightedSum
 from edgetam_pl.model.image_encoder import FPN
-from edgetam_pl.model.layers import LayerNorm2d
 from edgetam_pl.model.mask_decoder import MaskDecoder
 from edgetam_pl.model.memory_attention import MemoryBlock
 from edgetam_pl.model.position import Rotation, rotate
@@ -38,17 +36,14 @@ from edgetam_pl.types import ImageFeatures
 STEPS = 2**16
 """Of the share that dropout drops."""
 
-FEW = 4
-"""Channels up to which a layer norm is leaner as products."""
-
 STRIP = 2**16
 """Numbers of attention's weights and of hidden layers that are worked on at a time."""
 
 
-def use_lean_layers(model: nn.Module) -> None:
-    """Exchange what there is a leaner class for, in place."""
+def use_lean_layers(model: nn.Module, *only: type[nn.Module]) -> None:
+    """Exchange what there is a leaner class for, or `only` these, in place."""
     for module in model.modules():
-        if type(module) in LEAN:
+        if type(module) in (only or LEAN):
             module.__class__ = LEAN[type(module)]  # parameters, names and mode stay
 
 
@@ -84,20 +79,6 @@ class LeanMaskDecoder(MaskDecoder):
         if not suits(pixels):
             return super()._logits(kernels, pixels)
         return (_rows(pixels).flatten(1, 2) @ kernels.mT).mT.unflatten(2, pixels.shape[-2:])
-
-
-class LeanLayerNorm2d(LayerNorm2d):
-    """Layer norm over few channels: PyTorch's kernel takes them pixel by pixel, which products of matrices do not."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        channels = x.shape[1]
-        if channels > FEW or not suits(x):
-            return super().forward(x)
-        rows, mean = _rows(x).reshape(-1, channels), torch.full((channels, channels), 1 / channels)
-        centred = rows @ (torch.eye(channels) - mean)
-        normed = centred * (centred.square() @ mean + self.eps).rsqrt()
-        answer = torch.addmm(self.bias, normed, self.weight.diag())
-        return answer.view(len(x), *x.shape[2:], channels).permute(0, 3, 1, 2)
 
 
 class LeanDropout(nn.Dropout):
@@ -152,7 +133,7 @@ class LeanMemoryBlock(MemoryBlock):
 LEAN: dict[type[nn.Module], Any] = {
     FPN: LeanFPN, MaskDecoder: LeanMaskDecoder, nn.Dropout: LeanDropout, WeightedSum: LeanWeightedSum,
     CrossAttention: LeanCrossAttention, Attention: FewTokensAttention, MemoryBlock: LeanMemoryBlock,
-    RepVggDw: LeanRepVggDw, LayerNorm2d: LeanLayerNorm2d,
+    RepVggDw: LeanRepVggDw,
 }  # fmt: skip
 
 

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from edgetam_pl.config.choices import check_choice
-from edgetam_pl.inference.few_tokens import use_few_tokens
 from edgetam_pl.inference.fuse import fuse
+from edgetam_pl.inference.lean_layers import use_lean_layers
 from edgetam_pl.inference.memory_block import use_lean_blocks
 from edgetam_pl.inference.onednn import use_onednn
-from edgetam_pl.model.attention import Keys
+from edgetam_pl.model.attention import Attention, Keys
 from edgetam_pl.model.position import Rotation
 from edgetam_pl.model.track_anything import TrackAnything
 from edgetam_pl.types import Decoded, ImageFeatures, Memory, Prompts, Recall
@@ -67,7 +67,7 @@ class FastTracker:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if compiled == "none" and next(model.parameters()).device.type == "cpu":
             use_lean_blocks(self.model)
-            use_few_tokens(self.model)
+            use_lean_layers(self.model, Attention)
             use_onednn(self.model)
         self.image_size = model.image_size
         self._padded = cuda_graphs
